@@ -1,0 +1,42 @@
+"""Embedding losses for Keras and TensorFlow, and what training with them needs.
+
+The data's way is the order of the modules: `data` and `text` feed `models`, whose
+embeddings are gathered over `replicas`, compared by `distances`, selected by `masks`
+and reduced by `losses`; `search`, `evaluation` and `export` use what was trained.
+"""
+
+import importlib.metadata
+import os
+
+# Keras imports the backend that it is told to use, and fails with that backend's own
+# error where it is not installed: so look before Keras is imported.
+_backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
+if _backend == "tensorflow":
+    import keras
+
+    _backend = keras.backend.backend()
+if _backend != "tensorflow":
+    raise ValueError(
+        "tfembloss works on Keras's TensorFlow backend only. Expected the backend "
+        f"'tensorflow', received {_backend!r}. Set the environment variable "
+        'KERAS_BACKEND=tensorflow (or "backend": "tensorflow" in '
+        "~/.keras/keras.json) before Keras is first imported."
+    )
+
+from tfembloss import data, distances, evaluation, losses, models, search, text  # noqa: E402
+from tfembloss.export import export_encoder  # noqa: E402
+from tfembloss.models import EmbeddingModel  # noqa: E402
+
+__version__ = importlib.metadata.version("tfembloss")
+
+__all__ = [
+    "EmbeddingModel",
+    "data",
+    "distances",
+    "evaluation",
+    "export_encoder",
+    "losses",
+    "models",
+    "search",
+    "text",
+]

@@ -1,0 +1,184 @@
+"""Distances between embeddings: smaller is nearer.
+
+| name | distance of a and b | range |
+|---|---|---|
+| `"cosine"` | 1 - a.b / (|a| |b|) | 0 to 2 |
+| `"dot"` | -a.b | any |
+| `"squared_euclidean"` | |a - b|^2 | 0 and up |
+| `"euclidean"` | |a - b| | 0 and up |
+| `"normalized_euclidean"` | |a/|a| - b/|b|| | 0 to 2 |
+| `"manhattan"` | sum of |a_d - b_d| | 0 and up |
+
+Each is a `Distance` with two forms, row by row and all pairs. Wherever the package
+takes a distance it takes a name, or a function `(a, b) -> distances` that reduces the
+last axis and broadcasts over the others.
+
+Gradients are finite everywhere: the direction of a zero vector, and the distance of
+two equal points, have gradient 0. NaN stays NaN.
+
+Example:
+
+>>> import tensorflow as tf
+>>> a, b = tf.constant([[3.0, 0.0]]), tf.constant([[0.0, 4.0], [6.0, 0.0]])
+>>> euclidean.pairwise(a, b).numpy().tolist()
+[[5.0, 3.0]]
+>>> cosine.rowwise(a, b).numpy().tolist()
+[1.0, 0.0]
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+# One kernel where it is called from eager code, a graph, or a function that XLA
+# compiles. Collectives stay outside of it.
+compiled = functools.partial(
+    tf.function, jit_compile=True, reduce_retracing=True, autograph=False
+)
+
+
+class Distance(NamedTuple):
+    """One distance in its two forms.
+
+    Args:
+        rowwise: `(a [..., D], b [..., D]) -> [...]`, broadcasting.
+        pairwise: `(a [B, D], b [N, D]) -> [B, N]`.
+    """
+
+    rowwise: Callable
+    pairwise: Callable
+
+
+def l2_normalize(x):
+    """Rows of length 1; a zero row stays zero, with gradient 0."""
+    squares = tf.reduce_sum(x * x, axis=-1, keepdims=True)
+    zero = squares == 0
+    length = tf.sqrt(tf.maximum(tf.where(zero, tf.ones_like(squares), squares), 1e-24))
+    return tf.where(zero, tf.zeros_like(x), x / length)
+
+
+def _root(squares):
+    # `<= 0` and not `> 0`: NaN must take the branch that shows it.
+    zero = squares <= 0
+    root = tf.sqrt(tf.where(zero, tf.ones_like(squares), squares))
+    return tf.where(zero, tf.zeros_like(squares), root)
+
+
+def _dot(a, b):
+    return -tf.reduce_sum(a * b, axis=-1)
+
+
+@compiled
+def _dot_pairs(a, b):
+    return -tf.matmul(a, b, transpose_b=True)
+
+
+def _cosine(a, b):
+    return 1 - tf.reduce_sum(l2_normalize(a) * l2_normalize(b), axis=-1)
+
+
+@compiled
+def _cosine_pairs(a, b):
+    return 1 - tf.matmul(l2_normalize(a), l2_normalize(b), transpose_b=True)
+
+
+def _squared_euclidean(a, b):
+    return tf.reduce_sum(tf.math.squared_difference(a, b), axis=-1)
+
+
+@compiled
+def _squared_euclidean_pairs(a, b):
+    # |a|^2 + |b|^2 - 2 a.b is one matrix product, where a - b would need [B, N, D].
+    # Rounding leaves it a few units in the last place of |a|^2 + |b|^2: what is below
+    # that is noise, and so would be its gradient. Equal rows get exactly 0.
+    lengths = tf.reduce_sum(a * a, -1)[:, None] + tf.reduce_sum(b * b, -1)[None, :]
+    squares = lengths - 2 * tf.matmul(a, b, transpose_b=True)  # [B, N]
+    noise = 8 * float(np.finfo(a.dtype.as_numpy_dtype).eps) * lengths
+    return tf.where(squares <= noise, tf.zeros_like(squares), squares)
+
+
+def _euclidean(a, b):
+    return _root(_squared_euclidean(a, b))
+
+
+@compiled
+def _euclidean_pairs(a, b):
+    return _root(_squared_euclidean_pairs(a, b))
+
+
+def _normalized_euclidean(a, b):
+    return _euclidean(l2_normalize(a), l2_normalize(b))
+
+
+@compiled
+def _normalized_euclidean_pairs(a, b):
+    return _euclidean_pairs(l2_normalize(a), l2_normalize(b))
+
+
+def _manhattan(a, b):
+    return tf.reduce_sum(tf.abs(a - b), axis=-1)
+
+
+@compiled
+@tf.custom_gradient
+def _manhattan_pairs(a, b):
+    # The custom gradient keeps [B, N, D] out of memory: XLA fuses the differences into
+    # the sums over them, forward and backward, where autodiff would keep their signs.
+    def gradient(upstream):
+        signs = upstream[:, :, None] * tf.sign(a[:, None, :] - b[None, :, :])
+        return tf.reduce_sum(signs, axis=1), -tf.reduce_sum(signs, axis=0)
+
+    return _manhattan(a[:, None, :], b[None, :, :]), gradient
+
+
+cosine = Distance(_cosine, _cosine_pairs)
+dot = Distance(_dot, _dot_pairs)
+squared_euclidean = Distance(_squared_euclidean, _squared_euclidean_pairs)
+euclidean = Distance(_euclidean, _euclidean_pairs)
+normalized_euclidean = Distance(_normalized_euclidean, _normalized_euclidean_pairs)
+manhattan = Distance(_manhattan, _manhattan_pairs)
+
+_BY_NAME = {
+    "cosine": cosine,
+    "dot": dot,
+    "squared_euclidean": squared_euclidean,
+    "euclidean": euclidean,
+    "normalized_euclidean": normalized_euclidean,
+    "manhattan": manhattan,
+}
+
+
+def get(distance, argument="distance"):
+    """The `Distance` that a name or a function stands for.
+
+    Args:
+        distance: one of the names above, a `Distance`, or a function
+            `(a, b) -> distances` that reduces the last axis and broadcasts.
+        argument: the caller's name for it, for the error.
+
+    Raises:
+        ValueError: it is none of these.
+
+    Example:
+
+    >>> get("cosine") is cosine
+    True
+    >>> import tensorflow as tf
+    >>> chebyshev = get(lambda a, b: tf.reduce_max(tf.abs(a - b), axis=-1))
+    >>> chebyshev.pairwise(tf.zeros([1, 2]), tf.constant([[1.0, -3.0]])).numpy()
+    array([[3.]], dtype=float32)
+    """
+    if isinstance(distance, Distance):
+        return distance
+    if isinstance(distance, str) and distance in _BY_NAME:
+        return _BY_NAME[distance]
+    if callable(distance):
+        return Distance(distance, lambda a, b: distance(a[:, None, :], b[None, :, :]))
+    raise ValueError(
+        f"Unknown `{argument}`. Expected one of {sorted(_BY_NAME)}, or a function "
+        "(a, b) -> distances that reduces the last axis and broadcasts over the "
+        f"others. Received: {argument}={distance!r}"
+    )

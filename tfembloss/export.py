@@ -1,0 +1,88 @@
+"""Trained encoders as SavedModels that serve without this package."""
+
+import pathlib
+import tempfile
+
+import keras
+import tensorflow as tf
+
+from tfembloss.distances import l2_normalize
+
+
+def export_encoder(model, path, normalize=True):
+    """Writes a model's encoder, its preprocessor inside, as a SavedModel.
+
+    With a preprocessor of texts, the signature `serving_default` maps `text`, strings
+    `[rows]`, to `embedding`, float32 `[rows, D]`. Without one it maps the encoder's own
+    input. Whoever serves it needs tensorflow, and tensorflow_text for the tokenizer, but
+    neither keras nor tfembloss.
+
+    The folder is written whole and then moved into place: if that fails, what stood
+    there before still stands.
+
+    Args:
+        model: an `EmbeddingModel`, or any Keras model from inputs to embeddings.
+        path: folder to write; an earlier export there is replaced.
+        normalize: if true, embeddings have length 1, so that a dot product is the cosine.
+
+    Raises:
+        ValueError: `path` is a file, or a folder of something else; or there is no
+            preprocessor and the encoder's inputs are not known.
+
+    Example:
+
+    >>> import numpy as np, tempfile
+    >>> model = keras.Sequential([keras.Input([3], name="x"), keras.layers.Dense(2)])
+    >>> path = tempfile.mkdtemp() + "/encoder"
+    >>> export_encoder(model, path)
+    >>> serve = tf.saved_model.load(path).signatures["serving_default"]
+    >>> np.linalg.norm(serve(x=tf.ones([1, 3]))["embedding"]).round(4).item()
+    1.0
+    """
+    path = pathlib.Path(path)
+    exported = (path / "saved_model.pb").exists()
+    if path.exists() and not exported and not (path.is_dir() and not any(path.iterdir())):
+        raise ValueError(
+            "Expected a folder to write, a new one or that of an earlier export. "
+            f"Received: path={str(path)!r}, which is something else: choose another, or "
+            "remove it."
+        )
+    encoder = getattr(model, "encoder", model)
+    preprocessor = getattr(model, "preprocessor", None)
+
+    def embed(x):
+        x = x if preprocessor is None else preprocessor(x)
+        embedding = tf.cast(encoder(x, training=False), tf.float32)  # [rows, D]
+        return {"embedding": l2_normalize(embedding) if normalize else embedding}
+
+    archive = keras.export.ExportArchive()
+    archive.track(encoder)
+    text = tf.TensorSpec([None], tf.string, name="text")
+    signature = _input_specs(encoder) if preprocessor is None else text
+    archive.add_endpoint("serving_default", embed, input_signature=[signature])
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
+        new, old = pathlib.Path(folder, "new"), pathlib.Path(folder, "old")
+        archive.write_out(str(new), verbose=False)
+        if path.exists():
+            path.rename(old)
+        try:
+            new.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
+
+
+def _input_specs(encoder):
+    """The encoder's own input: one tensor, or a dict of them by name."""
+    inputs = getattr(encoder, "inputs", None)
+    if not inputs:
+        raise ValueError(
+            "Expected an encoder whose inputs are known: a functional or Sequential model "
+            f"with keras.Input. Received: {encoder!r}. Wrap it: "
+            "keras.Sequential([keras.Input(shape), encoder])."
+        )
+    specs = {x.name: tf.TensorSpec(x.shape, x.dtype, name=x.name) for x in inputs}
+    return specs if len(specs) > 1 else next(iter(specs.values()))

@@ -1,0 +1,89 @@
+"""What the replicas of a tf.distribute strategy know of each other's rows.
+
+A loss compares this replica's rows with the rows of all replicas, so that the numbers
+are those of one replica with the whole batch. Outside a strategy, with one replica, and
+while Keras builds a model symbolically, every function here leaves its input as it is.
+
+This is the only module that names tf.distribute's collectives. Call them at the top
+level of a computation: never under a condition on data, and never inside a function
+compiled by XLA, which has no kernel for them.
+"""
+
+import tensorflow as tf
+
+
+def count():
+    """Number of replicas that train together; 1 outside a replica."""
+    context = tf.distribute.get_replica_context()
+    return 1 if context is None else context.num_replicas_in_sync
+
+
+def gather(x):
+    """Rows of all replicas, in the order of the replicas, with gradient.
+
+    The gradient of a row is summed over all the replicas that used it and returns to
+    the replica that owns the row. Replicas may hold different numbers of rows.
+
+    Args:
+        x: tensor `[B, ...]`, this replica's rows.
+
+    Returns:
+        Tensor `[N, ...]`, N the number of rows of all replicas.
+    """
+    if count() == 1:
+        return x
+    context = tf.distribute.get_replica_context()
+    start = first_row(x)
+
+    @tf.custom_gradient
+    def gathered(rows):
+        def gradient(upstream):
+            summed = context.all_reduce(tf.distribute.ReduceOp.SUM, upstream)
+            return summed[start : start + tf.shape(rows)[0]]
+
+        # TensorFlow's own gradient of all_gather needs equal numbers of rows.
+        keys = context.all_gather(tf.stop_gradient(rows), axis=0)
+        return tf.ensure_shape(keys, [None, *rows.shape[1:]]), gradient
+
+    return gathered(x)
+
+
+def first_row(x):
+    """Position of this replica's first row among the rows of all replicas, int32."""
+    if count() == 1:
+        return tf.constant(0)
+    context = tf.distribute.get_replica_context()
+    num_rows = context.all_gather(tf.shape(x)[:1], axis=0)  # [R]
+    earlier = tf.range(count()) < context.replica_id_in_sync_group
+    return tf.reduce_sum(tf.where(earlier, num_rows, 0))
+
+
+def total(x):
+    """Sum of `x` over all replicas, without gradient."""
+    x = tf.stop_gradient(x)
+    if count() == 1:
+        return x
+    context = tf.distribute.get_replica_context()
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, x)
+
+
+def first_local(values):
+    """One replica's part of a structure of per-replica values."""
+    strategy = tf.distribute.get_strategy()
+    return tf.nest.map_structure(
+        lambda value: strategy.experimental_local_results(value)[0], values
+    )
+
+
+def worker_logs(logs):
+    """A training step's logs in the shape in which Keras reduces them.
+
+    Keras reduces the logs of several workers along axis 0, which a scalar has not
+    (Keras 3.15); with one worker the logs stay scalars.
+    """
+    strategy = tf.distribute.get_strategy()
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return logs
+    if not strategy.extended._in_multi_worker_mode():
+        return logs
+    return tf.nest.map_structure(lambda value: tf.reshape(value, [1]), logs)
