@@ -72,6 +72,9 @@ class _Reduce(keras.losses.Loss):
         return y_pred
 
 
+_HASH_KEY = (0x2545F4914F6CDD1D, 0x1E3779B97F4A7C15)  # any two: they define the hash
+
+
 def check_columns(y_pred, at_least):
     """Columns `[B, n, D]` with n >= `at_least`, or a ValueError that says how."""
     shape = y_pred.shape
@@ -87,11 +90,16 @@ def check_columns(y_pred, at_least):
 
 
 def check_ids(y_true, y_pred):
-    """Ids `[B]`, one for each row of `y_pred`, or a ValueError that says how."""
+    """Integer ids `[B]`, one for each row of `y_pred`, or a ValueError that says how.
+
+    Strings become hashes of 63 bits: collectives carry no strings.
+    """
     shape = y_true.shape
     if shape.rank == 2 and shape[1] == 1:
         return check_ids(tf.squeeze(y_true, axis=1), y_pred)
     if shape.rank is None or shape.is_compatible_with(y_pred.shape[:1]):
+        if y_true.dtype == tf.string:
+            return tf.strings.to_hash_bucket_strong(y_true, 2**63 - 1, _HASH_KEY)
         return y_true
     raise ValueError(
         "Expected ids y_true of shape [B], integers or strings, one for each row of "

@@ -1,0 +1,142 @@
+"""Trains a small encoder with the losses of `cases` and writes losses and weights.
+
+    python train.py OUT.npz NUM_REPLICAS [--fit NAME ...] [--rows N] ...
+
+NUM_REPLICAS logical CPUs under MirroredStrategy; with TF_CONFIG in the environment this
+process is one worker of MultiWorkerMirroredStrategy, and the first writes the file.
+
+Without --fit: every case, three steps of gradient descent written out here, all cases in
+one graph, because tracing `fit` for every case would take minutes.
+"""
+
+import argparse
+import os
+import sys
+
+import numpy as np
+import tensorflow as tf
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
+
+parser = argparse.ArgumentParser()
+parser.add_argument("out")
+parser.add_argument("num_replicas", type=int)
+parser.add_argument("--fit", nargs="+", default=[])
+parser.add_argument("--rows", type=int, default=12)
+parser.add_argument("--uneven", action="store_true", help="the first has fewer rows")
+parser.add_argument("--string-ids", action="store_true")
+parser.add_argument("--no-gather", action="store_true")
+arguments = parser.parse_args()
+
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0],
+    [tf.config.LogicalDeviceConfiguration()] * arguments.num_replicas,
+)
+# A multi-worker strategy must be made before anything else touches the devices.
+if "TF_CONFIG" in os.environ:
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+elif arguments.num_replicas > 1:
+    strategy = tf.distribute.MirroredStrategy(
+        [f"CPU:{i}" for i in range(arguments.num_replicas)]
+    )
+else:
+    strategy = tf.distribute.get_strategy()
+
+import keras  # noqa: E402
+from cases import CASES  # noqa: E402
+
+import tfembloss  # noqa: E402
+
+if arguments.no_gather:  # the negative control: each replica sees its own rows only
+    tfembloss.replicas.gather = lambda x: x
+    tfembloss.replicas.first_row = lambda x: 0
+
+
+def inputs(case):
+    y_true, x = case.inputs(arguments.rows)
+    return y_true.astype("U") if arguments.string_ids else y_true, x.astype("float32")
+
+
+def fit(case):
+    """Losses and weights of three steps of `fit`."""
+    y, x = inputs(case)
+    x = tuple(np.moveaxis(x, 1, 0)) if case.num_columns else x
+    data = tfembloss.data.from_arrays(x, None if case.targets is None else y)
+    data = data.batch(arguments.rows)
+    with strategy.scope():
+        keras.utils.set_random_seed(0)
+        encoder = keras.Sequential([keras.layers.Dense(5)])  # built by the first batch
+        model = tfembloss.EmbeddingModel(encoder)
+        model.compile(keras.optimizers.SGD(0.1), loss=case.make())
+    history = model.fit(data, validation_data=data, epochs=3, verbose=0, shuffle=False)
+    return {
+        "loss": history.history["loss"],
+        "val_loss": history.history["val_loss"],
+        "weights": encoder.get_weights()[0],
+    }
+
+
+def shards(rows):
+    """The rows of each replica, as one distributed value."""
+    num_replicas = strategy.num_replicas_in_sync
+    cuts = np.linspace(0, len(rows), num_replicas + 1).astype(int)
+    if arguments.uneven:
+        cuts[1:-1] -= 1
+    return strategy.experimental_distribute_values_from_function(
+        lambda context: tf.constant(
+            rows[slice(*cuts[context.replica_id_in_sync_group :][:2])]
+        )
+    )
+
+
+def descend(cases):
+    """Losses and weights of three steps of gradient descent, for all cases at once."""
+    losses = {name: case.make() for name, case in cases.items()}
+    batches = {name: tuple(map(shards, inputs(case))) for name, case in cases.items()}
+    dim = 6
+    start = np.random.default_rng(0).normal(size=[dim, dim]).astype("float32")
+
+    def replica_step(batches, weights):
+        context = tf.distribute.get_replica_context()
+        total = lambda x: context.all_reduce("SUM", x)  # noqa: E731
+        values, new = {}, {}
+        for name, (y_true, x) in batches.items():
+            with tf.GradientTape() as tape:
+                tape.watch(weights[name])
+                y_pred = tf.matmul(x, tf.broadcast_to(weights[name], _stack(x, dim)))
+                value = losses[name](y_true, y_pred)
+            values[name] = total(value)
+            new[name] = weights[name] - 0.1 * total(tape.gradient(value, weights[name]))
+        return values, new
+
+    @tf.function
+    def step(weights):
+        values, new = strategy.run(replica_step, args=(batches, weights))
+        first = lambda value: strategy.experimental_local_results(value)[0]  # noqa: E731
+        return tf.nest.map_structure(first, (values, new))
+
+    weights, history = {name: tf.constant(start) for name in cases}, []
+    for _ in range(3):
+        values, weights = step(weights)
+        history.append(values)
+    return {
+        name: {"loss": [values[name] for values in history], "weights": weights[name]}
+        for name in cases
+    }
+
+
+def _stack(x, dim):
+    return [dim, dim] if len(x.shape) == 2 else [tf.shape(x)[0], dim, dim]
+
+
+cases = CASES
+if arguments.string_ids:
+    cases = {name: case for name, case in CASES.items() if case.targets is not None}
+if arguments.fit:
+    results = {name: fit(CASES[name]) for name in arguments.fit}
+else:
+    results = descend(cases)
+
+if '"index": 1' not in os.environ.get("TF_CONFIG", ""):
+    flat = {f"{name}/{key}": x for name, part in results.items() for key, x in part.items()}
+    np.savez(arguments.out, **flat)
