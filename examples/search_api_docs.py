@@ -1,0 +1,237 @@
+"""Semantic search over the API documentation of the packages that tfembloss installs.
+
+    python examples/search_api_docs.py                  # trains, measures, exports: minutes
+    python examples/search_api_docs.py --ask "join two tensors along an axis"   # seconds
+
+Reads the docstrings of numpy, keras, tensorflow and tensorflow_text from their installed
+files. A query is a docstring's first sentence, its document the object's name and the
+rest of the docstring. An encoder learns from the pairs, from nothing else, and is
+measured on queries that it has not seen, among all documents, beside BM25.
+"""
+
+import argparse
+import ast
+import collections
+import hashlib
+import importlib.util
+import math
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+
+PACKAGES = ("numpy", "keras", "tensorflow", "tensorflow_text")
+SAVED_MODELS = pathlib.Path(__file__).resolve().parent.parent / "saved_models"
+MODEL = SAVED_MODELS / "search-api-docs"
+INDEX = SAVED_MODELS / "search-api-docs-index.npz"
+METRICS = ("recall@1", "recall@10", "mrr@10", "ndcg@10")
+SAMPLE_QUERIES = (
+    "join two tensors along an axis",
+    "stop training when the validation loss no longer improves",
+    "solve a system of linear equations",
+    "split text into words",
+    "draw random numbers from a normal distribution",
+)
+
+
+# The data.
+
+
+def read_docstrings():
+    """Name and docstring of every public class and function, with `ast`: nothing runs."""
+    import keras
+
+    files = []
+    for package in PACKAGES:
+        root = pathlib.Path(importlib.util.find_spec(package).origin).parent
+        files += [(path, path.relative_to(root.parent)) for path in sorted(root.rglob("*.py"))]
+    print(f"Reading {len(files)} files of {', '.join(PACKAGES)}")
+    progress, found = keras.utils.Progbar(len(files), interval=1), []
+    for path, module in files:
+        found += _docstrings(ast.parse(path.read_bytes()), ".".join(module.with_suffix("").parts))
+        progress.add(1)
+    return found
+
+
+def _docstrings(node, name):
+    for child in node.body:
+        if not isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        child_name = f"{name}.{child.name}"
+        private = any(part.startswith("_") or "test" in part for part in child_name.split("."))
+        docstring = ast.get_docstring(child)
+        if docstring and not private:
+            yield child_name, docstring
+        if isinstance(child, ast.ClassDef):
+            yield from _docstrings(child, child_name)
+
+
+def make_pairs(docstrings):
+    """Names, queries and documents; a query that repeats is None, its document stays."""
+    names, queries, documents = [], [], []
+    for name, docstring in docstrings:
+        paragraph = docstring.strip().split("\n\n", 1)[0]
+        sentence = re.split(r"(?<=[.!?])\s", paragraph, maxsplit=1)[0]
+        query = " ".join(sentence.split())
+        rest = " ".join(docstring.strip()[len(sentence) :].split())
+        if len(query.split()) >= 3 and len(rest.split()) >= 3:
+            names.append(name)
+            queries.append(query)
+            documents.append(f"{name} {rest}")
+    times = collections.Counter(query.lower() for query in queries)
+    return names, [q if times[q.lower()] == 1 else None for q in queries], documents
+
+
+def held_out(query):
+    """Whether a query is kept for measuring: one in eight, by its hash."""
+    return hashlib.sha1(query.encode()).digest()[0] % 8 == 0
+
+
+# The honest baseline.
+
+
+class BM25:
+    """Okapi BM25 over words in lower case, k1 = 1.2, b = 0.75."""
+
+    def __init__(self, documents, k1=1.2, b=0.75):
+        words = [self._words(document) for document in documents]
+        lengths = np.array([len(w) for w in words])
+        norms = k1 * (1 - b + b * lengths / lengths.mean())
+        postings = collections.defaultdict(list)
+        for row, document in enumerate(words):
+            for word, times in collections.Counter(document).items():
+                postings[word].append((row, times))
+        self.num_documents, self.scores = len(documents), {}
+        for word, posting in postings.items():
+            rows, times = np.array(posting).T
+            rarity = math.log(1 + (len(words) - len(rows) + 0.5) / (len(rows) + 0.5))
+            self.scores[word] = rows, rarity * times * (k1 + 1) / (times + norms[rows])
+
+    def rank(self, query, k):
+        """The k best rows, best first."""
+        scores = np.zeros(self.num_documents)
+        for word in self._words(query):
+            if word in self.scores:
+                rows, gains = self.scores[word]
+                scores[rows] += gains
+        return np.argsort(-scores, kind="stable")[:k]
+
+    @staticmethod
+    def _words(text):
+        return re.findall(r"[a-z0-9]+", text.lower())
+
+
+# Training.
+
+
+def cached_vocabulary(texts, size):
+    """The vocabulary of these texts, learned once."""
+    import tfembloss
+
+    digest = hashlib.sha1(repr((size, texts)).encode()).hexdigest()[:12]
+    path = SAVED_MODELS / f"search-api-docs-vocabulary-{digest}.txt"
+    if not path.exists():
+        print("Learning a vocabulary (about a minute, then kept)")
+        vocabulary = tfembloss.text.learn_vocabulary(texts, size)
+        path.write_text("\n".join(vocabulary), "utf-8")
+    return path.read_text("utf-8").split("\n")
+
+
+def train(epochs, dim):
+    """Trains, measures, exports."""
+    import keras
+
+    import tfembloss
+
+    names, queries, documents = make_pairs(read_docstrings())
+    rows = [row for row, query in enumerate(queries) if query]
+    test = [row for row in rows if held_out(queries[row])]
+    train = [row for row in rows if not held_out(queries[row])]
+    unseen = set(test)
+    print(
+        f"{len(documents)} documents; {len(train)} queries to train on, {len(test)} held "
+        f"out; {len(documents) - len(rows)} documents without a query of their own"
+    )
+
+    texts = [queries[row] for row in train]
+    texts += [text for row, text in enumerate(documents) if row not in unseen]
+    vocabulary = cached_vocabulary(texts, size=8000)
+
+    keras.utils.set_random_seed(0)
+    encoder = tfembloss.text.TextEncoder(len(vocabulary), dim=dim, dropout=0.4)
+    preprocessor = tfembloss.text.TextPreprocessor(
+        vocabulary, sequence_length=256, padding="longest"
+    )
+    model = tfembloss.EmbeddingModel(encoder, preprocessor)
+    steps = epochs * math.ceil(len(train) / 256)
+    model.compile(
+        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(5e-3, steps)),
+        loss=tfembloss.losses.MultipleNegativesRankingLoss(),
+    )
+
+    test_queries = [queries[row] for row in test]
+    evaluator = tfembloss.evaluation.RetrievalEvaluator(
+        test_queries, documents, test, METRICS
+    )
+    before = evaluator.evaluate(model)
+    model.fit(
+        ([queries[row] for row in train], [documents[row] for row in train]),
+        batch_size=256,
+        epochs=epochs,
+    )
+    after = evaluator.evaluate(model)
+    bm25 = BM25(documents)
+    baseline = tfembloss.evaluation.retrieval_metrics(
+        [bm25.rank(query, 10) for query in test_queries], test, METRICS
+    )
+    print(f"\n{len(test)} held-out queries among {len(documents)} documents")
+    print(" " * 8 + "".join(f"{metric:>11}" for metric in METRICS))
+    for title, row in {"before": before, "BM25": baseline, "after": after}.items():
+        print(f"{title:8}" + "".join(f"{row[metric]:11.3f}" for metric in METRICS))
+
+    tfembloss.export_encoder(model, MODEL)
+    embeddings = keras.utils.normalize(model.predict(documents, batch_size=256, verbose=0))
+    sentences = [document[len(name) + 1 :][:100] for name, document in zip(names, documents)]
+    np.savez(
+        INDEX,
+        names=names,
+        sentences=[query or rest for query, rest in zip(queries, sentences)],
+        embeddings=embeddings.astype("float16"),
+    )
+    print(f"\nExported to {MODEL.relative_to(SAVED_MODELS.parent)}. A fresh process answers:")
+
+
+# Serving.
+
+
+def answer(queries):
+    """Answers from the exported model and the index: no keras, no tfembloss."""
+    if not MODEL.exists() or not INDEX.exists():
+        sys.exit("There is no exported model yet: run this script without --ask first.")
+    import tensorflow as tf
+    import tensorflow_text  # noqa: F401  the tokenizer's ops
+
+    model = tf.saved_model.load(str(MODEL))
+    index = np.load(INDEX)
+    embed = model.signatures["serving_default"]
+    embeddings = embed(text=tf.constant(queries))["embedding"].numpy()
+    similarities = embeddings @ index["embeddings"].astype("float32").T
+    for query, scores in zip(queries, similarities):
+        print(f"\n{query}")
+        for row in np.argsort(-scores)[:3]:
+            print(f"  {scores[row]:.2f}  {index['names'][row]}: {index['sentences'][row]}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--ask", nargs="+", metavar="QUERY", help="answer, without training")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--dim", type=int, default=384)
+    arguments = parser.parse_args()
+    if arguments.ask:
+        answer(arguments.ask)
+    else:
+        train(arguments.epochs, arguments.dim)
+        subprocess.run([sys.executable, __file__, "--ask", *SAMPLE_QUERIES], check=True)

@@ -1,0 +1,153 @@
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfembloss.losses import MultipleNegativeRankingLoss, MultipleNegativesRankingLoss
+
+GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "sentence_transformers.npz")
+VARIANTS = {
+    "MultipleNegativesRankingLoss": {},
+    "MultipleNegativesRankingLoss-sym": {"symmetric": True},
+    "MultipleNegativesRankingLoss-dot": {"similarity": "dot", "scale": 1.0},
+    "MultipleNegativesRankingLoss-s50": {"scale": 50.0},
+    "MultipleNegativesRankingLoss-triplet": {},
+    "MultipleNegativesRankingLoss-ntuple": {},
+}
+
+
+@pytest.mark.parametrize("dtype, rtol", [("float64", 1e-9), ("float32", 1e-5)])
+@pytest.mark.parametrize("case", ["case0", "case1", "case2"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_equals_sentence_transformers(variant, case, dtype, rtol):
+    golden = {
+        key.rpartition("/")[2]: GOLDEN[key]
+        for key in GOLDEN.files
+        if key.startswith(f"{variant}/{case}/")
+    }
+    num_columns = sum(key.startswith("emb_") for key in golden)
+    columns, gradients = (
+        np.stack([golden[f"{kind}_{i}"] for i in range(num_columns)], axis=1)
+        for kind in ("emb", "grad_emb")
+    )
+    columns = tf.constant(columns, dtype)
+    loss = MultipleNegativesRankingLoss(**VARIANTS[variant], dtype=dtype)
+    with tf.GradientTape() as tape:
+        tape.watch(columns)
+        value = loss(tf.zeros([len(columns), 0]), columns)
+    np.testing.assert_allclose(value, golden["loss"], rtol=rtol)
+    error = tape.gradient(value, columns) - gradients
+    assert np.linalg.norm(error) <= rtol * np.linalg.norm(gradients)
+
+
+def columns_of(rows, num_columns=2, seed=0):
+    return np.random.default_rng(seed).normal(size=[rows, num_columns, 4]).astype("float32")
+
+
+def test_finetuners_spelling_is_the_same_class():
+    assert MultipleNegativeRankingLoss is MultipleNegativesRankingLoss
+
+
+def test_a_positive_that_stands_twice_is_no_negative_with_ids():
+    pair = np.eye(2, dtype="float32")[[[0, 0], [0, 0], [1, 1]]]  # perfect pairs, one twice
+    ids = np.array([7, 7, 8])
+    with_ids = MultipleNegativesRankingLoss(scale=100.0, exclude_equal_ids=True)
+    without = MultipleNegativesRankingLoss(scale=100.0, reduction=None)
+    np.testing.assert_allclose(with_ids(ids, pair), 0, atol=1e-6)
+    np.testing.assert_allclose(without(ids, pair), [np.log(2), np.log(2), 0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [np.array([2**24, 2**24 + 1, 2**62]), np.array(["a", "b", "ab"]), np.array([0, 1, 2], "int8")],
+    ids=["int64", "string", "int8"],
+)
+def test_ids_are_compared_exactly(kind):
+    columns = columns_of(6)
+    loss = MultipleNegativesRankingLoss(exclude_equal_ids=True, reduction=None)
+    rows = np.array([0, 1, 2, 0, 1, 2])
+    graph = tf.function(loss)
+    expected = loss(rows, columns)
+    for run in (loss, graph):
+        np.testing.assert_array_equal(run(tf.constant(kind[rows]), columns), expected)
+    # All distinct: as without ids.
+    plain = MultipleNegativesRankingLoss(reduction=None)(rows, columns[:3])
+    np.testing.assert_allclose(loss(tf.constant(kind), columns[:3]), plain, rtol=1e-6)
+
+
+def test_ids_in_one_column():
+    columns = columns_of(4)
+    loss = MultipleNegativesRankingLoss(exclude_equal_ids=True)
+    ids = np.array([1, 1, 2, 3])
+    np.testing.assert_array_equal(loss(ids[:, None], columns), loss(ids, columns))
+
+
+def test_zero_rows_have_no_gradient():
+    columns = columns_of(4)
+    columns[2, 1] = 0
+    columns = tf.constant(columns)
+    with tf.GradientTape() as tape:
+        tape.watch(columns)
+        value = MultipleNegativesRankingLoss()(tf.zeros([4, 0]), columns)
+    np.testing.assert_array_equal(tape.gradient(value, columns)[2, 1], 0)
+
+
+@keras.saving.register_keras_serializable("tests")
+def chebyshev(a, b):
+    return tf.reduce_max(tf.abs(a - b), axis=-1)
+
+
+def test_similarity_may_be_a_function():
+    columns = columns_of(4)
+    loss = MultipleNegativesRankingLoss(similarity=chebyshev)
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
+    value = loss(np.zeros([4, 0]), columns)
+    np.testing.assert_array_equal(again(np.zeros([4, 0]), columns), value)
+    scores = -20 * np.abs(columns[:, None, 0] - columns[None, :, 1]).max(-1)
+    expected = np.log(np.exp(scores).sum(1)) - np.diag(scores)
+    np.testing.assert_allclose(value, expected.mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"scale": 0.0}, "scale=0.0"),
+        ({"scale": -1}, "number > 0"),
+        ({"scale": float("nan")}, "scale=nan"),
+        ({"similarity": "cosinus"}, r"`similarity`.*'cosine'.*'manhattan'.*'cosinus'"),
+        ({"similarity": 3}, "similarity=3"),
+        ({"reduction": "average"}, "reduction"),
+    ],
+)
+def test_bad_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        MultipleNegativesRankingLoss(**options)
+
+
+@pytest.mark.parametrize(
+    "shape, message",
+    [
+        ([4, 3], r"n >= 2.*\(4, 3\).*tfembloss.data.columns"),
+        ([4, 1, 3], r"n >= 2.*\(4, 1, 3\)"),
+        ([4, 2, 3, 5], r"\(4, 2, 3, 5\)"),
+    ],
+)
+def test_wrong_columns_are_refused(shape, message):
+    with pytest.raises(ValueError, match=message):
+        MultipleNegativesRankingLoss()(np.zeros([4, 0]), np.zeros(shape, "float32"))
+
+
+@pytest.mark.parametrize(
+    "ids, message",
+    [
+        (np.zeros([4, 0]), "give them as y"),
+        (np.zeros([4, 2], "int64"), r"\(4, 2\).*one id for each row"),
+        (np.zeros([3], "int64"), r"\(3,\).*\(4, 2, 4\)"),
+    ],
+)
+def test_wrong_ids_are_refused(ids, message):
+    loss = MultipleNegativesRankingLoss(exclude_equal_ids=True)
+    with pytest.raises(ValueError, match=message):
+        loss(ids, columns_of(4))
