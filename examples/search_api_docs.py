@@ -46,11 +46,15 @@ def read_docstrings():
     files = []
     for package in PACKAGES:
         root = pathlib.Path(importlib.util.find_spec(package).origin).parent
-        files += [(path, path.relative_to(root.parent)) for path in sorted(root.rglob("*.py"))]
+        files += [
+            (path, path.relative_to(root.parent)) for path in sorted(root.rglob("*.py"))
+        ]
     print(f"Reading {len(files)} files of {', '.join(PACKAGES)}")
     progress, found = keras.utils.Progbar(len(files), interval=1), []
     for path, module in files:
-        found += _docstrings(ast.parse(path.read_bytes()), ".".join(module.with_suffix("").parts))
+        found += _docstrings(
+            ast.parse(path.read_bytes()), ".".join(module.with_suffix("").parts)
+        )
         progress.add(1)
     return found
 
@@ -60,7 +64,9 @@ def _docstrings(node, name):
         if not isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         child_name = f"{name}.{child.name}"
-        private = any(part.startswith("_") or "test" in part for part in child_name.split("."))
+        private = any(
+            part.startswith("_") or "test" in part for part in child_name.split(".")
+        )
         docstring = ast.get_docstring(child)
         if docstring and not private:
             yield child_name, docstring
@@ -193,14 +199,18 @@ def train(epochs, dim):
 
     tfembloss.export_encoder(model, MODEL)
     embeddings = keras.utils.normalize(model.predict(documents, batch_size=256, verbose=0))
-    sentences = [document[len(name) + 1 :][:100] for name, document in zip(names, documents)]
+    sentences = [
+        document[len(name) + 1 :][:100] for name, document in zip(names, documents)
+    ]
     np.savez(
         INDEX,
         names=names,
         sentences=[query or rest for query, rest in zip(queries, sentences)],
         embeddings=embeddings.astype("float16"),
     )
-    print(f"\nExported to {MODEL.relative_to(SAVED_MODELS.parent)}. A fresh process answers:")
+    print(
+        f"\nExported to {MODEL.relative_to(SAVED_MODELS.parent)}. A fresh process answers:"
+    )
 
 
 # Serving.
@@ -226,7 +236,9 @@ def answer(queries):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--ask", nargs="+", metavar="QUERY", help="answer, without training")
+    parser.add_argument(
+        "--ask", nargs="+", metavar="QUERY", help="answer, without training"
+    )
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--dim", type=int, default=384)
     arguments = parser.parse_args()

@@ -31,7 +31,9 @@ def test_columns_are_one_tuple(arguments):
 
 
 def test_columns_of_batches_stay_batches():
-    dataset = data.columns(tf.data.Dataset.from_tensor_slices((["a", "b"], ["A", "B"])).batch(2))
+    dataset = data.columns(
+        tf.data.Dataset.from_tensor_slices((["a", "b"], ["A", "B"])).batch(2)
+    )
     ((anchors, positives),) = next(iter(dataset))
     assert anchors.shape == positives.shape == (2,)
 
@@ -50,7 +52,9 @@ def test_columns_with_targets_and_weights():
 
 
 def test_weights_without_targets_are_kept():
-    (_, targets, weight), _ = elements(data.columns(["a", "b"], ["A", "B"], sample_weight=[2, 3]))
+    (_, targets, weight), _ = elements(
+        data.columns(["a", "b"], ["A", "B"], sample_weight=[2, 3])
+    )
     assert weight == 2 and targets.shape == (0,)
 
 

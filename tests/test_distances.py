@@ -6,7 +6,14 @@ import tensorflow as tf
 
 from tfembloss import distances
 
-NAMES = ("cosine", "dot", "squared_euclidean", "euclidean", "normalized_euclidean", "manhattan")
+NAMES = (
+    "cosine",
+    "dot",
+    "squared_euclidean",
+    "euclidean",
+    "normalized_euclidean",
+    "manhattan",
+)
 
 
 def unit(x):
@@ -44,7 +51,8 @@ def test_gradients_are_the_slopes(name, jit_compile):
     distance = distances.get(name)
     upstream = tf.constant(points(4, 5, seed=2))
     run = tf.function(
-        lambda a, b: tf.reduce_sum(upstream * distance.pairwise(a, b)), jit_compile=jit_compile
+        lambda a, b: tf.reduce_sum(upstream * distance.pairwise(a, b)),
+        jit_compile=jit_compile,
     )
     arguments = [tf.constant(points(4)), tf.constant(points(5, seed=1))]
     exact, numeric = tf.test.compute_gradient(run, arguments, delta=1e-6)

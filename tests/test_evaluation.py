@@ -22,14 +22,18 @@ def test_equals_sentence_transformers(case, distance):
     metrics = [name.replace("accuracy", "hit_rate") for name in names]
     found = retrieval_metrics(ranking, relevant, metrics)
     for name, metric in zip(names, metrics, strict=True):
-        np.testing.assert_allclose(found[metric], GOLDEN[prefix + name], rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(
+            found[metric], GOLDEN[prefix + name], rtol=1e-6, atol=1e-9
+        )
 
 
 def test_by_hand():
     ranking = [[4, 2, 0, 1], [3, 1, 2, 0]]
     relevant = [[2, 1, 9], 3]
     found = retrieval_metrics(
-        ranking, relevant, ["recall@3", "precision@2", "hit_rate@1", "mrr@4", "map@4", "ndcg@2"]
+        ranking,
+        relevant,
+        ["recall@3", "precision@2", "hit_rate@1", "mrr@4", "map@4", "ndcg@2"],
     )
     best = 1 + 1 / np.log2(3)
     assert found == pytest.approx({

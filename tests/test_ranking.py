@@ -61,7 +61,11 @@ def test_a_positive_that_stands_twice_is_no_negative_with_ids():
 
 @pytest.mark.parametrize(
     "kind",
-    [np.array([2**24, 2**24 + 1, 2**62]), np.array(["a", "b", "ab"]), np.array([0, 1, 2], "int8")],
+    [
+        np.array([2**24, 2**24 + 1, 2**62]),
+        np.array(["a", "b", "ab"]),
+        np.array([0, 1, 2], "int8"),
+    ],
     ids=["int64", "string", "int8"],
 )
 def test_ids_are_compared_exactly(kind):

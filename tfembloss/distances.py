@@ -97,7 +97,7 @@ def _squared_euclidean_pairs(a, b):
     lengths = tf.reduce_sum(a * a, -1)[:, None] + tf.reduce_sum(b * b, -1)[None, :]
     squares = lengths - 2 * tf.matmul(a, b, transpose_b=True)  # [B, N]
     noise = 8 * float(np.finfo(a.dtype.as_numpy_dtype).eps) * lengths
-    return tf.where(squares <= noise, tf.zeros_like(squares), squares)
+    return tf.where(squares < noise, tf.zeros_like(squares), squares)
 
 
 def _euclidean(a, b):
@@ -122,16 +122,30 @@ def _manhattan(a, b):
     return tf.reduce_sum(tf.abs(a - b), axis=-1)
 
 
-@compiled
 @tf.custom_gradient
 def _manhattan_pairs(a, b):
-    # The custom gradient keeps [B, N, D] out of memory: XLA fuses the differences into
-    # the sums over them, forward and backward, where autodiff would keep their signs.
-    def gradient(upstream):
-        signs = upstream[:, :, None] * tf.sign(a[:, None, :] - b[None, :, :])
-        return tf.reduce_sum(signs, axis=1), -tf.reduce_sum(signs, axis=0)
+    # Row by row, [N, D] at a time: at once it would be [B, N, D]. The gradient is written
+    # out because a compiled loop cannot be differentiated from outside.
+    a, b = tf.stop_gradient(a), tf.stop_gradient(b)
 
-    return _manhattan(a[:, None, :], b[None, :, :]), gradient
+    def gradient(upstream):
+        return _sum_of_signs(a, b, upstream), _sum_of_signs(b, a, tf.transpose(upstream))
+
+    return _manhattan_by_row(a, b), gradient
+
+
+@compiled
+def _manhattan_by_row(a, b):
+    return tf.map_fn(lambda row: _manhattan(row, b), a)  # [B, N]
+
+
+@compiled
+def _sum_of_signs(a, b, weights):
+    def row_gradient(row_and_weights):
+        row, row_weights = row_and_weights  # [D], [N]
+        return tf.linalg.matvec(tf.sign(row - b), row_weights, transpose_a=True)
+
+    return tf.map_fn(row_gradient, (a, weights), fn_output_signature=a.dtype)  # [B, D]
 
 
 cosine = Distance(_cosine, _cosine_pairs)

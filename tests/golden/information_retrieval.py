@@ -34,7 +34,10 @@ for case, (num_queries, num_rows, dim) in enumerate([(20, 300, 8), (7, 12, 4)]):
     evaluator = InformationRetrievalEvaluator(
         {f"q{q}": str(num_rows + q) for q in range(num_queries)},
         {f"d{i}": str(i) for i in range(num_rows)},
-        {f"q{q}": {f"d{i}" for i in np.flatnonzero(relevant[q])} for q in range(num_queries)},
+        {
+            f"q{q}": {f"d{i}" for i in np.flatnonzero(relevant[q])}
+            for q in range(num_queries)
+        },
         mrr_at_k=[1, 10],
         ndcg_at_k=[3, 10],
         map_at_k=[5, 100],

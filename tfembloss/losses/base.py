@@ -64,6 +64,18 @@ class EmbeddingLoss(keras.losses.Loss):
         """The arguments that make this loss again."""
         return {**super().get_config(), "dtype": self.dtype}
 
+    @classmethod
+    def from_config(cls, config):
+        """The loss that `get_config` described; its parts are Keras-serialisable."""
+        return cls(
+            **{
+                name: keras.saving.deserialize_keras_object(value)
+                if isinstance(value, dict)
+                else value
+                for name, value in config.items()
+            }
+        )
+
 
 class _Reduce(keras.losses.Loss):
     """Keras's weighting and reduction, applied to values that are computed already."""
