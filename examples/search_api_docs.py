@@ -200,12 +200,13 @@ def train(epochs, dim):
     tfembloss.export_encoder(model, MODEL)
     embeddings = keras.utils.normalize(model.predict(documents, batch_size=256, verbose=0))
     sentences = [
-        document[len(name) + 1 :][:100] for name, document in zip(names, documents)
+        document[len(name) + 1 :][:100]
+        for name, document in zip(names, documents, strict=True)
     ]
     np.savez(
         INDEX,
         names=names,
-        sentences=[query or rest for query, rest in zip(queries, sentences)],
+        sentences=[query or rest for query, rest in zip(queries, sentences, strict=True)],
         embeddings=embeddings.astype("float16"),
     )
     print(
@@ -228,7 +229,7 @@ def answer(queries):
     embed = model.signatures["serving_default"]
     embeddings = embed(text=tf.constant(queries))["embedding"].numpy()
     similarities = embeddings @ index["embeddings"].astype("float32").T
-    for query, scores in zip(queries, similarities):
+    for query, scores in zip(queries, similarities, strict=True):
         print(f"\n{query}")
         for row in np.argsort(-scores)[:3]:
             print(f"  {scores[row]:.2f}  {index['names'][row]}: {index['sentences'][row]}")

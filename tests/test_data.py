@@ -85,7 +85,7 @@ def test_what_are_no_columns_is_refused(arguments, options, message):
 def test_split_rows():
     parts = ((["a", "b", "c"], ["A", "B", "C"]), [1, 2, 3], None)
     (x, y, w), (x_end, y_end, w_end) = data.split_rows(parts, 0.3)
-    assert [len(column) for column in x] == [2, 2] and w is w_end is None
+    assert [len(part) for part in (*x, y)] == [2, 2, 2] and w is w_end is None
     assert x_end[1].numpy().tolist() == [b"C"] and y_end.numpy().tolist() == [3]
     for fraction in (0.0, 1.0):
         with pytest.raises(ValueError, match="both sides"):

@@ -65,17 +65,15 @@ def test_callback_reports_to_the_callbacks_after_it(tmp_path):
     model.compile("sgd", loss="mse")
     seen = []
     stop = keras.callbacks.EarlyStopping(monitor="val_mrr@10", mode="max", patience=1)
-    history = model.fit(
-        x, x, epochs=50, verbose=0,
-        callbacks=[
-            RetrievalEvaluator(x[:9], x, range(9)),
-            stop,
-            keras.callbacks.ModelCheckpoint(
-                tmp_path / "{epoch}.keras", monitor="val_mrr@10", mode="max", save_best_only=True
-            ),
-            keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(dict(logs))),
-        ],
-    )  # fmt: skip
+    best = keras.callbacks.ModelCheckpoint(
+        tmp_path / "{epoch}.keras", monitor="val_mrr@10", mode="max", save_best_only=True
+    )
+    watch = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: seen.append(dict(logs))
+    )
+    evaluator = RetrievalEvaluator(x[:9], x, range(9))
+    callbacks = [evaluator, stop, best, watch]
+    history = model.fit(x, x, epochs=50, verbose=0, callbacks=callbacks)
     assert "val_recall@1" in history.history and "val_map@100" in history.history
     assert stop.stopped_epoch > 0
     assert seen[0]["val_mrr@10"] == history.history["val_mrr@10"][0]

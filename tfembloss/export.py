@@ -14,8 +14,8 @@ def export_encoder(model, path, normalize=True):
 
     With a preprocessor of texts, the signature `serving_default` maps `text`, strings
     `[rows]`, to `embedding`, float32 `[rows, D]`. Without one it maps the encoder's own
-    input. Whoever serves it needs tensorflow, and tensorflow_text for the tokenizer, but
-    neither keras nor tfembloss.
+    input. To serve it takes `import tensorflow`, and `import tensorflow_text` for the
+    tokenizer, but nothing of tfembloss or of the model's Python code.
 
     The folder is written whole and then moved into place: if that fails, what stood
     there before still stands.
@@ -55,10 +55,10 @@ def export_encoder(model, path, normalize=True):
         embedding = tf.cast(encoder(x, training=False), tf.float32)  # [rows, D]
         return {"embedding": l2_normalize(embedding) if normalize else embedding}
 
-    archive = keras.export.ExportArchive()
-    archive.track(encoder)
     text = tf.TensorSpec([None], tf.string, name="text")
     signature = _input_specs(encoder) if preprocessor is None else text
+    archive = keras.export.ExportArchive()
+    archive.track(encoder)
     archive.add_endpoint("serving_default", embed, input_signature=[signature])
 
     path.parent.mkdir(parents=True, exist_ok=True)

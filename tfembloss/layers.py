@@ -74,3 +74,40 @@ class TokenPooling(keras.layers.Layer):
             "vocabulary_size": self.vocabulary_size,
             "sequence_length": self.sequence_length,
         }
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class PositionEmbedding(keras.layers.Layer):
+    """Adds a learned embedding of its position to each token.
+
+    Call arguments: embeddings `[B, T, D]`. Returns `[B, T, D]`.
+
+    Args:
+        sequence_length: the largest T.
+        name, dtype: as in `keras.layers.Layer`.
+
+    Example:
+
+    >>> PositionEmbedding(sequence_length=4)(ops.zeros([1, 3, 2])).shape
+    TensorShape([1, 3, 2])
+    """
+
+    def __init__(self, sequence_length, name=None, dtype=None):
+        super().__init__(name=name, dtype=dtype)
+        self.sequence_length = sequence_length
+
+    def build(self, shape):
+        """Makes the table of positions."""
+        self.positions = self.add_weight(
+            shape=(self.sequence_length, shape[-1]),
+            initializer=keras.initializers.RandomNormal(stddev=0.05),
+            name="positions",
+        )
+
+    def call(self, x):
+        """Embeddings with their positions added."""
+        return x + self.positions[: ops.shape(x)[1]]
+
+    def get_config(self):
+        """The arguments that make this layer again."""
+        return {**super().get_config(), "sequence_length": self.sequence_length}

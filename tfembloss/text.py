@@ -6,7 +6,7 @@ import tensorflow_text
 from keras import layers, ops
 from tensorflow_text.tools.wordpiece_vocab import bert_vocab_from_dataset
 
-from tfembloss.layers import TokenPooling
+from tfembloss.layers import PositionEmbedding, TokenPooling
 
 PADDING, UNKNOWN = "[PAD]", "[UNK]"
 RESERVED = (PADDING, UNKNOWN, "[CLS]", "[SEP]", "[MASK]")
@@ -44,16 +44,20 @@ def learn_vocabulary(texts, size):
             "Expected texts with at least one word to learn a vocabulary from. "
             f"Received {len(texts)} texts without any."
         )
-    # The learner searches the least count that an entry must have. No more than `size`
-    # entries can each be seen characters / size times, so it need not search above that.
+    # The learner searches the least count that an entry must have. An entry that is seen
+    # more often than characters / size times hardly needs to be searched for.
     characters = sum(map(len, texts))
-    return bert_vocab_from_dataset.bert_vocab_from_dataset(
+    vocabulary = bert_vocab_from_dataset.bert_vocab_from_dataset(
         tf.data.Dataset.from_tensor_slices(texts).batch(1000).map(_valid_utf8),
         vocab_size=size,
         reserved_tokens=list(RESERVED),
         bert_tokenizer_params={"lower_case": True},
         learn_params={"lower_thresh": 2, "upper_thresh": max(2, characters // size)},
     )
+    # It may return more than it was asked for: reserved entries, then characters, then
+    # words and pieces, the rarest last.
+    num_characters = sum(len(entry.removeprefix("##")) == 1 for entry in vocabulary)
+    return vocabulary[: max(size, len(RESERVED) + num_characters)]
 
 
 def _valid_utf8(texts):
@@ -192,17 +196,18 @@ class TextEncoder(keras.Model):
             )
         tokens = keras.Input([None], dtype="int32", name="tokens")
         embed = layers.Embedding(
-            vocabulary_size, dim, keras.initializers.RandomNormal(0.05), dtype=dtype
+            vocabulary_size, dim, keras.initializers.RandomNormal(stddev=0.05), dtype=dtype
         )
         x = embed(tokens)
         if num_layers:
-            x = _PositionEmbedding(sequence_length, dtype=dtype)(x)
+            x = PositionEmbedding(sequence_length, dtype=dtype)(x)
         x = layers.Dropout(dropout, dtype=dtype)(x)
         for _ in range(num_layers):
             x = _transformer_block(x, tokens, dim, num_heads, dropout, dtype)
         pooling = TokenPooling(vocabulary_size, sequence_length, dtype=dtype)
         super().__init__(tokens, pooling(tokens, x), name=name)
         self._config = {
+            "dtype": dtype and keras.dtype_policies.get(dtype).name,
             "vocabulary_size": vocabulary_size,
             "dim": dim,
             "sequence_length": sequence_length,
@@ -232,22 +237,3 @@ def _transformer_block(x, tokens, dim, num_heads, dropout, dtype):
     y = layers.LayerNormalization(dtype=dtype)(x)
     y = layers.Dense(4 * dim, activation="gelu", dtype=dtype)(y)
     return x + layers.Dropout(dropout, dtype=dtype)(layers.Dense(dim, dtype=dtype)(y))
-
-
-@keras.saving.register_keras_serializable("tfembloss")
-class _PositionEmbedding(layers.Layer):
-    """Adds a learned embedding of each position."""
-
-    def __init__(self, sequence_length, **kwargs):
-        super().__init__(**kwargs)
-        self.sequence_length = sequence_length
-
-    def build(self, shape):
-        self.positions = self.add_weight(
-            shape=(self.sequence_length, shape[-1]),
-            initializer=keras.initializers.RandomNormal(0.05),
-            name="positions",
-        )
-
-    def call(self, x):
-        return x + self.positions[: ops.shape(x)[1]]

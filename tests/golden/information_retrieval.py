@@ -1,4 +1,4 @@
-"""Makes information_retrieval.npz; run it where sentence-transformers 6.2.0 is installed."""
+"""Makes information_retrieval.npz, where sentence-transformers 6.2.0 is installed."""
 
 import pathlib
 

@@ -180,6 +180,24 @@ class EmbeddingModel(keras.Model):
 
     # Saving.
 
+    def _seed_states(self):
+        """Where the random layers, dropout say, stand in their sequences."""
+        return [v for v in self.variables if "seed_generator" in v.path]
+
+    def save_own_variables(self, store):
+        """Also the states of random layers, which Keras leaves out (3.15)."""
+        super().save_own_variables(store)
+        for i, state in enumerate(self._seed_states()):
+            store[f"seed_state_{i}"] = state
+
+    def load_own_variables(self, store):
+        """What `save_own_variables` saved, so that dropout goes on where it was."""
+        saved = {name: store[name] for name in store.keys()}  # noqa: SIM118  no iterator
+        for i, state in enumerate(self._seed_states()):
+            if f"seed_state_{i}" in saved:
+                state.assign(saved.pop(f"seed_state_{i}"))
+        super().load_own_variables(saved)
+
     def get_config(self):
         """The arguments that make this model again."""
         return {
