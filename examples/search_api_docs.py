@@ -75,24 +75,28 @@ def _docstrings(node, name):
 
 
 def make_pairs(docstrings):
-    """Names, queries and documents; a query that repeats is None, its document stays."""
-    names, queries, documents = [], [], []
+    """Names, queries and documents; of docstrings that begin alike, the first.
+
+    Most of the others are copies: Keras's documentation in TensorFlow, wrappers of ops.
+    """
+    names, queries, documents, seen = [], [], [], set()
     for name, docstring in docstrings:
         paragraph = docstring.strip().split("\n\n", 1)[0]
         sentence = re.split(r"(?<=[.!?])\s", paragraph, maxsplit=1)[0]
         query = " ".join(sentence.split())
         rest = " ".join(docstring.strip()[len(sentence) :].split())
-        if len(query.split()) >= 3 and len(rest.split()) >= 3:
+        too_short = len(query.split()) < 3 or len(rest.split()) < 3
+        if not too_short and query.lower() not in seen:
+            seen.add(query.lower())
             names.append(name)
             queries.append(query)
             documents.append(f"{name} {rest}")
-    times = collections.Counter(query.lower() for query in queries)
-    return names, [q if times[q.lower()] == 1 else None for q in queries], documents
+    return names, queries, documents
 
 
 def held_out(query):
     """Whether a query is kept for measuring: one in eight, by its hash."""
-    return hashlib.sha1(query.encode()).digest()[0] % 8 == 0
+    return hashlib.sha1(query.lower().encode()).digest()[0] % 8 == 0
 
 
 # The honest baseline.
@@ -145,35 +149,32 @@ def cached_vocabulary(texts, size):
     return path.read_text("utf-8").split("\n")
 
 
-def train(epochs, dim):
+def train_and_export(epochs, dim):
     """Trains, measures, exports."""
     import keras
 
     import tfembloss
 
     names, queries, documents = make_pairs(read_docstrings())
-    rows = [row for row, query in enumerate(queries) if query]
-    test = [row for row in rows if held_out(queries[row])]
-    train = [row for row in rows if not held_out(queries[row])]
-    unseen = set(test)
+    test = [row for row, query in enumerate(queries) if held_out(query)]
+    train = [row for row, query in enumerate(queries) if not held_out(query)]
     print(
-        f"{len(documents)} documents; {len(train)} queries to train on, {len(test)} held "
-        f"out; {len(documents) - len(rows)} documents without a query of their own"
+        f"{len(documents)} documents; {len(train)} queries train, {len(test)} are held out"
     )
 
     texts = [queries[row] for row in train]
-    texts += [text for row, text in enumerate(documents) if row not in unseen]
+    texts += [documents[row] for row in train]
     vocabulary = cached_vocabulary(texts, size=8000)
 
     keras.utils.set_random_seed(0)
-    encoder = tfembloss.text.TextEncoder(len(vocabulary), dim=dim, dropout=0.4)
+    encoder = tfembloss.text.TextEncoder(len(vocabulary), dim=dim, dropout=0.5)
     preprocessor = tfembloss.text.TextPreprocessor(
         vocabulary, sequence_length=256, padding="longest"
     )
     model = tfembloss.EmbeddingModel(encoder, preprocessor)
     steps = epochs * math.ceil(len(train) / 256)
     model.compile(
-        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(5e-3, steps)),
+        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(7e-3, steps)),
         loss=tfembloss.losses.MultipleNegativesRankingLoss(),
     )
 
@@ -199,14 +200,10 @@ def train(epochs, dim):
 
     tfembloss.export_encoder(model, MODEL)
     embeddings = keras.utils.normalize(model.predict(documents, batch_size=256, verbose=0))
-    sentences = [
-        document[len(name) + 1 :][:100]
-        for name, document in zip(names, documents, strict=True)
-    ]
     np.savez(
         INDEX,
         names=names,
-        sentences=[query or rest for query, rest in zip(queries, sentences, strict=True)],
+        sentences=queries,
         embeddings=embeddings.astype("float16"),
     )
     print(
@@ -246,5 +243,5 @@ if __name__ == "__main__":
     if arguments.ask:
         answer(arguments.ask)
     else:
-        train(arguments.epochs, arguments.dim)
+        train_and_export(arguments.epochs, arguments.dim)
         subprocess.run([sys.executable, __file__, "--ask", *SAMPLE_QUERIES], check=True)

@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfembloss.layers import TokenPooling
 from tfembloss.text import RESERVED, TextEncoder, TextPreprocessor, learn_vocabulary
@@ -98,12 +99,33 @@ def test_pooling_is_the_weighted_mean_of_what_is_not_padding():
     x = np.random.default_rng(0).normal(size=[2, 3, 6]).astype("float32")
     np.testing.assert_allclose(pooling(tokens, x)[0], x[0, :2].mean(0), rtol=1e-5)
     pooling.token_weights.assign([0, 0, 0, 0.3, -0.2])
-    pooling.position_weights.assign([0.1, 0, 0, 0])
+    positions = np.zeros([3, 4], "float32")  # by length: 1, 2 to 3, 4 tokens
+    positions[1, 0], positions[2, 0] = 0.1, 9
+    pooling.position_weights.assign(positions)
     weights = np.exp([2 * 0.3 + 5 * 0.1, 2 * -0.2])
     expected = (weights[:, None] * x[0, :2]).sum(0) / weights.sum()
     pooled = pooling(tokens, x)
     np.testing.assert_allclose(pooled[0], expected, rtol=1e-5)
     np.testing.assert_array_equal(pooled[1], 0)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_position_weights_are_those_of_the_length(jit_compile):
+    pooling = TokenPooling(vocabulary_size=2, sequence_length=16)
+    x = np.zeros([16, 16, 1], "float32")
+    x[:, 0] = 1  # so the pooled value is the weight of the first position
+    tokens = np.tril(np.ones([16, 16], int))  # of lengths 1 to 16
+    pooling(tokens, x)
+    by_length = np.zeros([5, 16], "float32")
+    by_length[:, 0] = np.log([1, 2, 3, 4, 5]) / 5
+    pooling.position_weights.assign(by_length)
+    pooled = tf.function(pooling, jit_compile=jit_compile)(
+        tf.constant(tokens), tf.constant(x)
+    )
+    for length in range(1, 17):
+        first = length.bit_length()  # 1 for one token, 2 for two to three, ...
+        expected = first / (first + length - 1)
+        np.testing.assert_allclose(pooled[length - 1], [expected], rtol=1e-5)
 
 
 @pytest.mark.parametrize("num_layers", [0, 2])
