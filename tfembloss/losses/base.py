@@ -42,7 +42,9 @@ class EmbeddingLoss(keras.losses.Loss):
         """The reduced loss."""
         with keras.name_scope(self.name):
             embeddings = tf.cast(tf.convert_to_tensor(y_pred), self.dtype)
-            y_true = no_targets(embeddings) if y_true is None else tf.convert_to_tensor(y_true)
+            y_true = (
+                no_targets(embeddings) if y_true is None else tf.convert_to_tensor(y_true)
+            )
             values = self.call(y_true, embeddings)  # [B]
             values *= self._share_of_the_mean(values, sample_weight)
             return self._reduce(values, values, sample_weight)
