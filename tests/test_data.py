@@ -71,6 +71,11 @@ def test_weights_without_targets_are_kept():
         ((tf.data.Dataset.range(3), ["A"]), {}, "all as datasets"),
         ((tf.data.Dataset.range(3),), {}, "tuples of columns"),
         (
+            (tf.data.Dataset.from_tensor_slices(((["a"], ["A"]), [1])),),
+            {},
+            "tuples of columns",
+        ),
+        (
             (tf.data.Dataset.range(3), tf.data.Dataset.range(3)),
             {"sample_weight": tf.data.Dataset.range(3)},
             "after y",

@@ -209,7 +209,42 @@ def test_an_encoder_without_input_shape_is_saved(tmp_path):
     np.testing.assert_array_equal(again.predict(x, verbose=0), model.predict(x, verbose=0))
 
 
+def test_an_interrupted_fit_goes_on_exactly(tmp_path):
+    class Interrupt(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+    def train(*callbacks):
+        model = text_model(dropout=0.3)
+        batches = tfembloss.data.columns(ANCHORS, POSITIVES).batch(4)
+        model.fit(batches, epochs=4, verbose=0, callbacks=list(callbacks))
+        return model.get_weights()
+
+    backup = tmp_path / "backup"
+    with pytest.raises(KeyboardInterrupt):
+        train(keras.callbacks.BackupAndRestore(backup), Interrupt())
+    resumed = train(keras.callbacks.BackupAndRestore(backup))
+    for a, b in zip(train(), resumed, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("dropouts", [(0.3, 0.3), (0.3, 0.0), (0.0, 0.3)])
+def test_weights_go_into_a_model_with_other_dropout(tmp_path, dropouts):
+    saved, loaded = (text_model(dropout=dropout) for dropout in dropouts)
+    loaded.encoder.set_weights([w + 1 for w in loaded.encoder.get_weights()])
+    saved.save_weights(tmp_path / "model.weights.h5")
+    loaded.load_weights(tmp_path / "model.weights.h5")
+    for a, b in zip(saved.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 # What users get wrong.
+
+
+def test_raw_texts_outside_of_fit_and_predict_are_explained():
+    with pytest.raises(ValueError, match="fit, evaluate and predict take raw inputs"):
+        text_model()(tf.constant(ANCHORS))
 
 
 def test_a_bare_dataset_of_pairs_is_explained():

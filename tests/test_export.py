@@ -130,6 +130,29 @@ def test_wrong_targets_are_refused(tmp_path):
     assert file.read_text() == (folder / "mine.txt").read_text() == "mine"
 
 
+def test_a_remote_path_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="local folder"):
+        tfembloss.export_encoder(text_model(), "gs://bucket/encoder")
+
+
+def test_a_preprocessor_with_a_table(tmp_path):
+    class Lookup(tf.Module):
+        def __init__(self):
+            super().__init__()
+            rows = tf.lookup.KeyValueTensorInitializer(["a", "b"], [1.0, 2.0])
+            self.table = tf.lookup.StaticHashTable(rows, default_value=0.0)
+
+        def __call__(self, texts):
+            return self.table.lookup(texts)[:, None]
+
+    encoder = keras.Sequential([keras.Input([1]), keras.layers.Dense(2)])
+    model = tfembloss.EmbeddingModel(encoder, Lookup())
+    tfembloss.export_encoder(model, tmp_path / "encoder", normalize=False)
+    np.testing.assert_allclose(
+        serve_here(tmp_path / "encoder"), model.predict(["a b", "c"], verbose=0)
+    )
+
+
 def test_an_encoder_of_unknown_input_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"keras\.Input"):
         tfembloss.export_encoder(

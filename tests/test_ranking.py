@@ -148,6 +148,7 @@ def test_wrong_columns_are_refused(shape, message):
     [
         (np.zeros([4, 0]), "give them as y"),
         (np.zeros([4, 2], "int64"), r"\(4, 2\).*one id for each row"),
+        (np.zeros([4], "float32"), "integers or strings.*float32"),
         (np.zeros([3], "int64"), r"\(3,\).*\(4, 2, 4\)"),
     ],
 )

@@ -34,6 +34,18 @@ def test_texts_without_words_are_refused(texts):
         learn_vocabulary(texts, 100)
 
 
+def test_texts_that_are_no_strings_are_refused():
+    with pytest.raises(ValueError, match="1 of type int"):
+        learn_vocabulary(["a", 1], 100)
+
+
+@pytest.mark.parametrize("num_layers", [0, 1])
+def test_texts_longer_than_the_encoder_are_refused(num_layers):
+    encoder = TextEncoder(9, dim=6, sequence_length=3, num_layers=num_layers)
+    with pytest.raises(ValueError, match="sequence_length=3 tokens, received 4"):
+        encoder(np.ones([2, 4], int))
+
+
 def test_vocabulary_of_reserved_entries_only_is_refused():
     with pytest.raises(ValueError, match="size=5"):
         learn_vocabulary(TEXTS, 5)

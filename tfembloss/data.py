@@ -50,10 +50,11 @@ def columns(*columns, y=None, sample_weight=None):
             "expected a dataset y beside sample_weight, received y=None."
         )
     x = columns[0] if len(columns) == 1 else tf.data.Dataset.zip(tuple(columns))
-    if not isinstance(x.element_spec, tuple):
+    spec = x.element_spec
+    if not isinstance(spec, tuple) or any(isinstance(part, tuple) for part in spec):
         raise ValueError(
             "Expected a dataset whose elements are tuples of columns, "
-            f"(anchor, positive, ...). Received elements of {x.element_spec}"
+            f"(anchor, positive, ...). Received elements of {spec}"
         )
     if y is None:
         return x.map(lambda *x: (x,))

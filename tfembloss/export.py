@@ -22,7 +22,7 @@ def export_encoder(model, path, normalize=True):
 
     Args:
         model: an `EmbeddingModel`, or any Keras model from inputs to embeddings.
-        path: folder to write; an earlier export there is replaced.
+        path: local folder to write; an earlier export there is replaced.
         normalize: if true, embeddings have length 1, so that a dot product is the cosine.
 
     Raises:
@@ -39,7 +39,12 @@ def export_encoder(model, path, normalize=True):
     >>> np.linalg.norm(serve(x=tf.ones([1, 3]))["embedding"]).round(4).item()
     1.0
     """
-    path = pathlib.Path(path)
+    if "://" in str(path):
+        raise ValueError(
+            f"Expected a local folder. Received: path={str(path)!r}. Export to a local "
+            "folder, then copy it."
+        )
+    path = pathlib.Path(path).expanduser().resolve()
     exported = (path / "saved_model.pb").exists()
     if path.exists() and not exported and not (path.is_dir() and not any(path.iterdir())):
         raise ValueError(
@@ -59,6 +64,8 @@ def export_encoder(model, path, normalize=True):
     signature = _input_specs(encoder) if preprocessor is None else text
     archive = keras.export.ExportArchive()
     archive.track(encoder)
+    if isinstance(preprocessor, (tf.Module, keras.layers.Layer)):
+        archive.track(preprocessor)  # its tables and variables
     archive.add_endpoint("serving_default", embed, input_signature=[signature])
 
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,15 @@ import keras
 from keras import ops
 
 
+def _check_length(length, sequence_length):
+    """Texts no longer than a layer has positions; None is a length not known yet."""
+    if length is not None and length > sequence_length:
+        raise ValueError(
+            f"Expected at most sequence_length={sequence_length} tokens, received {length}. "
+            "Give the encoder and the preprocessor the same sequence_length."
+        )
+
+
 @keras.saving.register_keras_serializable("tfembloss")
 class TokenPooling(keras.layers.Layer):
     r"""Weighted mean of token embeddings, with weights learned by token and position.
@@ -58,6 +67,7 @@ class TokenPooling(keras.layers.Layer):
 
     def call(self, tokens, embeddings):
         """Pooled embeddings `[B, D]`."""
+        _check_length(tokens.shape[1], self.sequence_length)
         length = ops.sum(ops.cast(tokens != 0, "float32"), axis=-1)  # [B]
         # Of 1, 2 to 3, 4 to 7, ... tokens; the half keeps rounding off the boundaries.
         bucket = ops.cast(ops.log2(ops.maximum(length, 1.0) + 0.5), "int32")
@@ -113,6 +123,7 @@ class PositionEmbedding(keras.layers.Layer):
 
     def call(self, x):
         """Embeddings with their positions added."""
+        _check_length(x.shape[1], self.sequence_length)
         return x + self.positions[: ops.shape(x)[1]]
 
     def get_config(self):

@@ -39,6 +39,12 @@ def learn_vocabulary(texts, size):
             f"Received: size={size}"
         )
     texts = [texts] if isinstance(texts, str | bytes) else list(texts)
+    wrong = [type(text).__name__ for text in texts if not isinstance(text, str | bytes)]
+    if wrong:
+        raise ValueError(
+            f"Expected texts as strings. Received {len(wrong)} of type {wrong[0]}; of a "
+            "dataset or tensor give .as_numpy_iterator() or .numpy()."
+        )
     if not any(text.strip() for text in texts):
         raise ValueError(
             "Expected texts with at least one word to learn a vocabulary from. "
@@ -124,6 +130,8 @@ class TextPreprocessor:
     def __call__(self, texts):
         """Token ids `[rows, T]` of texts `[rows]`."""
         texts = tf.convert_to_tensor(texts)
+        if texts.shape.rank is None:
+            texts = tf.ensure_shape(texts, [None])
         if texts.dtype != tf.string or texts.shape.rank != 1:
             raise ValueError(
                 "Expected a batch of texts, strings of shape [rows]: several columns go "

@@ -112,6 +112,11 @@ def check_ids(y_true, y_pred):
     shape = y_true.shape
     if shape.rank == 2 and shape[1] == 1:
         return check_ids(tf.squeeze(y_true, axis=1), y_pred)
+    if y_true.dtype.is_floating and shape.rank == 1:
+        raise ValueError(
+            "Expected ids as integers or strings: floating-point numbers do not tell large "
+            f"ids apart. Received: y_true.dtype={y_true.dtype.name}"
+        )
     if shape.rank is None or shape.is_compatible_with(y_pred.shape[:1]):
         if y_true.dtype == tf.string:
             return tf.strings.to_hash_bucket_strong(y_true, 2**63 - 1, _HASH_KEY)

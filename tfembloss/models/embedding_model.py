@@ -62,6 +62,7 @@ class EmbeddingModel(keras.Model):
             )
         self.encoder = encoder
         self.preprocessor = preprocessor
+        self.built = encoder.built
 
     # Columns in, embeddings out.
 
@@ -73,6 +74,11 @@ class EmbeddingModel(keras.Model):
 
     def call(self, x, training=None):
         """Embeddings `[B, D]` of one column, `[B, n, D]` of a tuple of n columns."""
+        if any(tf.as_dtype(leaf.dtype) == tf.string for leaf in tf.nest.flatten(x)):
+            raise ValueError(
+                "Expected the encoder's inputs, received strings. Only fit, evaluate and "
+                "predict take raw inputs, and only with a preprocessor."
+            )
         if not isinstance(x, (tuple, list)):
             return self.encoder(x, training=training)
         if _alike(x):  # one call of the encoder for all columns
@@ -191,12 +197,16 @@ class EmbeddingModel(keras.Model):
             store[f"seed_state_{i}"] = state
 
     def load_own_variables(self, store):
-        """What `save_own_variables` saved, so that dropout goes on where it was."""
-        saved = {name: store[name] for name in store.keys()}  # noqa: SIM118  no iterator
+        """What `save_own_variables` saved, so that dropout goes on where it was.
+
+        Also into a model with more or fewer random layers, or from a file without them.
+        """
+        names = set(store.keys())
+        seeds = {name for name in names if name.startswith("seed_state_")}
+        super().load_own_variables({name: store[name] for name in names - seeds})
         for i, state in enumerate(self._seed_states()):
-            if f"seed_state_{i}" in saved:
-                state.assign(saved.pop(f"seed_state_{i}"))
-        super().load_own_variables(saved)
+            if f"seed_state_{i}" in seeds:
+                state.assign(store[f"seed_state_{i}"])
 
     def get_config(self):
         """The arguments that make this model again."""
