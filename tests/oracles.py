@@ -14,6 +14,8 @@ def similarity(name, a, b):
         return -np.sqrt(np.sum((a - b) ** 2))
     if name == "manhattan":
         return -np.sum(np.abs(a - b))
+    if name != "cosine":
+        raise ValueError(name)
     lengths = np.linalg.norm(a) * np.linalg.norm(b)
     return a @ b / lengths if lengths else 0.0
 

@@ -70,6 +70,7 @@ def test_weights_without_targets_are_kept():
         (((x for x in "ab"), ["A", "B"]), {}, "from_generator"),
         ((tf.data.Dataset.range(3), ["A"]), {}, "all as datasets"),
         ((tf.data.Dataset.range(3),), {}, "tuples of columns"),
+        ((tf.data.Dataset.range(3), tf.data.Dataset.range(2)), {}, r"\[2, 3\]"),
         (
             (tf.data.Dataset.from_tensor_slices(((["a"], ["A"]), [1])),),
             {},

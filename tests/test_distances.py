@@ -82,6 +82,16 @@ def test_equal_and_zero_rows(name, dtype):
         assert np.diag(equal).max() == 0 and equal[0, 2] == 0
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e-13, 1e20, 1e30])
+def test_directions_of_any_length(size):
+    a, b = points(5).astype("float32"), points(8, seed=1).astype("float32")
+    for name in ("cosine", "normalized_euclidean"):
+        distance = distances.get(name)
+        np.testing.assert_allclose(
+            distance.pairwise(a * np.float32(size), b), distance.pairwise(a, b), atol=1e-6
+        )
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_bad_values_show(name, bad):
@@ -124,5 +134,7 @@ def test_manhattan_does_not_hold_the_cube():
 
 
 def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="Unknown"):
+        distances.get(distances.dot)  # which could not be saved
     with pytest.raises(ValueError, match=r"'cosine'.*'squared_euclidean'.*distance='cos'"):
         distances.get("cos")

@@ -139,9 +139,13 @@ def test_validation():
             (ANCHORS, POSITIVES), batch_size=9, epochs=2, verbose=0, **validation
         )
         assert np.isfinite(history.history["val_loss"]).all()
-    last = {"validation_data": ((ANCHORS, POSITIVES),)}
+    weights = np.arange(9.0)
+    last = {"validation_data": ((ANCHORS, POSITIVES), np.arange(9), weights)}
     history = model.fit((ANCHORS, POSITIVES), batch_size=9, verbose=0, **last)
-    expected = model.evaluate((ANCHORS, POSITIVES), batch_size=9, verbose=0)
+    expected = model.evaluate(
+        (ANCHORS, POSITIVES), sample_weight=weights, batch_size=9, verbose=0
+    )
+    assert expected != model.evaluate((ANCHORS, POSITIVES), batch_size=9, verbose=0)
     assert history.history["val_loss"][0] == pytest.approx(expected, rel=1e-6)
 
 

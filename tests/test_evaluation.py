@@ -59,6 +59,15 @@ def test_queries_without_answers_are_refused():
         retrieval_metrics([[0]], [0, 0])
 
 
+def test_relevant_rows_must_fit():
+    x = np.eye(4, dtype="float32")
+    identity = keras.Sequential([keras.Input([4]), keras.layers.Activation("linear")])
+    with pytest.raises(ValueError, match="4 queries, relevant rows for 3"):
+        RetrievalEvaluator(x, x, range(3))
+    with pytest.raises(ValueError, match="Received: 4"):
+        RetrievalEvaluator(x, x, [0, 1, [2, 4], 3]).evaluate(identity)
+
+
 def test_callback_reports_to_the_callbacks_after_it(tmp_path):
     x = np.random.default_rng(0).normal(size=[30, 4]).astype("float32")
     model = keras.Sequential([keras.Input([4]), keras.layers.Dense(4)])

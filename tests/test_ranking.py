@@ -46,6 +46,19 @@ def columns_of(rows, num_columns=2, seed=0):
     return np.random.default_rng(seed).normal(size=[rows, num_columns, 4]).astype("float32")
 
 
+def test_shapes_may_be_unknown():
+    columns = columns_of(5, num_columns=3)
+    loss = MultipleNegativesRankingLoss()
+    specs = [tf.TensorSpec([None, 0]), tf.TensorSpec([None, None, None])]
+    graph = tf.function(loss, input_signature=specs)
+    np.testing.assert_allclose(
+        graph(tf.zeros([5, 0]), columns), loss(None, columns), rtol=1e-6
+    )
+    specs = [tf.TensorSpec([None, 0]), tf.TensorSpec(None)]
+    with pytest.raises(ValueError, match="unknown"):
+        tf.function(loss, input_signature=specs)(tf.zeros([5, 0]), columns)
+
+
 def test_finetuners_spelling_is_the_same_class():
     assert MultipleNegativeRankingLoss is MultipleNegativesRankingLoss
 
@@ -120,6 +133,7 @@ def test_similarity_may_be_a_function():
         ({"scale": 0.0}, "scale=0.0"),
         ({"scale": -1}, "number > 0"),
         ({"scale": float("nan")}, "scale=nan"),
+        ({"scale": float("inf")}, "scale=inf"),
         ({"similarity": "cosinus"}, r"`similarity`.*'cosine'.*'manhattan'.*'cosinus'"),
         ({"similarity": 3}, "similarity=3"),
         ({"reduction": "average"}, "reduction"),

@@ -51,6 +51,13 @@ def test_k_outside_the_corpus_is_refused(k):
         search.top_k(points(2), points(9), k)
 
 
+def test_numbers_of_numpy_and_bad_chunks():
+    _, rows = search.top_k(points(2), points(9), np.int64(3))
+    assert rows.shape == (2, 3)
+    with pytest.raises(ValueError, match="chunk_size=-1"):
+        search.top_k(points(2), points(9), 3, chunk_size=-1)
+
+
 def test_wrong_shapes_and_nan_are_refused():
     with pytest.raises(ValueError, match=r"\(2, 4\) and \(9, 5\)"):
         search.top_k(points(2)[:, :4], points(9), 1)

@@ -161,6 +161,19 @@ def test_dtype_and_serialisation():
     assert again(np.ones([2, 3], int)).dtype == "bfloat16"
 
 
+def test_frozen_layers_and_the_global_policy_are_kept():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        encoder = TextEncoder(50, dim=12)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    encoder.layers[1].trainable = False
+    again = TextEncoder.from_config(encoder.get_config())
+    assert again(np.ones([2, 3], int)).dtype == "bfloat16"
+    num_trainable = len(again.trainable_weights)
+    assert num_trainable == len(encoder.trainable_weights) < len(encoder.weights)
+
+
 def test_heads_must_divide_dim():
     with pytest.raises(ValueError, match="dim=10, num_heads=3"):
         TextEncoder(50, dim=10, num_layers=1, num_heads=3)

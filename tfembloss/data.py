@@ -12,7 +12,8 @@ def columns(*columns, y=None, sample_weight=None):
 
     Args:
         *columns: arrays or lists with equal numbers of rows, one for each column; or a
-            dataset for each column; or one dataset whose elements are tuples of columns.
+            dataset for each column; or one dataset whose elements are tuples of columns,
+            all of them columns: ids and scores go into y.
             Datasets may be batched or not, and stay so.
         y: ids, scores or teacher values of the rows, for losses that need them: an array
             or list, or a dataset where the columns are datasets.
@@ -55,6 +56,11 @@ def columns(*columns, y=None, sample_weight=None):
         raise ValueError(
             "Expected a dataset whose elements are tuples of columns, "
             f"(anchor, positive, ...). Received elements of {spec}"
+        )
+    lengths = {int(part.cardinality()) for part in parts} - {-1, -2}  # infinite, unknown
+    if len(lengths) > 1:
+        raise ValueError(
+            f"Expected datasets of equal length. Received: {sorted(lengths)} elements."
         )
     if y is None:
         return x.map(lambda *x: (x,))

@@ -54,9 +54,13 @@ class Distance(NamedTuple):
 
 def l2_normalize(x):
     """Rows of length 1; a zero row stays zero, with gradient 0."""
+    # The largest entry is divided out first, so that no square over- or underflows. As
+    # the direction does not depend on it, it is a constant to the gradient.
+    largest = tf.reduce_max(tf.abs(tf.stop_gradient(x)), axis=-1, keepdims=True)
+    zero = largest == 0
+    x = x / tf.where(zero, tf.ones_like(largest), largest)
     squares = tf.reduce_sum(x * x, axis=-1, keepdims=True)
-    zero = squares == 0
-    length = tf.sqrt(tf.maximum(tf.where(zero, tf.ones_like(squares), squares), 1e-24))
+    length = tf.sqrt(tf.where(zero, tf.ones_like(squares), squares))
     return tf.where(zero, tf.zeros_like(x), x / length)
 
 
@@ -169,8 +173,8 @@ def get(distance, argument="distance"):
     """The `Distance` that a name or a function stands for.
 
     Args:
-        distance: one of the names above, a `Distance`, or a function
-            `(a, b) -> distances` that reduces the last axis and broadcasts.
+        distance: one of the names above, or a function `(a, b) -> distances` that
+            reduces the last axis and broadcasts; all pairs then take `[B, N, D]` memory.
         argument: the caller's name for it, for the error.
 
     Raises:
@@ -185,8 +189,6 @@ def get(distance, argument="distance"):
     >>> chebyshev.pairwise(tf.zeros([1, 2]), tf.constant([[1.0, -3.0]])).numpy()
     array([[3.]], dtype=float32)
     """
-    if isinstance(distance, Distance):
-        return distance
     if isinstance(distance, str) and distance in _BY_NAME:
         return _BY_NAME[distance]
     if callable(distance):

@@ -68,7 +68,7 @@ def retrieval_metrics(ranking, relevant, metrics=DEFAULT_METRICS):
 def _parse(metric):
     """`"recall@10"` as `("recall", 10)`."""
     name, _, k = metric.partition("@")
-    if name not in _METRICS or not k.isdigit() or int(k) < 1:
+    if name not in _METRICS or not k.isdecimal() or int(k) < 1:
         raise ValueError(
             f"Unknown metric. Expected one of {_METRICS} with a number, like "
             f"'recall@10'. Received: {metric!r}"
@@ -137,7 +137,12 @@ class RetrievalEvaluator(keras.callbacks.Callback):
         self.queries = queries
         self.corpus = corpus
         self.relevant = list(relevant)
-        self.metrics = tuple(metrics)
+        if hasattr(queries, "__len__") and len(queries) != len(self.relevant):
+            raise ValueError(
+                "Expected relevant rows for each query. "
+                f"Received: {len(queries)} queries, relevant rows for {len(self.relevant)}."
+            )
+        self.metrics = tuple(metrics) or DEFAULT_METRICS
         self.distance = distance
         self.batch_size = batch_size
         self._depth = max(_parse(metric)[1] for metric in self.metrics)
@@ -148,6 +153,11 @@ class RetrievalEvaluator(keras.callbacks.Callback):
             model.predict(x, batch_size=self.batch_size, verbose=0)
             for x in (self.queries, self.corpus)
         )
+        last = max(np.max(rows, initial=0) for rows in self.relevant)
+        if last >= len(corpus):
+            raise ValueError(
+                f"Expected relevant rows below the corpus's {len(corpus)}. Received: {last}"
+            )
         k = min(self._depth, len(corpus))
         _, ranking = search.top_k(queries, corpus, k, self.distance)
         return retrieval_metrics(ranking, self.relevant, self.metrics)
@@ -155,4 +165,5 @@ class RetrievalEvaluator(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         """Adds the metrics to the epoch's logs."""
         found = self.evaluate(self.model)
+        logs = {} if logs is None else logs
         logs.update({f"val_{name}": value for name, value in found.items()})

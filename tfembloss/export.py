@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from tfembloss.distances import l2_normalize
+from tfembloss.models import EmbeddingModel
 
 
 def export_encoder(model, path, normalize=True):
@@ -52,8 +53,9 @@ def export_encoder(model, path, normalize=True):
             f"Received: path={str(path)!r}, which is something else: choose another, or "
             "remove it."
         )
-    encoder = getattr(model, "encoder", model)
-    preprocessor = getattr(model, "preprocessor", None)
+    encoder, preprocessor = model, None
+    if isinstance(model, EmbeddingModel):
+        encoder, preprocessor = model.encoder, model.preprocessor
 
     def embed(x):
         x = x if preprocessor is None else preprocessor(x)

@@ -8,8 +8,8 @@ def _check_length(length, sequence_length):
     """Texts no longer than a layer has positions; None is a length not known yet."""
     if length is not None and length > sequence_length:
         raise ValueError(
-            f"Expected at most sequence_length={sequence_length} tokens, received {length}. "
-            "Give the encoder and the preprocessor the same sequence_length."
+            f"Expected at most sequence_length={sequence_length} tokens, received "
+            f"{length}. Give the encoder and the preprocessor the same sequence_length."
         )
 
 

@@ -7,7 +7,7 @@ def equal_ids(ids, key_ids):
     """Pairs with equal ids `[B, N]`, compared in the ids' own dtype.
 
     Args:
-        ids: ids of this replica's rows `[B]`; integers or strings.
+        ids: ids of this replica's rows `[B]`, as `losses.base.check_ids` returns them.
         key_ids: ids of all rows `[N]`.
     """
     return ids[:, None] == key_ids[None, :]

@@ -1,5 +1,7 @@
 """Exact nearest neighbours, in memory that does not grow with the corpus."""
 
+import operator
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -22,7 +24,8 @@ def top_k(queries, corpus, k, distance="cosine", chunk_size=16384, verbose=0):
         k: number of neighbours, 1 to N.
         distance: a distance of `tfembloss.distances`: its name, or a function. For
             cosine and dot the similarity is 1 - distance and -distance.
-        chunk_size: rows of the corpus compared at a time.
+        chunk_size: rows of the corpus compared at a time, > 0. A function as distance
+            needs D times the memory: make it smaller.
         verbose: 1 for a progress bar.
 
     Returns:
@@ -39,6 +42,9 @@ def top_k(queries, corpus, k, distance="cosine", chunk_size=16384, verbose=0):
     >>> rows.tolist(), nearest.round(3)
     ([[1, 2]], array([[0.   , 0.293]], dtype=float32))
     """
+    k = operator.index(k)
+    if chunk_size < 1:
+        raise ValueError(f"Expected chunk_size > 0. Received: chunk_size={chunk_size}")
     pairwise = distances.get(distance).pairwise
     shapes = np.shape(queries), np.shape(corpus)
     if [len(s) for s in shapes] != [2, 2] or shapes[0][1] != shapes[1][1]:

@@ -202,6 +202,7 @@ class TextEncoder(keras.Model):
                 "Expected num_heads to divide dim. "
                 f"Received: dim={dim}, num_heads={num_heads}"
             )
+        dtype = keras.dtype_policies.get(dtype)  # None is the global policy
         tokens = keras.Input([None], dtype="int32", name="tokens")
         embed = layers.Embedding(
             vocabulary_size, dim, keras.initializers.RandomNormal(stddev=0.05), dtype=dtype
@@ -215,7 +216,7 @@ class TextEncoder(keras.Model):
         pooling = TokenPooling(vocabulary_size, sequence_length, dtype=dtype)
         super().__init__(tokens, pooling(tokens, x), name=name)
         self._config = {
-            "dtype": dtype and keras.dtype_policies.get(dtype).name,
+            "dtype": dtype.name,
             "vocabulary_size": vocabulary_size,
             "dim": dim,
             "sequence_length": sequence_length,
@@ -225,13 +226,18 @@ class TextEncoder(keras.Model):
         }
 
     def get_config(self):
-        """The arguments that make this encoder again."""
-        return {**self._config, "name": self.name}
+        """The arguments that make this encoder again, and which layers are frozen."""
+        trainable = [layer.trainable for layer in self.layers]
+        return {**self._config, "name": self.name, "trainable": trainable}
 
     @classmethod
     def from_config(cls, config):
         """The encoder that `get_config` described."""
-        return cls(**config)
+        trainable = config.pop("trainable", [])
+        encoder = cls(**config)
+        for layer, value in zip(encoder.layers, trainable, strict=False):
+            layer.trainable = value
+        return encoder
 
 
 def _transformer_block(x, tokens, dim, num_heads, dropout, dtype):

@@ -93,12 +93,13 @@ _HASH_KEY = (0x2545F4914F6CDD1D, 0x1E3779B97F4A7C15)  # any two: they define the
 def check_columns(y_pred, at_least):
     """Columns `[B, n, D]` with n >= `at_least`, or a ValueError that says how."""
     shape = y_pred.shape
-    if shape.rank is None or (shape.rank == 3 and (shape[1] or at_least) >= at_least):
+    if shape.rank == 3 and (shape[1] is None or shape[1] >= at_least):
         return y_pred
     raise ValueError(
         f"Expected embeddings in columns [B, n, D] with n >= {at_least}: an anchor, its "
-        f"positive, then any negatives. Received: y_pred.shape={tuple(shape)}. Give the "
-        "model its columns as one tuple, x=(anchors, positives, ...). A tf.data.Dataset "
+        f"positive, then any negatives. Received: y_pred.shape={shape}. Give the model its "
+        "columns as one tuple, x=(anchors, positives, ...), and validation_data as "
+        "((anchors, positives),). A tf.data.Dataset "
         "whose elements are (anchor, positive) is read by Keras as (x, y): "
         "tfembloss.data.columns(dataset) makes the one that is meant here."
     )

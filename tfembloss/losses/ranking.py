@@ -75,7 +75,7 @@ class MultipleNegativesRankingLoss(EmbeddingLoss):
         dtype=None,
     ):
         super().__init__(reduction=reduction, name=name, dtype=dtype)
-        if not scale > 0:
+        if not 0 < scale < float("inf"):
             raise ValueError(
                 "`scale` is the inverse of a temperature: expected a number > 0. "
                 f"Received: scale={scale}"
@@ -89,29 +89,34 @@ class MultipleNegativesRankingLoss(EmbeddingLoss):
     def call(self, y_true, y_pred):
         """Values `[B]` of the columns `y_pred [B, n, D]`."""
         columns = check_columns(y_pred, at_least=2)  # [B, n, D]
-        ids = check_ids(y_true, y_pred) if self.exclude_equal_ids else None  # [B]
         anchors, documents = columns[:, :1], columns[:, 1:]  # [B, 1, D], [B, n-1, D]
-        values = self._find_own(anchors, documents, ids)  # [B]
+        rows = replicas.first_row(columns) + tf.range(tf.shape(columns)[0])  # [B]
+        excluded = self._equal_ids(y_true, columns, rows)  # [B, N] or None
+        values = self._find_own(anchors, documents, rows, excluded)  # [B]
         if self.symmetric:
-            values += self._find_own(documents[:, :1], anchors, ids)
+            values += self._find_own(documents[:, :1], anchors, rows, excluded)
             values /= 2
         return values
 
-    def _find_own(self, queries, documents, ids):
+    def _equal_ids(self, y_true, columns, rows):
+        """Pairs of different rows with equal ids `[B, N]`, if they are to be excluded."""
+        if not self.exclude_equal_ids:
+            return None
+        ids = check_ids(y_true, columns)  # [B]
+        keys = replicas.gather(ids)  # [N]
+        return masks.equal_ids(ids, keys) & ~masks.own_rows(rows, tf.shape(keys)[0])
+
+    def _find_own(self, queries, documents, rows, excluded):
         """-log probability of each query's own first document, among all replicas'."""
         keys = replicas.gather(documents)  # [N, m, D]
-        num_rows, num_keys = tf.shape(queries)[0], tf.shape(keys)[0]  # B, N
-        own = replicas.first_row(documents) + tf.range(num_rows)  # [B]
-
+        num_keys, width, dim = tf.unstack(tf.shape(keys))
+        flat = tf.reshape(keys, [-1, dim])  # [N * m, D]
         # A softmax is blind to constants: -distance serves as the similarity.
-        rows = tf.reshape(keys, [-1, keys.shape[2]])  # [N * m, D]
-        logits = -self.scale * self._distance.pairwise(queries[:, 0], rows)
-        logits = tf.reshape(logits, [num_rows, num_keys, keys.shape[1]])  # [B, N, m]
-        if ids is not None:
-            other = ~masks.own_rows(own, num_keys)  # [B, N]
-            same = masks.equal_ids(ids, replicas.gather(ids)) & other
-            logits = tf.where(same[:, :, None], float("-inf"), logits)
-        positives = tf.gather(logits[:, :, 0], own, batch_dims=1)  # [B]
+        logits = -self.scale * self._distance.pairwise(queries[:, 0], flat)
+        logits = tf.reshape(logits, [-1, num_keys, width])  # [B, N, m]
+        if excluded is not None:
+            logits = tf.where(excluded[:, :, None], float("-inf"), logits)
+        positives = tf.gather(logits[:, :, 0], rows, batch_dims=1)  # [B]
         return tf.reduce_logsumexp(logits, axis=[1, 2]) - positives
 
     def get_config(self):
