@@ -99,9 +99,9 @@ def check_columns(y_pred, at_least):
         f"Expected embeddings in columns [B, n, D] with n >= {at_least}: an anchor, its "
         f"positive, then any negatives. Received: y_pred.shape={shape}. Give the model its "
         "columns as one tuple, x=(anchors, positives, ...), and validation_data as "
-        "((anchors, positives),). A tf.data.Dataset "
-        "whose elements are (anchor, positive) is read by Keras as (x, y): "
-        "tfembloss.data.columns(dataset) makes the one that is meant here."
+        "((anchors, positives),). A tf.data.Dataset whose elements are (anchor, positive) "
+        "is read by Keras as (x, y): tfembloss.data.columns(dataset) makes the one that is "
+        "meant here."
     )
 
 

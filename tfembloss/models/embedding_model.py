@@ -13,8 +13,9 @@ class EmbeddingModel(keras.Model):
 
     One column `x` gives embeddings `[B, D]`; a tuple of n columns (anchors, positives,
     negatives, ...) gives them stacked, `[B, n, D]`. Both are one tensor, so `compile`,
-    metrics, validation and callbacks are Keras's own. `fit` needs no `y` where the loss
-    needs none. Trains under any `tf.distribute` strategy: make it in the strategy's scope.
+    validation and callbacks are Keras's own. `fit` needs no `y` where the loss needs none,
+    though metrics given to `compile` do. Trains under any `tf.distribute` strategy: make it
+    in the strategy's scope.
 
     To build another model on this one, replace `call` (columns in, embeddings out) or
     `compute_loss` (loss from embeddings).
