@@ -26,18 +26,13 @@ Example:
 [1.0, 0.0]
 """
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-# One kernel where it is called from eager code, a graph, or a function that XLA
-# compiles. Collectives stay outside of it.
-compiled = functools.partial(
-    tf.function, jit_compile=True, reduce_retracing=True, autograph=False
-)
+from tfembloss.kernels import compiled
 
 
 class Distance(NamedTuple):
