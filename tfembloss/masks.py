@@ -1,4 +1,6 @@
-"""Which pairs of rows count: boolean masks `[B, N]`."""
+"""Which pairs of rows count: masks and weights `[B, N]`, and sums over them."""
+
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -21,3 +23,78 @@ def own_rows(rows, num_keys):
         num_keys: number of keys N.
     """
     return rows[:, None] == tf.range(num_keys)[None, :]
+
+
+class Labels(NamedTuple):
+    """Which pairs of this replica's rows and all rows are of one class.
+
+    Args:
+        ids: ids of this replica's rows `[B]`.
+        key_ids: ids of the rows of all replicas `[N]`.
+        rows: position of each of this replica's rows among all rows `[B]`.
+    """
+
+    ids: tf.Tensor
+    key_ids: tf.Tensor
+    rows: tf.Tensor
+
+    @property
+    def positive(self):
+        """Pairs of two different rows of one class `[B, N]`."""
+        num_keys = tf.shape(self.key_ids)[0]
+        return equal_ids(self.ids, self.key_ids) & ~own_rows(self.rows, num_keys)
+
+    @property
+    def negative(self):
+        """Pairs of two classes `[B, N]`."""
+        return ~equal_ids(self.ids, self.key_ids)
+
+    def of_all(self):
+        """The same of all rows instead of this replica's, `[N, N]`."""
+        return Labels(self.key_ids, self.key_ids, tf.range(tf.shape(self.key_ids)[0]))
+
+
+class Pairs(NamedTuple):
+    """Selected pairs: how often each counts, 0 where it is not selected.
+
+    Args:
+        positive: weights of the pairs of one class `[B, N]`.
+        negative: weights of the pairs of two classes `[B, N]`.
+    """
+
+    positive: tf.Tensor
+    negative: tf.Tensor
+
+
+def row_max(x, mask):
+    """Largest of each row's entries under the mask `[B]`; -inf where there is none."""
+    return tf.reduce_max(tf.where(mask, x, float("-inf")), axis=1)
+
+
+def row_min(x, mask):
+    """Smallest of each row's entries under the mask `[B]`; inf where there is none."""
+    return tf.reduce_min(tf.where(mask, x, float("inf")), axis=1)
+
+
+def row_any(mask):
+    """Rows with an entry under the mask `[B]`."""
+    return tf.reduce_any(mask, axis=1)
+
+
+def row_logsumexp(x, weights):
+    """Log of each row's weighted sum of exponentials `[B]`; -inf where there is none."""
+    selected = weights > 0
+    largest = tf.stop_gradient(row_max(x, selected))
+    largest = tf.where(tf.math.is_finite(largest), largest, tf.zeros_like(largest))
+    # -inf and not 0 after the exponential, whose gradient would be infinite there.
+    shifted = tf.where(selected, x - largest[:, None], float("-inf"))
+    total = tf.reduce_sum(weights * tf.exp(shifted), axis=1)
+    empty = total <= 0
+    log_total = tf.math.log(tf.where(empty, tf.ones_like(total), total)) + largest
+    return tf.where(~empty, log_total, float("-inf"))
+
+
+def row_mean(x, weights):
+    """Weighted mean of each row `[B]`; 0 where nothing has weight."""
+    total = tf.reduce_sum(tf.where(weights > 0, weights * x, tf.zeros_like(x)), axis=1)
+    return tf.math.divide_no_nan(total, tf.reduce_sum(weights, axis=1))
