@@ -1,8 +1,8 @@
 """Embedding losses for Keras and TensorFlow, and what training with them needs.
 
 The data's way is the order of the modules: `data` and `text` feed `models`, whose
-embeddings are gathered over `replicas`, compared by `distances`, selected by `masks`
-and reduced by `losses`; `search`, `evaluation` and `export` use what was trained.
+embeddings are gathered over `replicas`, compared by `distances`, selected by `masks` and
+`miners` and reduced by `losses`; `search`, `evaluation` and `export` use what was trained.
 """
 
 import importlib.metadata
@@ -23,7 +23,16 @@ if _backend != "tensorflow":
         "~/.keras/keras.json) before Keras is first imported."
     )
 
-from tfembloss import data, distances, evaluation, losses, models, search, text  # noqa: E402
+from tfembloss import (  # noqa: E402
+    data,
+    distances,
+    evaluation,
+    losses,
+    miners,
+    models,
+    search,
+    text,
+)
 from tfembloss.export import export_encoder  # noqa: E402
 from tfembloss.models import EmbeddingModel  # noqa: E402
 
@@ -36,6 +45,7 @@ __all__ = [
     "evaluation",
     "export_encoder",
     "losses",
+    "miners",
     "models",
     "search",
     "text",

@@ -1,9 +1,11 @@
 """What every loss here has in common."""
 
+from typing import NamedTuple
+
 import keras
 import tensorflow as tf
 
-from tfembloss import replicas
+from tfembloss import distances, masks, mining, replicas
 
 
 class EmbeddingLoss(keras.losses.Loss):
@@ -80,6 +82,94 @@ class EmbeddingLoss(keras.losses.Loss):
         )
 
 
+class LabelLoss(EmbeddingLoss):
+    """Base of the losses on embeddings `[B, D]` of rows that have a class each.
+
+    `y_true` are the classes' ids `[B]`, integers or strings. Rows with equal ids are each
+    other's positives, all others are negatives, on all replicas. A subclass writes
+    `formula(batch)`: sums `[B]` and counts `[B]` of what each anchor contributes; the
+    loss is the quotient of their totals over all replicas, and each anchor's value its
+    share of that, so that the mean of the values is the loss. What is not finite in any
+    embedding makes it NaN.
+
+    Args:
+        distance: see `tfembloss.distances`.
+        miner: a miner of `tfembloss.miners` for the subclasses that take one.
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: an argument, the ids or the embeddings are not of the kind.
+    """
+
+    def __init__(
+        self,
+        distance,
+        miner=None,
+        reduction="sum_over_batch_size",
+        name=None,
+        dtype=None,
+    ):
+        super().__init__(reduction=reduction, name=name, dtype=dtype)
+        self.distance = distance
+        self.miner = miner
+        distances.get(distance)
+        if not isinstance(miner, mining.Miner | None):
+            raise ValueError(
+                "`miner` must be None or an instance of a miner of tfembloss.miners, as in "
+                f"miner=BatchHardMiner(). Received: miner={miner!r}"
+            )
+
+    def call(self, y_true, y_pred):
+        """Values `[B]` of the embeddings `y_pred [B, D]` with ids `y_true [B]`."""
+        embeddings = check_rows(y_pred)  # [B, D]
+        ids = check_ids(y_true, embeddings)  # [B]
+        rows = replicas.first_row(embeddings) + tf.range(tf.shape(embeddings)[0])
+        keys = replicas.gather(embeddings)  # [N, D]
+        labels = masks.Labels(ids, replicas.gather(ids), rows)
+        sums, counts = self.formula(Batch(embeddings, keys, labels))  # [B], [B]
+        num_keys = tf.cast(tf.shape(keys)[0], sums.dtype)
+        share = num_keys / tf.maximum(replicas.total(tf.reduce_sum(counts)), 1)
+        # NaN where an entry is not finite: a mask would hide it.
+        finite = 1 + 0 * tf.reduce_max(tf.abs(tf.stop_gradient(keys)))
+        return sums * share * finite
+
+    def candidates(self, batch, key_distances=False):
+        """The batch's `mining.Candidates` in the loss's distance."""
+        return mining.candidates(self.distance, *batch, key_distances)
+
+    def mined(self, batch, candidates):
+        """The batch's `mining.Candidates` in the miner's distance."""
+        if self.miner is None:
+            return candidates
+        missing = self.miner.needs_key_distances and candidates.key_distances is None
+        if self.miner.distance == self.distance and not missing:
+            return candidates
+        return mining.candidates(
+            self.miner.distance, *batch, self.miner.needs_key_distances
+        )
+
+    def get_config(self):
+        """The arguments that make this loss again."""
+        config = {**super().get_config(), "distance": self.distance}
+        if self.miner is not None:
+            config["miner"] = keras.saving.serialize_keras_object(self.miner)
+        return config
+
+
+class Batch(NamedTuple):
+    """The rows of a label loss.
+
+    Args:
+        embeddings: of this replica `[B, D]`.
+        keys: of all replicas `[N, D]`.
+        labels: `masks.Labels` of their pairs.
+    """
+
+    embeddings: tf.Tensor
+    keys: tf.Tensor
+    labels: masks.Labels
+
+
 class _Reduce(keras.losses.Loss):
     """Keras's weighting and reduction, applied to values that are computed already."""
 
@@ -90,18 +180,32 @@ class _Reduce(keras.losses.Loss):
 _HASH_KEY = (0x2545F4914F6CDD1D, 0x1E3779B97F4A7C15)  # any two: they define the hash
 
 
-def check_columns(y_pred, at_least):
-    """Columns `[B, n, D]` with n >= `at_least`, or a ValueError that says how."""
+def check_columns(y_pred, at_least, at_most=None):
+    """Columns `[B, n, D]` of so many columns, or a ValueError that says how."""
     shape = y_pred.shape
-    if shape.rank == 3 and (shape[1] is None or shape[1] >= at_least):
+    enough = shape.rank == 3 and (shape[1] is None or shape[1] >= at_least)
+    if enough and not (at_most and shape[1] and shape[1] > at_most):
         return y_pred
+    number = f"n = {at_most}" if at_most == at_least else f"n >= {at_least}"
     raise ValueError(
-        f"Expected embeddings in columns [B, n, D] with n >= {at_least}: an anchor, its "
+        f"Expected embeddings in columns [B, n, D] with {number}: an anchor, its "
         f"positive, then any negatives. Received: y_pred.shape={shape}. Give the model its "
         "columns as one tuple, x=(anchors, positives, ...), and validation_data as "
         "((anchors, positives),). A tf.data.Dataset whose elements are (anchor, positive) "
         "is read by Keras as (x, y): tfembloss.data.columns(dataset) makes the one that is "
         "meant here."
+    )
+
+
+def check_rows(y_pred):
+    """Embeddings `[B, D]`, or a ValueError that says how."""
+    if y_pred.shape.rank == 2:
+        return y_pred
+    raise ValueError(
+        "Expected embeddings [B, D], one row for each id. Received: "
+        f"y_pred.shape={y_pred.shape}. Give the model one column of inputs; for pairs or "
+        "triplets in columns [B, n, D] there are MultipleNegativesRankingLoss and "
+        "TripletLoss."
     )
 
 
