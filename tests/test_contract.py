@@ -1,5 +1,7 @@
 """What holds for every loss: each test here runs over all of `cases.CASES`."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -29,47 +31,63 @@ def test_values_are_the_formulas(case, num_rows):
 def test_gradient_is_the_slope_of_the_oracle(case):
     y_true, y_pred = case.inputs(5)
     _, gradient = value_and_gradient(case.make(dtype="float64"), y_true, y_pred)
+    oracle = case.oracle
+    if case.has_constants:
+        oracle = functools.partial(oracle, constant=y_pred)
     slope, step = np.zeros_like(y_pred), 1e-6
     for index in np.ndindex(y_pred.shape):
         for sign in (1, -1):
             moved = y_pred.copy()
             moved[index] += sign * step
-            slope[index] += sign * case.oracle(y_true, moved).mean() / (2 * step)
+            slope[index] += sign * oracle(y_true, moved).mean() / (2 * step)
     np.testing.assert_allclose(gradient, slope, rtol=1e-6, atol=1e-8)
 
 
-@every_loss
-def test_eager_graph_and_xla_agree(case):
-    y_true, y_pred = case.inputs(9)
-    y_pred = y_pred.astype("float32")
-    loss = case.make()
-    results = [value_and_gradient(loss, y_true, y_pred)]
-    for jit_compile in (False, True):
+def _keep(x):
+    return x
 
-        @tf.function(jit_compile=jit_compile)
-        def step(y_true, y_pred):
-            with tf.GradientTape() as tape:
-                tape.watch(y_pred)
-                value = loss(y_true, y_pred)
-            return value, tape.gradient(value, y_pred)
 
-        results.append(step(tf.constant(y_true), tf.constant(y_pred)))
-    for value, gradient in results[1:]:
-        np.testing.assert_allclose(value, results[0][0], rtol=1e-5)
-        np.testing.assert_allclose(gradient, results[0][1], rtol=1e-4, atol=1e-6)
+BATCHES = {
+    "as they are": _keep,
+    "one row": lambda x: x[:1],
+    "all rows equal": np.ones_like,
+    "zero rows": np.zeros_like,
+    "one zero row": lambda x: x * (np.arange(len(x)) > 0).reshape(-1, *[1] * (x.ndim - 1)),
+    "duplicates": lambda x: np.repeat(x[: len(x) // 3], 3, axis=0),
+    "huge": lambda x: x * 1e8,
+    "tiny": lambda x: x * 1e-12,
+}
 
 
 @every_loss
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_unknown_batch_size(case, jit_compile):
+@pytest.mark.parametrize("jit_compile", [None, False, True], ids=["eager", "graph", "xla"])
+def test_every_mode_is_finite_and_agrees(case, jit_compile):
+    """Also on degenerate batches, and with a batch size that is unknown when traced."""
     loss = case.make()
     y_true, y_pred = case.inputs(9)
-    y_pred = y_pred.astype("float32")
-    specs = [tf.TensorSpec([None, *x.shape[1:]], x.dtype) for x in (y_true, y_pred)]
-    compiled = tf.function(loss, input_signature=specs, jit_compile=jit_compile)
-    for num_rows in (9, 5, 1):
-        rows = y_true[:num_rows], y_pred[:num_rows]
-        np.testing.assert_allclose(compiled(*rows), loss(*rows), rtol=1e-5, atol=1e-6)
+
+    def run(y_true, y_pred):
+        with tf.GradientTape() as tape:
+            tape.watch(y_pred)
+            value = loss(y_true, y_pred)
+        return value, tape.gradient(value, y_pred)
+
+    if jit_compile is not None:
+        specs = [
+            tf.TensorSpec([None, *y_true.shape[1:]], y_true.dtype),
+            tf.TensorSpec([None, *y_pred.shape[1:]], "float32"),
+        ]
+        run = tf.function(run, input_signature=specs, jit_compile=jit_compile)
+    for name, change in BATCHES.items():
+        rows = change(y_pred).astype("float32")
+        ids = y_true[: len(rows)]
+        value, gradient = run(tf.constant(ids), tf.constant(rows))
+        assert np.isfinite(value), name
+        assert np.isfinite(gradient).all(), name
+        if change is _keep or len(rows) == 1:  # elsewhere rounding decides
+            expected = value_and_gradient(loss, ids, rows)
+            np.testing.assert_allclose(value, expected[0], rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(gradient, expected[1], rtol=1e-4, atol=1e-6)
 
 
 @every_loss
@@ -100,6 +118,8 @@ def test_reductions_and_weights(case):
 
 @every_loss
 def test_order_of_rows_does_not_matter(case):
+    if case.by_order:
+        pytest.skip(case.by_order)
     y_true, y_pred = case.inputs(9)
     loss = case.make(reduction=None, dtype="float64")
     order = np.random.default_rng(1).permutation(9)
@@ -116,40 +136,6 @@ def test_half_precision_embeddings_are_computed_in_float32(case, dtype):
     value = case.make()(y_true, half)
     assert value.dtype == tf.float32
     np.testing.assert_array_equal(value, case.make()(y_true, tf.cast(half, "float32")))
-
-
-DEGENERATE = {
-    "one row": lambda x: x[:1],
-    "all rows equal": lambda x: np.ones_like(x),
-    "zero rows": np.zeros_like,
-    "one zero row": lambda x: x * (np.arange(len(x)) > 0).reshape(-1, *[1] * (x.ndim - 1)),
-    "duplicates": lambda x: np.repeat(x[: len(x) // 3], 3, axis=0),
-    "huge": lambda x: x * 1e8,
-    "tiny": lambda x: x * 1e-12,
-}
-
-
-@every_loss
-@pytest.mark.parametrize("change", DEGENERATE.values(), ids=DEGENERATE.keys())
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_degenerate_batches_are_finite(case, change, jit_compile):
-    y_true, y_pred = case.inputs(9)
-    y_pred = change(y_pred).astype("float32")
-    y_true = y_true[: len(y_pred)]
-    run = tf.function(value_gradient_graph(case.make()), jit_compile=jit_compile)
-    value, gradient = run(tf.constant(y_true), tf.constant(y_pred))
-    assert np.isfinite(value)
-    assert np.isfinite(gradient).all()
-
-
-def value_gradient_graph(loss):
-    def run(y_true, y_pred):
-        with tf.GradientTape() as tape:
-            tape.watch(y_pred)
-            value = loss(y_true, y_pred)
-        return value, tape.gradient(value, y_pred)
-
-    return run
 
 
 @every_loss

@@ -182,9 +182,11 @@ def _signed(labels, at_positive, at_negative, infinity):
 def _rank(in_order, keys, or_equal):
     """How many of a row's descending values exceed each key (or equal it): `[B, N]`.
 
-    By bisection. TensorFlow's searchsorted would take `[B, N, N]` under XLA.
+    By bisection of the values that are finite. TensorFlow's searchsorted would take
+    `[B, N, N]` under XLA.
     """
     size = tf.shape(in_order)[1]
+    finite = tf.reduce_sum(tf.cast(in_order > -math.inf, tf.int32), axis=1)  # [B]
 
     def body(step, low, high):
         middle = (low + high) // 2
@@ -198,7 +200,8 @@ def _rank(in_order, keys, or_equal):
         )
 
     low = tf.zeros_like(keys, tf.int32)
-    return tf.while_loop(lambda step, *_: step > 0, body, (size, low, low + size))[1]
+    start = tf.reduce_max(finite), low, low + finite[:, None]
+    return tf.while_loop(lambda step, *_: step > 0, body, start)[1]
 
 
 @compiled

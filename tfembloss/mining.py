@@ -98,7 +98,10 @@ def over_positives(labels, step, state):
         column = tf.reduce_min(tf.where(later, columns, num_keys), axis=1)
         found = column < num_keys
         one = Positive(tf.where(found, column, 0), found, number)
-        return number + 1, column, step(one, state)
+        after = step(one, state)
+        # Static shapes of one row, which masks of unknown shape make unknown, stay.
+        after = [tf.ensure_shape(x, old.shape) for x, old in zip(after, state, strict=True)]
+        return number + 1, column, tuple(after)
 
     before = tf.zeros_like(labels.rows) - 1
     return tf.while_loop(lambda n, *_: n < steps, body, (0, before, tuple(state)))[2]
@@ -189,7 +192,7 @@ class TripletMiner(Miner):
         )
         found = [np.zeros([0, 3], "int64")]
         for number in range(most):
-            positives, mask = _negatives(self, candidates, number)
+            positives, mask = _negatives(self, candidates, tf.constant(number))
             anchor, negative = np.nonzero(mask.numpy())
             found.append(np.stack([anchor, positives.numpy()[anchor], negative], axis=1))
         return np.concatenate(found)

@@ -1,0 +1,282 @@
+import functools
+
+import goldens
+import numpy as np
+import oracles
+import pytest
+import tensorflow as tf
+
+from tfembloss import all_triplets, miners
+from tfembloss.losses import (
+    BatchAllTripletLoss,
+    BatchHardSoftMarginTripletLoss,
+    BatchHardTripletLoss,
+    BatchSemiHardTripletLoss,
+    TripletLoss,
+    TripletMarginLoss,
+)
+
+COSINE, SQUARED = {"distance": "cosine"}, {"distance": "squared_euclidean"}
+BY_LABEL = {
+    "BatchAllTripletLoss": BatchAllTripletLoss,
+    "BatchHardTripletLoss": BatchHardTripletLoss,
+    "BatchSemiHardTripletLoss": BatchSemiHardTripletLoss,
+}
+SENTENCE_TRANSFORMERS = {
+    f"{name}{suffix}": functools.partial(loss, **options)
+    for name, loss in BY_LABEL.items()
+    for suffix, options in {
+        "": {},
+        "-m0.2": {"margin": 0.2},
+        "-sqeuclidean": SQUARED,
+        "-sqeuclidean-m0.2": {**SQUARED, "margin": 0.2},
+        "-cosine-m0.2": {**COSINE, "margin": 0.2},
+    }.items()
+} | {
+    "BatchHardSoftMarginTripletLoss": BatchHardSoftMarginTripletLoss,
+    "BatchHardSoftMarginTripletLoss-sqeuclidean": functools.partial(
+        BatchHardSoftMarginTripletLoss, **SQUARED
+    ),
+    "BatchHardSoftMarginTripletLoss-cosine": functools.partial(
+        BatchHardSoftMarginTripletLoss, **COSINE
+    ),
+    "TripletLoss": TripletLoss,
+    "TripletLoss-m0.2": functools.partial(TripletLoss, margin=0.2),
+    "TripletLoss-cosine-m0.5": functools.partial(TripletLoss, **COSINE, margin=0.5),
+    "TripletLoss-manhattan": functools.partial(TripletLoss, distance="manhattan"),
+}
+
+
+@pytest.mark.parametrize("case, dtype, rtol", goldens.CASE_RUNS)
+@pytest.mark.parametrize("name", SENTENCE_TRANSFORMERS)
+def test_equals_sentence_transformers(name, case, dtype, rtol):
+    golden = goldens.arrays("sentence_transformers", name, case)
+    loss = SENTENCE_TRANSFORMERS[name](dtype=dtype)
+    if isinstance(loss, TripletLoss):
+        y_pred, gradient = (
+            np.stack([golden[f"{kind}_{i}"] for i in range(3)], axis=1)
+            for kind in ("emb", "grad_emb")
+        )
+        goldens.assert_equal(loss, None, y_pred, golden["loss"], gradient, rtol)
+    else:
+        labels = golden["labels"].reshape(-1).astype("int64")
+        x, gradient = golden["emb_0"], golden["grad_emb_0"]
+        goldens.assert_equal(loss, labels, x, golden["loss"], gradient, rtol)
+
+
+def _easy_semihard(distance):
+    return miners.BatchEasyHardMiner("easy", "semihard", distance=distance)
+
+
+METRIC_LEARNING = {
+    "loss_triplet": {},
+    "loss_triplet_m02": {"margin": 0.2},
+    "loss_triplet_cos": {"margin": 0.2, "distance": "cosine"},
+    "loss_triplet_raw": {"margin": 1.0, "distance": "euclidean"},
+    "loss_triplet_l1raw": {"margin": 1.0, "distance": "manhattan"},
+    "loss_triplet_swap": {"margin": 0.2, "swap": True},
+    "loss_triplet_cos_swap": {"margin": 0.2, "swap": True, "distance": "cosine"},
+    "loss_triplet_smooth": {"margin": 0.2, "smooth": True},
+    "combo_triplet__tmm_semihard": {
+        "miner": miners.TripletMarginMiner(type_of_triplets="semihard")
+    },
+    "combo_triplet_m02__tmm_all": {"margin": 0.2, "miner": miners.TripletMarginMiner()},
+    "combo_triplet_m02__tmm_hard": {
+        "margin": 0.2,
+        "miner": miners.TripletMarginMiner(type_of_triplets="hard"),
+    },
+    "combo_triplet_m02__batchhard": {"margin": 0.2, "miner": miners.BatchHardMiner()},
+    "combo_triplet_smooth__batchhard": {
+        "margin": 0.2,
+        "smooth": True,
+        "miner": miners.BatchHardMiner(),
+    },
+    "combo_triplet_m02__angular20": {"margin": 0.2, "miner": miners.AngularMiner()},
+    "combo_triplet_m02__beh_easy_semihard": {
+        "margin": 0.2,
+        "miner": _easy_semihard("normalized_euclidean"),
+    },
+    "combo_triplet_cos__beh_easy_semihard_cos": {
+        "margin": 0.2,
+        "distance": "cosine",
+        "miner": _easy_semihard("cosine"),
+    },
+}
+
+
+@pytest.mark.parametrize("case, dtype, rtol", goldens.ROW_RUNS)
+@pytest.mark.parametrize("name", METRIC_LEARNING)
+def test_equals_pytorch_metric_learning(name, case, dtype, rtol):
+    golden = goldens.arrays("pytorch_metric_learning", name, case)
+    loss = TripletMarginLoss(**METRIC_LEARNING[name], dtype=dtype)
+    goldens.assert_equal(
+        loss, golden["labels"], golden["embeddings"], golden["loss"], golden["grad"], rtol
+    )
+
+
+def test_any_function_may_be_the_distance():
+    # pytorch-metric-learning's normalised euclidean distance with power=2.
+    def squared(a, b):
+        a, b = tf.math.l2_normalize(a, -1), tf.math.l2_normalize(b, -1)
+        return tf.reduce_sum((a - b) ** 2, axis=-1)
+
+    golden = goldens.arrays("pytorch_metric_learning", "loss_triplet_l2sq", goldens.ROWS[0])
+    loss = TripletMarginLoss(margin=0.2, distance=squared, dtype="float64")
+    goldens.assert_equal(
+        loss, golden["labels"], golden["embeddings"], golden["loss"], golden["grad"], 1e-9
+    )
+
+
+def crowded(seed, num_rows=24):
+    """Rows on a small grid: equal distances, duplicates, classes of many sizes."""
+    rng = np.random.default_rng(seed)
+    ids = rng.choice([1, 1, 1, 1, 2, 2, 2, 3, 3, 4, 5, 6], size=num_rows)
+    return ids, rng.integers(-2, 3, size=[num_rows, 2]).astype("float64")
+
+
+KINDS = ["all", "hard", "semihard", "easy"]
+ON_A_GRID = {
+    "all": (BatchAllTripletLoss, oracles.triplet_margin, {}),
+    "hard": (BatchHardTripletLoss, oracles.batch_hard, {}),
+    "semihard": (BatchSemiHardTripletLoss, oracles.batch_semi_hard, {}),
+    "smooth": (TripletMarginLoss, oracles.triplet_margin, {"smooth": True}),
+    "swap": (TripletMarginLoss, oracles.triplet_margin, {"swap": True}),
+}
+
+
+@pytest.mark.parametrize("few", [0, 32], ids=["sorted", "by positive"])
+@pytest.mark.parametrize(
+    "distance, margin", [("manhattan", 1.0), ("squared_euclidean", 3.0)]
+)
+@pytest.mark.parametrize("kind", ON_A_GRID)
+def test_ties_duplicates_and_singletons(kind, distance, margin, few, monkeypatch):
+    monkeypatch.setattr(all_triplets, "_FEW", few)
+    make, oracle, options = ON_A_GRID[kind]
+    for seed in range(3):
+        ids, x = crowded(seed)
+        loss = make(margin, distance, **options, reduction=None, dtype="float64")
+        expected = oracle(ids, x, margin, distance, **options)
+        np.testing.assert_allclose(loss(ids, x), expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("few", [0, 32], ids=["sorted", "by positive"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("margin, mined_margin", [(1.0, 3.0), (3.0, 1.0), (2.0, 2.0)])
+def test_mined_triplets_with_ties(kind, margin, mined_margin, few, monkeypatch):
+    monkeypatch.setattr(all_triplets, "_FEW", few)
+    ids, x = crowded(0)
+    miner = miners.TripletMarginMiner(mined_margin, kind, distance="manhattan")
+    loss = TripletMarginLoss(margin, "manhattan", miner, reduction=None, dtype="float64")
+    mined = oracles.mine_triplet_margin(
+        ids, oracles.distances("manhattan", x), mined_margin, kind
+    )
+    expected = oracles.triplet_margin(ids, x, margin, "manhattan", triplets=mined)
+    np.testing.assert_allclose(loss(ids, x), expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize(
+    "make, oracle",
+    [
+        (BatchAllTripletLoss, oracles.triplet_margin),
+        (BatchSemiHardTripletLoss, oracles.batch_semi_hard),
+    ],
+)
+def test_many_positives_are_sorted(make, oracle, jit_compile, monkeypatch):
+    rng = np.random.default_rng(0)
+    ids, x = rng.integers(2, size=90), rng.normal(size=[90, 3])
+    assert np.bincount(ids).min() > all_triplets._FEW + 1
+    loss = make(0.5, reduction=None, dtype="float64")
+
+    def value_and_gradient(ids, x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            values = loss(ids, x)
+        return values, tape.gradient(values, x)
+
+    run = tf.function(value_and_gradient, jit_compile=jit_compile)
+    values, gradient = run(tf.constant(ids), tf.constant(x))
+    np.testing.assert_allclose(values, oracle(ids, x, 0.5, "euclidean"), rtol=1e-9)
+    monkeypatch.setattr(all_triplets, "_FEW", 1000)
+    by_positive = value_and_gradient(tf.constant(ids), tf.constant(x))
+    np.testing.assert_allclose(gradient, by_positive[1], rtol=1e-9, atol=1e-12)
+
+
+BY_ROWS = [*BY_LABEL.values(), BatchHardSoftMarginTripletLoss, TripletMarginLoss]
+
+
+@pytest.mark.parametrize("make", BY_ROWS)
+@pytest.mark.parametrize("ids", [np.zeros(6, int), np.arange(6)], ids=["one class", "none"])
+def test_without_a_triplet_the_loss_is_zero(make, ids):
+    x = tf.constant(np.random.default_rng(0).normal(size=[6, 3]))
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        value = make()(ids, x)
+    assert value == 0
+    np.testing.assert_array_equal(tape.gradient(value, x), 0)
+
+
+@pytest.mark.parametrize("make", BY_ROWS)
+def test_an_anchor_that_lacks_one_is_left_out(make):
+    rng = np.random.default_rng(0)
+    ids, x = np.array([0, 0, 1, 1, 2]), rng.normal(size=[5, 3])
+    values = make(reduction=None, dtype="float64")(ids, x)
+    assert values[4] == 0
+    # It stays a negative of the others, and the mean is over them.
+    np.testing.assert_allclose(np.mean(values), make(dtype="float64")(ids, x))
+
+
+def test_batch_all_is_the_triplet_margin_loss():
+    ids, x = crowded(0)
+    np.testing.assert_array_equal(
+        BatchAllTripletLoss(0.3, "cosine")(ids, x), TripletMarginLoss(0.3, "cosine")(ids, x)
+    )
+
+
+def test_ids_are_compared_exactly():
+    x = np.random.default_rng(0).normal(size=[6, 3]).astype("float32")
+    rows = np.array([0, 0, 1, 1, 2, 2])
+    expected = BatchAllTripletLoss()(rows, x)
+    for kind in ([2**24, 2**24 + 1, 2**62], ["a", "b", "ab"]):
+        np.testing.assert_array_equal(
+            BatchAllTripletLoss()(np.array(kind)[rows], x), expected
+        )
+        np.testing.assert_array_equal(
+            BatchAllTripletLoss()(np.array(kind)[rows][:, None], x), expected
+        )
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: BatchAllTripletLoss(margin=-1), "number >= 0.*margin=-1"),
+        (lambda: TripletLoss(margin=float("nan")), "number >= 0.*margin=nan"),
+        (lambda: BatchHardTripletLoss(distance="cosinus"), "`distance`.*'cosinus'"),
+        (lambda: TripletMarginLoss(miner="hard"), "instance of a miner.*miner='hard'"),
+        (lambda: TripletMarginLoss(miner=miners.BatchHardMiner), "instance of a miner"),
+    ],
+)
+def test_bad_options_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    "ids, shape, message",
+    [
+        (np.arange(4), [4, 2, 3], r"\[B, D\].*\(4, 2, 3\).*MultipleNegativesRankingLoss"),
+        (np.arange(3), [4, 3], r"\(3,\).*\(4, 3\)"),
+        (np.zeros([4, 0]), [4, 3], "give them as y"),
+        (np.zeros(4), [4, 3], "integers or strings.*float64"),
+        (np.zeros([4, 2], int), [4, 3], "one id for each row"),
+    ],
+)
+def test_wrong_input_is_refused(ids, shape, message):
+    with pytest.raises(ValueError, match=message):
+        TripletMarginLoss()(ids, np.zeros(shape, "float32"))
+
+
+@pytest.mark.parametrize("shape", [[4, 2, 3], [4, 4, 3], [4, 3]])
+def test_triplets_need_three_columns(shape):
+    with pytest.raises(ValueError, match=r"n = 3"):
+        TripletLoss()(None, np.zeros(shape, "float32"))
