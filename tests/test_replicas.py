@@ -63,8 +63,17 @@ def test_several_replicas_train_as_one(every_case, num_replicas):
     assert_same(every_case[num_replicas], every_case[1])
 
 
-ONE_OF_EACH_KIND = """ranking-symmetric-ids batch-all batch-hard triplet-swap lifted nt-xent
-    triplet-semihard-mined triplet-hdc-mined n-pairs""".split()
+ONE_OF_EACH_KIND = [
+    "ranking-symmetric-ids",
+    "batch-all",
+    "batch-hard",
+    "triplet-swap",
+    "triplet-semihard-mined",
+    "triplet-hdc-mined",
+    "nt-xent",
+    "lifted",
+    "n-pairs",
+]
 
 
 def test_without_gathering_they_do_not(every_case, tmp_path):
