@@ -1,7 +1,9 @@
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import tfembloss
 from tfembloss import data
 
 
@@ -96,3 +98,207 @@ def test_split_rows():
     for fraction in (0.0, 1.0):
         with pytest.raises(ValueError, match="both sides"):
             data.split_rows(parts, fraction)
+
+
+# Balanced batches.
+
+CLASS_SIZES = {
+    "even": [8] * 6,
+    "uneven": [1, 2, 3, 5, 8, 13, 40],
+    "singletons": [1] * 9,
+    "one dominates": [200, 1, 1, 2, 5],
+    "as many classes as P": [3, 7, 30],
+    "many": list(np.random.default_rng(0).integers(1, 9, size=300)),
+}
+
+
+def labels_of(sizes):
+    """Labels of N items in random order, and for each item the size of its class."""
+    y = np.repeat(np.arange(len(sizes)), sizes)
+    y = np.random.default_rng(1).permutation(y)
+    return y + 10**10, np.asarray(sizes)[y]  # no small numbers
+
+
+def epochs_of(dataset, num_epochs=1):
+    """Row numbers `[epochs, T, P K]` of a dataset whose x are row numbers."""
+    return np.array([[x.numpy() for x, _ in dataset] for _ in range(num_epochs)])
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (3, 4), (3, 7)], ids=str)
+@pytest.mark.parametrize("sizes", CLASS_SIZES.values(), ids=CLASS_SIZES)
+def test_balanced_batches(sizes, shape):
+    num_classes, num_items = shape
+    y, class_size = labels_of(sizes)
+    batches = data.balanced_batches(
+        np.arange(len(y)),
+        y,
+        classes_per_batch=num_classes,
+        items_per_class=num_items,
+        seed=0,
+    )
+    groups = -(-np.array(sizes) // num_items)
+    assert len(batches) == max(-(-sum(groups) // num_classes), max(groups))
+    assert all(spec.shape == [num_classes * num_items] for spec in batches.element_spec)
+    for x, label in batches:
+        np.testing.assert_array_equal(label, y[x])
+    for rows in epochs_of(batches, 3):
+        # K of each of P classes in every batch, one class after the other.
+        rows = rows.reshape(len(batches), num_classes, num_items)
+        assert np.all(y[rows] == y[rows][:, :, :1])
+        assert all(len(set(labels)) == num_classes for labels in y[rows][:, :, 0])
+        # Every item, and those of one class equally often, give or take one.
+        times = np.bincount(rows.ravel(), minlength=len(y))
+        assert times.min() >= 1
+        for label in set(y):
+            assert np.ptp(times[y == label]) <= 1
+        # None twice in a group, unless the class is too small for it.
+        twice = [len(set(group)) < num_items for group in rows.reshape(-1, num_items)]
+        assert not np.any(twice & (class_size[rows[:, :, 0].ravel()] >= num_items))
+        # No class more often than it must: the classes' repeats are even.
+        given = np.array([np.sum(y[rows][:, :, 0] == label) for label in sorted(set(y))])
+        more = (given - groups)[given < len(batches)]  # the others are in every batch
+        assert not len(more) or np.ptp(more) <= 1
+
+
+def test_every_item_once_where_the_classes_allow_it():
+    y, _ = labels_of([4, 8, 12, 16, 20])
+    (rows,) = epochs_of(
+        data.balanced_batches(np.arange(60), y, classes_per_batch=3, seed=0)
+    )
+    assert sorted(rows.ravel()) == list(range(60))
+
+
+def test_epochs_differ_and_the_seed_decides_them():
+    y, _ = labels_of(CLASS_SIZES["uneven"])
+    make = lambda seed: data.balanced_batches(  # noqa: E731
+        np.arange(len(y)), y, classes_per_batch=3, items_per_class=2, seed=seed
+    )
+    dataset = make(5)
+    first = epochs_of(dataset, 3)
+    assert len({epoch.tobytes() for epoch in first}) == 3
+    np.testing.assert_array_equal(epochs_of(make(5), 3), first)
+    np.testing.assert_array_equal(epochs_of(make(5).repeat(3)).reshape(first.shape), first)
+    assert np.any(epochs_of(dataset) != first[:1])  # it has gone on
+    assert np.any(epochs_of(make(6)) != first[:1])
+    assert np.any(epochs_of(make(None)) != epochs_of(make(None)))
+    unseeded = []
+    for _ in range(2):
+        keras.utils.set_random_seed(0)
+        unseeded.append(epochs_of(make(None)))
+    np.testing.assert_array_equal(*unseeded)
+
+
+def test_who_meets_whom_is_left_to_chance():
+    num_classes, per_batch = 12, 4
+    y = np.repeat(np.arange(num_classes), 6)
+    batches = data.balanced_batches(
+        np.arange(len(y)), y, classes_per_batch=per_batch, items_per_class=2, seed=0
+    )
+    groups = epochs_of(batches, 200).reshape(-1, per_batch, 2)
+    classes_met, items_met = np.zeros([12, 12]), np.zeros([72, 72])
+    for classes in y[groups[:, :, 0]]:
+        classes_met[np.ix_(classes, classes)] += 1
+    np.add.at(items_met, tuple(groups.reshape(-1, 2).T), 1)
+    items_met = (items_met + items_met.T)[y[:, None] == y]
+    for met, most in ((classes_met[~np.eye(12, dtype=bool)], 12 * 11), (items_met, 360)):
+        met = met[met > 0]
+        assert len(met) == most
+        assert met.min() > 0.5 * met.mean() and met.max() < 1.5 * met.mean()
+
+
+def test_balanced_batches_read_a_dataset_once():
+    reads = []
+
+    def rows():
+        reads.append("begun")
+        for i in range(30):
+            reads.append(i)
+            yield (f"title {i}", {"image": [i, i]}), f"class {i % 7}"
+
+    text, image = tf.TensorSpec([], tf.string), tf.TensorSpec([2], tf.int32)
+    source = tf.data.Dataset.from_generator(
+        rows, output_signature=((text, {"image": image}), text)
+    )
+    dataset = data.balanced_batches(source, classes_per_batch=3, items_per_class=2)
+    for _ in range(3):
+        for (title, image), y in dataset:
+            numbers = [int(text.split()[1]) for text in title.numpy()]
+            assert np.array_equal(image["image"], np.transpose([numbers, numbers]))
+            assert [f"class {i % 7}".encode() for i in numbers] == list(y.numpy())
+    assert reads == ["begun", *range(30)]
+
+
+def test_balanced_batches_of_every_kind_of_input():
+    texts, y = list("abcdefgh"), np.array([1, 1, 2, 2, 3, 3, 4, 4])
+    source = tf.data.Dataset.from_tensor_slices((texts, y))
+    options = {"classes_per_batch": 2, "items_per_class": 2, "seed": 0}
+    expected = elements(data.balanced_batches(texts, y, **options))
+    for x in (np.array(texts), np.array(texts, object), source, source.batch(3)):
+        labels = None if isinstance(x, tf.data.Dataset) else y.tolist()
+        for found, wanted in zip(
+            elements(data.balanced_batches(x, labels, **options)), expected, strict=True
+        ):
+            assert np.array_equal(found[0], wanted[0])
+            assert np.array_equal(found[1], wanted[1])
+    columns = data.balanced_batches(({"a": texts}, np.eye(8)), y, **options)
+    (found, one_hot), _ = next(iter(columns))
+    assert np.array_equal(found["a"], expected[0][0]) and one_hot.shape == [4, 8]
+
+
+@pytest.mark.parametrize(
+    "arguments, options, message",
+    [
+        ((["a", "b"], [1, 2]), {"items_per_class": 1}, "nothing is positive.*class=1"),
+        ((["a", "b"], [1, 2]), {"classes_per_batch": 1}, "nothing is negative.*batch=1"),
+        ((["a", "b"], [1, 1]), {}, "classes_per_batch=2 classes. Received: 1 in 2"),
+        ((["a", "b"], [1, 2, 3]), {}, r"\[2\] rows, 3 labels"),
+        (((["a"], ["a", "b"]), [1, 2]), {}, r"\[1, 2\] rows, 2 labels"),
+        (((), [1, 2]), {}, r"\[\] rows, 2 labels"),
+        ((["a", "b"], [1.0, 2.0]), {}, "integers or strings.*float32"),
+        ((["a", "b"], [[1, 0], [0, 1]]), {}, r"one-hot.*int32 of \(2, 2\)"),
+        ((["a", "b"],), {}, "Received: None"),
+        (([], []), {}, "at least one row"),
+        ((["a", "b"], [1, 2]), {"seed": -1}, "non-negative"),
+        ((tf.data.Dataset.range(3),), {}, r"elements are \(x, y\)"),
+        ((data.from_arrays(["a"], [1]), [1]), {}, "no y beside it"),
+        ((data.from_arrays(["a"], [1]).repeat(),), {}, "that ends"),
+        ((data.from_arrays(["a"], [1]).take(0),), {}, "at least one element"),
+        ((data.from_arrays(["a"], [1.5]),), {}, "integers or strings.*float32"),
+        (
+            (tf.data.Dataset.range(1, 3).map(lambda i: (tf.range(i), i)),),
+            {},
+            "one shape.*pad them",
+        ),
+    ],
+)
+def test_what_makes_no_balanced_batches_is_refused(arguments, options, message):
+    with pytest.raises(ValueError, match=message):
+        data.balanced_batches(*arguments, **{"classes_per_batch": 2, **options})
+
+
+class PullTogether(tfembloss.losses.base.EmbeddingLoss):
+    """Distance from the mean of the class in the batch; needs K of each of P in a row."""
+
+    def call(self, y_true, y_pred):
+        groups = tf.reshape(y_pred, [3, 2, -1])
+        spread = tf.math.reduce_variance(groups, axis=1)
+        return tf.repeat(tf.reduce_sum(spread, -1), 2)
+
+
+@pytest.mark.parametrize("labels", ["integers", "strings"])
+def test_fit_on_balanced_batches_of_texts(labels):
+    texts = [
+        f"{colour} {i}" for colour in ("red", "green", "blue", "grey") for i in range(5)
+    ]
+    y = [text.split()[0] if labels == "strings" else len(text) for text in texts]
+    vocabulary = tfembloss.text.learn_vocabulary(texts, size=100)
+    model = tfembloss.EmbeddingModel(
+        tfembloss.text.TextEncoder(len(vocabulary), dim=8),
+        tfembloss.text.TextPreprocessor(vocabulary, sequence_length=8),
+    )
+    model.compile("adam", loss=PullTogether())
+    batches = data.balanced_batches(texts, y, classes_per_batch=3, items_per_class=2)
+    if labels == "strings":  # the loss casts nothing: strings arrive
+        assert batches.element_spec[1].dtype == tf.string
+    history = model.fit(batches, epochs=3, verbose=0, validation_data=batches)
+    assert history.history["loss"][-1] < history.history["loss"][0]
