@@ -5,9 +5,15 @@ import numpy as np
 import pytest
 
 from tfembloss import search
-from tfembloss.evaluation import RetrievalEvaluator, retrieval_metrics
+from tfembloss.evaluation import (
+    RetrievalEvaluator,
+    label_retrieval_metrics,
+    retrieval_metrics,
+)
 
-GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "information_retrieval.npz")
+FOLDER = pathlib.Path(__file__).parent / "golden"
+GOLDEN = np.load(FOLDER / "information_retrieval.npz")
+LABELS_GOLDEN = np.load(FOLDER / "label_retrieval.npz")
 
 
 @pytest.mark.parametrize("distance", ["cosine", "dot"])
@@ -46,7 +52,100 @@ def test_by_hand():
     })  # fmt: skip
 
 
-@pytest.mark.parametrize("metric", ["recall", "recall@", "recall@0", "accuracy@1", "mrr@x"])
+def test_cuts_at_r_are_cuts_at_each_querys_number_of_relevant_rows():
+    rng = np.random.default_rng(0)
+    ranking = np.stack([rng.permutation(30) for _ in range(8)])
+    relevant = [rng.choice(30, size=rng.integers(1, 9), replace=False) for _ in range(8)]
+    for name in ("recall", "precision", "hit_rate", "mrr", "ndcg", "map"):
+        one_by_one = [
+            retrieval_metrics([row], [rows], [f"{name}@{len(rows)}"])
+            for row, rows in zip(ranking, relevant, strict=True)
+        ]
+        expected = np.mean([value for found in one_by_one for value in found.values()])
+        found = retrieval_metrics(ranking, relevant, [f"{name}@r", f"{name}@30"])
+        assert found[f"{name}@r"] == pytest.approx(expected)
+
+
+# Labelled rows.
+
+PEERS_NAMES = {
+    "precision@1": "m_precision_at_1",
+    "precision@r": "m_r_precision",
+    "map@r": "m_mean_average_precision_at_r",
+}
+
+
+@pytest.mark.parametrize("case", sorted({key.split("/")[1] for key in LABELS_GOLDEN}))
+def test_equals_pytorch_metric_learning(case):
+    prefix = f"metrics_self/{case}/"
+    found = label_retrieval_metrics(
+        LABELS_GOLDEN[prefix + "embeddings"],
+        LABELS_GOLDEN[prefix + "labels"],
+        distance="euclidean",
+    )
+    for name, peers_name in PEERS_NAMES.items():
+        assert found[name] == pytest.approx(float(LABELS_GOLDEN[prefix + peers_name]))
+
+
+def oracle(embeddings, ids):
+    """Musgrave et al. 2020, section 3.1, in loops; by squared euclidean distance."""
+    values = {name: [] for name in PEERS_NAMES}
+    for q in range(len(ids)):
+        others = [i for i in range(len(ids)) if i != q]
+        others.sort(key=lambda i: (np.sum((embeddings[i] - embeddings[q]) ** 2), i))
+        relevant = [ids[i] == ids[q] for i in others]
+        r = sum(relevant)
+        if r:
+            values["precision@1"].append(relevant[0])
+            values["precision@r"].append(sum(relevant[:r]) / r)
+            precisions = [sum(relevant[: i + 1]) / (i + 1) for i in range(r)]
+            values["map@r"].append(sum(np.multiply(precisions, relevant[:r])) / r)
+    return {name: np.mean(of_queries) for name, of_queries in values.items()}
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1024])
+@pytest.mark.parametrize("kind", ["integers", "strings", "duplicates", "all of one"])
+def test_equals_the_definition(kind, chunk, monkeypatch):
+    monkeypatch.setattr("tfembloss.evaluation._QUERY_CHUNK", chunk)
+    rng = np.random.default_rng(0)
+    ids = rng.choice([5, 6, 7, 8], p=[0.6, 0.2, 0.15, 0.05], size=40)
+    ids = np.append(ids, 9)  # a label that one row has
+    embeddings = rng.normal(size=[41, 3])
+    if kind == "strings":
+        ids = ids.astype(str)
+    elif kind == "duplicates":  # a row is not always the nearest to itself
+        embeddings = rng.integers(2, size=[41, 3]).astype(float)
+    elif kind == "all of one":
+        ids[:] = 5
+    found = label_retrieval_metrics(embeddings, ids, distance="squared_euclidean")
+    assert found == pytest.approx(oracle(embeddings, ids))
+    if kind == "all of one":
+        assert set(found.values()) == {1.0}
+
+
+def test_separated_labels_are_found_and_a_row_alone_is_left_out():
+    points = np.repeat(np.eye(3), [4, 3, 1], axis=0)
+    found = label_retrieval_metrics(points, list("aaaabbbc"))
+    assert found == {"precision@1": 1.0, "precision@r": 1.0, "map@r": 1.0}
+    # By itself a row would be found first; without its label nothing is.
+    assert label_retrieval_metrics(points, list("abababac"), ["recall@1"])["recall@1"] < 1
+
+
+def test_labels_that_do_not_fit_are_refused():
+    points = np.eye(3)
+    with pytest.raises(ValueError, match=r"same label.*3 rows"):
+        label_retrieval_metrics(points, [1, 2, 3])
+    with pytest.raises(ValueError, match=r"\(3, 3\), ids of shape \(2,\)"):
+        label_retrieval_metrics(points, [1, 2])
+    with pytest.raises(ValueError, match=r"ids of shape \(3, 1\)"):
+        label_retrieval_metrics(points, [[1], [1], [1]])
+    with pytest.raises(ValueError, match=r"'map@r'.*Received: 'r_precision'"):
+        label_retrieval_metrics(points, [1, 1, 1], ["r_precision"])
+
+
+@pytest.mark.parametrize(
+    "metric", ["recall", "recall@", "recall@0", "accuracy@1", "mrr@x", "map@R"]
+)
 def test_unknown_metrics_are_refused(metric):
     with pytest.raises(ValueError, match=r"'recall', .*'map'.*Received"):
         retrieval_metrics([[0]], [0], [metric])
@@ -92,3 +191,12 @@ def test_callback_reports_to_the_callbacks_after_it(tmp_path):
     _, ranking = search.top_k(embeddings[:9], embeddings, 30)
     expected = retrieval_metrics(ranking, range(9), ["mrr@10"])["mrr@10"]
     assert history.history["val_mrr@10"][-1] == pytest.approx(expected, abs=1e-6)
+
+
+def test_callback_reaches_as_deep_as_r():
+    x = np.random.default_rng(0).normal(size=[30, 4]).astype("float32")
+    identity = keras.Sequential([keras.Input([4]), keras.layers.Activation("linear")])
+    relevant = [[1, 2, 3], 4, range(9, 30)]
+    found = RetrievalEvaluator(x[:3], x, relevant, ["map@r"]).evaluate(identity)
+    _, ranking = search.top_k(x[:3], x, 30)
+    assert found == retrieval_metrics(ranking, relevant, ["map@r"])
