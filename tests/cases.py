@@ -101,9 +101,6 @@ def _triplet(**options):
 _semihard = functools.partial(
     oracles.mine_triplet_margin, margin=0.3, type_of_triplets="semihard"
 )
-_hard_hard = functools.partial(
-    oracles.mine_easy_hard, pos_strategy="hard", neg_strategy="hard"
-)
 
 CASES = {
     "ranking": _ranking(2),
@@ -130,8 +127,6 @@ CASES = {
                             margin=0.2, swap=True),
     "triplet-smooth": _labels(losses.TripletMarginLoss, oracles.triplet_margin,
                               smooth=True),
-    "triplet-smooth-swap": _labels(losses.TripletMarginLoss, oracles.triplet_margin,
-                                   smooth=True, swap=True, distance="cosine"),
     "triplet-semihard-mined": _mined(
         losses.TripletMarginLoss, oracles.triplet_margin,
         miners.TripletMarginMiner(0.3, "semihard"), _semihard, "triplets", margin=0.2),
@@ -154,9 +149,6 @@ CASES = {
         miners.MultiSimilarityMiner(), oracles.mine_multi_similarity, "pairs"),
     "circle": _labels(losses.CircleLoss, oracles.circle, has_constants=True, gamma=8.0),
     "lifted": _labels(losses.LiftedStructureLoss, oracles.lifted),
-    "lifted-hard-mined": _mined(
-        losses.LiftedStructureLoss, oracles.lifted,
-        miners.BatchHardMiner(), _hard_hard, "pairs"),
     "lifted-generalized": _labels(losses.GeneralizedLiftedStructureLoss,
                                   oracles.generalized_lifted),
     "n-pairs": _labels(losses.NPairsLoss, oracles.n_pairs)._replace(

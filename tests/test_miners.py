@@ -1,4 +1,6 @@
 import collections
+import dataclasses
+import json
 
 import goldens
 import keras
@@ -241,6 +243,7 @@ def test_a_miner_shows_what_it_selects():
     [
         (np.zeros([4, 2, 3]), np.zeros(4, int), r"\[B, D\].*\(4, 2, 3\)"),
         (np.zeros([4, 3]), np.zeros(3, int), r"one id for each row.*\(3,\)"),
+        (np.zeros([4, 3]), np.zeros(4), r"integers or strings.*float64"),
     ],
 )
 def test_wrong_input_is_refused(x, ids, message):
@@ -265,6 +268,10 @@ def test_wrong_input_is_refused(x, ids, message):
         (lambda: miners.DistanceWeightedMiner(cutoff=0), "`cutoff`"),
         (lambda: miners.DistanceWeightedMiner(seed=-1), "`seed`"),
         (lambda: miners.UniformHistogramMiner(0), "`num_bins`"),
+        (lambda: miners.UniformHistogramMiner(2.5), "`num_bins`.*integer"),
+        (lambda: miners.UniformHistogramMiner(seed=None), "`seed`.*None"),
+        (lambda: miners.BatchEasyHardMiner(allowed_pos_range=3), "two increasing.*3"),
+        (lambda: miners.MultiSimilarityMiner("0.1"), "`epsilon`.*'0.1'"),
     ],
 )
 def test_bad_options_are_refused(make, message):
@@ -277,3 +284,55 @@ def test_serialises(name):
     miner = ORACLES[name][0]
     config = keras.saving.serialize_keras_object(miner)
     assert keras.saving.deserialize_keras_object(config) == miner
+
+
+@keras.saving.register_keras_serializable("tests")
+def chebyshev(a, b):
+    return tf.reduce_max(tf.abs(a - b), axis=-1)
+
+
+@keras.saving.register_keras_serializable("tests")
+@dataclasses.dataclass(frozen=True)
+class SomeRowsMiner(mining.PairMiner):
+    """Of given rows everything, positive or not: the labels decide."""
+
+    rows: tuple = (0, 1)
+    distance = "cosine"
+
+    def select(self, candidates):
+        chosen = tf.reduce_any(candidates.labels.rows[:, None] == list(self.rows), axis=1)
+        everything = chosen[:, None] & tf.ones_like(candidates.distances, tf.bool)
+        return masks.Pairs(everything, everything)
+
+
+@pytest.mark.parametrize("miner", [miners.BatchHardMiner(chebyshev), SomeRowsMiner((0, 3))])
+def test_miners_and_distances_of_ones_own(miner):
+    rng = np.random.default_rng(0)
+    ids, x = np.array([0, 0, 1, 1, 2]), rng.normal(size=[5, 3])
+    loss = losses.TripletMarginLoss(1.0, miner=miner, reduction=None, dtype="float64")
+    again = keras.saving.deserialize_keras_object(
+        json.loads(json.dumps(keras.saving.serialize_keras_object(loss)))
+    )
+    assert again.miner == miner
+    triplets = oracles.triplets_of_pairs([list(map(tuple, kind)) for kind in miner(x, ids)])
+    assert triplets
+    expected = oracles.triplet_margin(ids, x, 1.0, triplets=triplets)
+    np.testing.assert_allclose(again(ids, x), expected, rtol=1e-9)
+
+
+def test_a_miner_that_cannot_be_compared_is_refused():
+    @dataclasses.dataclass
+    class Mutable(mining.PairMiner):
+        distance: str = "cosine"
+
+    with pytest.raises(ValueError, match="hashable, as a frozen dataclass"):
+        losses.TripletMarginLoss(miner=Mutable())
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int32"])
+def test_a_miner_takes_rows_of_any_dtype(dtype):
+    x = np.array([[0, 1], [0, 2], [3, 0], [4, 1]])
+    for miner in (miners.HDCMiner(), miners.AngularMiner()):
+        selected = miner(x.astype(dtype), [0, 0, 1, 1])
+        expected = miner(x.astype("float32"), [0, 0, 1, 1])
+        tf.nest.map_structure(np.testing.assert_array_equal, selected, expected)

@@ -246,14 +246,35 @@ def test_ids_are_compared_exactly():
         )
 
 
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint8", "uint16", "int32", "uint64"])
+def test_ids_may_be_any_integers(dtype):
+    x = np.random.default_rng(0).normal(size=[6, 3]).astype("float32")
+    ids = np.array([0, 1, 0, 1, 1, 0])
+    expected = BatchAllTripletLoss()(ids, x)
+    largest = 1 if dtype == "bool" else np.iinfo(dtype).max
+    ids = np.where(ids, largest, largest - 1).astype(dtype)
+    np.testing.assert_array_equal(BatchAllTripletLoss()(ids, x), expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_options_may_be_numpys(dtype):
+    ids, x = crowded(0)
+    for kind in (np.float32, np.float64, np.int64):
+        loss = TripletMarginLoss(kind(1), swap=np.bool_(False), dtype=dtype)
+        np.testing.assert_array_equal(
+            loss(ids, x), TripletMarginLoss(1, dtype=dtype)(ids, x)
+        )
+
+
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: BatchAllTripletLoss(margin=-1), "number >= 0.*margin=-1"),
-        (lambda: TripletLoss(margin=float("nan")), "number >= 0.*margin=nan"),
+        (lambda: BatchAllTripletLoss(margin=-1), "distance >= 0.*margin=-1"),
+        (lambda: TripletLoss(margin=float("nan")), "distance >= 0.*margin=nan"),
         (lambda: BatchHardTripletLoss(distance="cosinus"), "`distance`.*'cosinus'"),
         (lambda: TripletMarginLoss(miner="hard"), "instance of a miner.*miner='hard'"),
         (lambda: TripletMarginLoss(miner=miners.BatchHardMiner), "instance of a miner"),
+        (lambda: TripletMarginLoss(margin="0.2"), "`margin`.*'0.2'"),
     ],
 )
 def test_bad_options_are_refused(make, message):

@@ -15,8 +15,11 @@ and as counts have no gradient, these weights are the gradient too. Where the ro
 few positives, as in balanced batches, they are counted one positive at a time, each a
 pass over `[B, N]`; where they have many, by sorting each row.
 
-`each` sums any function of the violations, of triplets swapped as well, one positive
-at a time.
+`violations` sums any function of the violations, of triplets swapped as well, one
+positive at a time.
+
+The sums that are counted are accurate to the precision of the distances, not of the
+violations, which may be much smaller.
 """
 
 import math
@@ -26,20 +29,25 @@ import tensorflow as tf
 from tfembloss import masks
 from tfembloss.kernels import compiled, differentiable
 from tfembloss.miners import BatchHardMiner, TripletMarginMiner
-from tfembloss.mining import over_positives, triplets_of, without_gradient
+from tfembloss.mining import (
+    most_positives,
+    over_positives,
+    triplets_of,
+    without_gradient,
+)
 
 # Up to this many positives in a row, passes over [B, N] are faster than sorting it.
 _FEW = 32
 
 
-def hinge(candidates, margin, miner, mined):
+def hinge(candidates, margin, miner, miners_own):
     """Sum of the positive violations of each anchor's triplets, and their number.
 
     Args:
         candidates: `mining.Candidates` in the loss's distance.
         margin: a distance.
         miner: a miner, or None for all triplets.
-        mined: `mining.Candidates` in the miner's distance; `candidates` itself where
+        miners_own: `mining.Candidates` in the miner's distance; `candidates` itself where
             that is the same, or there is no miner.
 
     Returns:
@@ -48,22 +56,24 @@ def hinge(candidates, margin, miner, mined):
     constant = without_gradient(candidates)
 
     def by_positive():
-        mined_constant = constant if mined is candidates else without_gradient(mined)
-        return _count_by_positive(constant, mined_constant, margin, miner)
+        others = constant if miners_own is candidates else without_gradient(miners_own)
+        return _count_by_positive(constant, others, margin, miner)
 
-    alike = isinstance(miner, TripletMarginMiner) and mined is candidates
-    if miner is None or alike:
+    # Not a subclass, which may choose by something else than the gap.
+    by_gap = type(miner) is TripletMarginMiner and miners_own is candidates
+    if miner is None or by_gap:
         weights, counts = tf.cond(
-            _most_positives(candidates.labels) <= _FEW,
+            most_positives(candidates.labels) <= _FEW,
             by_positive,
             lambda: _count_by_sorting(constant, margin, miner),
         )
     else:
         weights, counts = by_positive()
+    counts = tf.stop_gradient(counts)
     return weighted_sum(candidates.distances, weights) + margin * counts, counts
 
 
-def nearest_farther(candidates, margin):
+def semihard(candidates, margin):
     """Violations of each anchor and positive with one negative, and their number.
 
     The negative is the nearest that is farther than the positive; if there is none, the
@@ -75,10 +85,11 @@ def nearest_farther(candidates, margin):
     """
     constant = without_gradient(candidates)
     weights, violated, counts = tf.cond(
-        _most_positives(candidates.labels) <= _FEW,
+        most_positives(candidates.labels) <= _FEW,
         lambda: _semihard_by_positive(constant, margin),
         lambda: _semihard_by_sorting(constant, margin),
     )
+    violated, counts = tf.stop_gradient(violated), tf.stop_gradient(counts)
     return weighted_sum(candidates.distances, weights) + margin * violated, counts
 
 
@@ -96,23 +107,23 @@ def hardest(candidates):
     return tf.cast(signed, dtype), tf.cast(masks.row_any(pairs.positive), dtype)
 
 
-@compiled
 def weighted_sum(distances, weights):
-    """Row sums `[B]` of the distances, each as often as it counts."""
+    """Row sums `[B]` of the distances, each as often as it counts; weights are constant."""
+    # Stopped out here: a tape outside would go through the kernel into the weights' loop.
+    return _weighted_sum(distances, tf.stop_gradient(weights))
+
+
+@compiled
+def _weighted_sum(distances, weights):
     return tf.reduce_sum(weights * distances, axis=1)
 
 
 @compiled
-def _most_positives(labels):
-    return tf.reduce_max(tf.reduce_sum(tf.cast(labels.positive, tf.int32), axis=1))
-
-
-@compiled
-def _count_by_positive(candidates, mined, margin, miner):
+def _count_by_positive(candidates, miners_own, margin, miner):
     """Weights `[B, N]`: c(p) at the positives, -c(n) at the negatives; their sums `[B]`."""
     distances = candidates.distances
     num_keys = tf.shape(distances)[1]
-    triplets = triplets_of(miner, mined)
+    triplets = triplets_of(miner, miners_own)
 
     def step(positive, state):
         weights, counts = state
@@ -247,7 +258,7 @@ def _semihard_by_sorting(candidates, margin):
     return violates - taken, tf.reduce_sum(violates, axis=1), counts
 
 
-def each(candidates, margin, smooth, swap, miner, mined):
+def violations(candidates, margin, smooth, swap, miner, miners_own):
     """Sum over each anchor's triplets of a function of the violation, and their number.
 
     Args:
@@ -257,7 +268,7 @@ def each(candidates, margin, smooth, swap, miner, mined):
         smooth: softplus of the violation, of all triplets, instead of its positive part.
         swap: violations by the nearer of d(a, n) and d(p, n).
         miner: a miner, or None for all triplets.
-        mined: as in `hinge`.
+        miners_own: as in `hinge`.
 
     Returns:
         sums `[B]`, with gradient in the distances; counts `[B]` of the triplets that are
@@ -268,7 +279,8 @@ def each(candidates, margin, smooth, swap, miner, mined):
         if swap
         else (candidates.distances,)
     )
-    return _each(x, candidates.labels, without_gradient(mined), margin, smooth, miner)
+    constant = without_gradient(miners_own)
+    return _differentiable_sum(x, candidates.labels, constant, margin, smooth, miner)
 
 
 def _violations(x, positive, margin):
@@ -281,8 +293,8 @@ def _violations(x, positive, margin):
     return reach - tf.minimum(distances, swapped), distances <= swapped
 
 
-def _forward(x, labels, mined, margin, smooth, miner):
-    triplets = triplets_of(miner, mined)
+def _forward(x, labels, miners_own, margin, smooth, miner):
+    triplets = triplets_of(miner, miners_own)
 
     def step(positive, state):
         violation, _ = _violations(x, positive, margin)
@@ -296,8 +308,8 @@ def _forward(x, labels, mined, margin, smooth, miner):
     return over_positives(labels, step, (zeros, zeros))
 
 
-def _backward(upstream, x, labels, mined, margin, smooth, miner):
-    triplets = triplets_of(miner, mined)
+def _backward(upstream, x, labels, miners_own, margin, smooth, miner):
+    triplets = triplets_of(miner, miners_own)
     num_keys = tf.shape(x[0])[1]
 
     def step(positive, slopes):
@@ -318,4 +330,4 @@ def _backward(upstream, x, labels, mined, margin, smooth, miner):
     return over_positives(labels, step, tuple(map(tf.zeros_like, x)))
 
 
-_each = differentiable(_forward, _backward)
+_differentiable_sum = differentiable(_forward, _backward)

@@ -128,7 +128,8 @@ def balanced_batches(x, y=None, *, classes_per_batch, items_per_class=4, seed=No
         classes_per_batch: P, at least 2 and at most the number of classes.
         items_per_class: K, at least 2.
         seed: an integer >= 0 that decides the epochs. By default it comes from Python's
-            random numbers, which `keras.utils.set_random_seed` sets.
+            random numbers, which `keras.utils.set_random_seed` sets. With several workers
+            give one, so that all draw the same epochs.
 
     Returns:
         A `tf.data.Dataset` of T batches `(x, y)` of P K rows, the items of a class one

@@ -23,7 +23,7 @@ def retrieval_metrics(ranking, relevant, metrics=DEFAULT_METRICS):
     | `hit_rate@k` | 1 if any $h_r, r \le k$ |
     | `mrr@k` | $1 / r$ of the first relevant result within k, else 0 |
     | `ndcg@k` | $\sum_{r \le k} h_r / \log_2(r + 1)$, divided by its best value |
-    | `map@k` | $\sum_{r \le k} h_r \, precision@r \;/\; \min(k, R)$ |
+    | `map@k` | $\sum_{r \le k} h_r \, P(r) \;/\; \min(k, R)$, P(r) the precision at r |
 
     k is a number, or the letter `r` for each query's own R: `precision@r` is R-precision,
     `map@r` is MAP@R.
@@ -75,7 +75,7 @@ def label_retrieval_metrics(embeddings, ids, metrics=LABEL_METRICS, distance="co
     though others may find it. With $h_r = 1$ where the result of rank r has the label:
 
     $$precision@R = \frac{1}{R} \sum_{r \le R} h_r \qquad
-      MAP@R = \frac{1}{R} \sum_{r \le R} h_r \, precision@r$$
+      MAP@R = \frac{1}{R} \sum_{r \le R} h_r \, \frac{1}{r} \sum_{i \le r} h_i$$
 
     Args:
         embeddings: array `[N, D]`.

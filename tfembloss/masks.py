@@ -4,12 +4,24 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+_HASH_KEY = (0x2545F4914F6CDD1D, 0x1E3779B97F4A7C15)  # any two: they define the hash
+
+
+def integer_ids(ids):
+    """Ids as int64, which collectives carry, equal where the ids are.
+
+    Strings become hashes of 63 bits.
+    """
+    if ids.dtype == tf.string:
+        return tf.strings.to_hash_bucket_strong(ids, 2**63 - 1, _HASH_KEY)
+    return tf.bitcast(ids, tf.int64) if ids.dtype == tf.uint64 else tf.cast(ids, tf.int64)
+
 
 def equal_ids(ids, key_ids):
-    """Pairs with equal ids `[B, N]`, compared in the ids' own dtype.
+    """Pairs with equal ids `[B, N]`.
 
     Args:
-        ids: ids of this replica's rows `[B]`, as `losses.base.check_ids` returns them.
+        ids: ids of this replica's rows `[B]`, as `integer_ids` returns them.
         key_ids: ids of all rows `[N]`.
     """
     return ids[:, None] == key_ids[None, :]
@@ -49,17 +61,17 @@ class Labels(NamedTuple):
         """Pairs of two classes `[B, N]`."""
         return ~equal_ids(self.ids, self.key_ids)
 
-    def of_all(self):
+    def all_rows(self):
         """The same of all rows instead of this replica's, `[N, N]`."""
         return Labels(self.key_ids, self.key_ids, tf.range(tf.shape(self.key_ids)[0]))
 
 
 class Pairs(NamedTuple):
-    """Selected pairs: how often each counts, 0 where it is not selected.
+    """Selected pairs: a mask, or how often each counts.
 
     Args:
-        positive: weights of the pairs of one class `[B, N]`.
-        negative: weights of the pairs of two classes `[B, N]`.
+        positive: of the pairs of one class `[B, N]`.
+        negative: of the pairs of two classes `[B, N]`.
     """
 
     positive: tf.Tensor

@@ -41,6 +41,23 @@ def _farthest(x, mask):
     return _nearest(-x, mask)
 
 
+def _first(mask):
+    """The first entry of each row that is under the mask: mask `[B, N]`."""
+    return _nearest(tf.zeros_like(mask, tf.float32), mask)
+
+
+def _is_one(strategy):
+    return strategy in ("hard", "easy")
+
+
+def _is_range(limits):
+    return len(limits) == 2 and limits[0] <= limits[1]
+
+
+def _is_seed(seed):
+    return seed == int(seed) and 0 <= seed < 2**63
+
+
 def _random_bits(seed, labels, number=0):
     """A seed `[2]` for this batch: of the miner's seed, the ids, and a number."""
     odd = 2 * tf.range(tf.size(labels.key_ids, tf.int64), dtype=tf.int64) + 1
@@ -145,19 +162,16 @@ class BatchEasyHardMiner(PairMiner):
         distances.get(self.distance)
         strategies = ("hard", "semihard", "easy", "all")
         for name in ("pos_strategy", "neg_strategy"):
-            self._check(name, getattr(self, name) in strategies, f"one of {strategies}")
+            self._check(name, lambda x: x in strategies, f"one of {strategies}")
         if self.pos_strategy == "semihard":
-            allowed = self.neg_strategy in ("hard", "easy")
-            self._check("neg_strategy", allowed, "'hard' or 'easy' beside 'semihard'")
+            self._check("neg_strategy", _is_one, "'hard' or 'easy' beside 'semihard'")
         if self.neg_strategy == "semihard":
-            allowed = self.pos_strategy in ("hard", "easy")
-            self._check("pos_strategy", allowed, "'hard' or 'easy' beside 'semihard'")
+            self._check("pos_strategy", _is_one, "'hard' or 'easy' beside 'semihard'")
         for name in ("allowed_pos_range", "allowed_neg_range"):
             limits = getattr(self, name)
             if limits is not None:
-                right = len(limits) == 2 and limits[0] <= limits[1]
-                self._check(name, right, "None or two increasing numbers")
-                object.__setattr__(self, name, tuple(limits))  # JSON gives a list
+                self._check(name, _is_range, "None or two increasing numbers")
+                object.__setattr__(self, name, tuple(limits))  # of a list
 
     def select(self, candidates):
         """The pairs of both strategies."""
@@ -227,7 +241,7 @@ class MultiSimilarityMiner(PairMiner):
 
     def __post_init__(self):
         distances.get(self.distance)
-        self._check("epsilon", self.epsilon >= 0, "at least 0")
+        self._check("epsilon", lambda x: x >= 0, "at least 0")
 
     def select(self, candidates):
         """The informative pairs."""
@@ -272,7 +286,7 @@ class PairMarginMiner(PairMiner):
     def __post_init__(self):
         distances.get(self.distance)
         for name in ("pos_margin", "neg_margin"):
-            self._check(name, math.isfinite(getattr(self, name)), "a finite number")
+            self._check(name, math.isfinite, "a finite number")
 
     def select(self, candidates):
         """The pairs on the wrong side of their margin."""
@@ -318,11 +332,11 @@ class HDCMiner(PairMiner):
 
     def __post_init__(self):
         distances.get(self.distance)
-        self._check("filter_percentage", 0 < self.filter_percentage <= 1, "in (0, 1]")
+        self._check("filter_percentage", lambda x: 0 < x <= 1, "in (0, 1]")
 
     def select(self, candidates):
         """The hardest pairs of the whole batch, of which these rows are a part."""
-        x, everyone = candidates.key_distances, candidates.labels.of_all()
+        x, everyone = candidates.key_distances, candidates.labels.all_rows()
         rows = candidates.labels.rows
         return masks.Pairs(
             tf.gather(_smallest_share(-x, everyone.positive, self.filter_percentage), rows),
@@ -415,12 +429,12 @@ class UniformHistogramMiner(PairMiner):
     def __post_init__(self):
         distances.get(self.distance)
         for name in ("num_bins", "pos_per_bin", "neg_per_bin"):
-            self._check(name, getattr(self, name) >= 1, "at least 1")
-        self._check("seed", self.seed >= 0, "at least 0")
+            self._check(name, lambda x: x >= 1 and x == int(x), "an integer >= 1")
+        self._check("seed", _is_seed, "an integer >= 0, below 2**63")
 
     def select(self, candidates):
         """The drawn pairs of the whole batch, of which these rows are a part."""
-        x, everyone = candidates.key_distances, candidates.labels.of_all()
+        x, everyone = candidates.key_distances, candidates.labels.all_rows()
         bits = tf.random.stateless_uniform(
             tf.shape(x), _random_bits(self.seed, everyone), None, None, tf.int32, "philox"
         )
@@ -494,10 +508,9 @@ class TripletMarginMiner(TripletMiner):
 
     def __post_init__(self):
         distances.get(self.distance)
-        self._check("margin", self.margin >= 0, "at least 0")
+        self._check("margin", lambda x: x >= 0, "at least 0")
         types = ("all", "hard", "semihard", "easy")
-        known = self.type_of_triplets in types
-        self._check("type_of_triplets", known, f"one of {types}")
+        self._check("type_of_triplets", lambda x: x in types, f"one of {types}")
 
     @property
     def gaps(self):
@@ -551,7 +564,7 @@ class AngularMiner(TripletMiner):
     needs_key_distances = True
 
     def __post_init__(self):
-        self._check("angle", 0 < self.angle < 90, "in degrees, in (0, 90)")
+        self._check("angle", lambda x: 0 < x < 90, "in degrees, in (0, 90)")
 
     def negatives(self, candidates, positive):
         """Negatives near enough to the middle of anchor and positive."""
@@ -602,10 +615,9 @@ class DistanceWeightedMiner(TripletMiner):
     distance = "normalized_euclidean"
 
     def __post_init__(self):
-        self._check("cutoff", 0 < self.cutoff < 2, "in (0, 2)")
-        limit = self.nonzero_loss_cutoff
-        self._check("nonzero_loss_cutoff", 0 < limit <= 2, "in (0, 2]")
-        self._check("seed", self.seed >= 0, "at least 0")
+        self._check("cutoff", lambda x: 0 < x < 2, "in (0, 2)")
+        self._check("nonzero_loss_cutoff", lambda x: 0 < x <= 2, "in (0, 2]")
+        self._check("seed", _is_seed, "an integer >= 0, below 2**63")
 
     def probabilities(self, candidates):
         """How likely each negative is drawn `[B, N]`; rows of 0 where none can be."""
@@ -622,7 +634,8 @@ class DistanceWeightedMiner(TripletMiner):
 
     def negatives(self, candidates, positive):
         """One negative for each row, drawn by its probability."""
-        cumulative = tf.cumsum(self.probabilities(candidates), axis=1)
+        probabilities = self.probabilities(candidates)
+        cumulative = tf.cumsum(probabilities, axis=1)
         labels = candidates.labels
         uniform = tf.random.stateless_uniform(
             tf.shape(labels.key_ids),
@@ -631,5 +644,5 @@ class DistanceWeightedMiner(TripletMiner):
             alg="philox",
         )
         drawn = tf.gather(uniform, labels.rows)[:, None] * cumulative[:, -1:]
-        # The first that exceeds the draw: it has weight, for the sum grew there.
-        return _nearest(-tf.cast(cumulative > drawn, cumulative.dtype), cumulative > drawn)
+        # The first that exceeds the draw; a sum may grow by rounding where none is likely.
+        return _first((cumulative > drawn) & (probabilities > 0))

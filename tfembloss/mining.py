@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -91,7 +92,7 @@ def over_positives(labels, step, state):
     positive = labels.positive
     num_keys = tf.shape(positive)[1]
     columns = tf.range(num_keys)[None, :]
-    steps = tf.reduce_max(tf.reduce_sum(tf.cast(positive, tf.int32), axis=1))
+    steps = most_positives(labels)
 
     def body(number, last, state):
         later = positive & (columns > last[:, None])
@@ -99,12 +100,18 @@ def over_positives(labels, step, state):
         found = column < num_keys
         one = Positive(tf.where(found, column, 0), found, number)
         after = step(one, state)
-        # Static shapes of one row, which masks of unknown shape make unknown, stay.
+        # A loop must keep its static shapes; masks of [B, N] may have lost B or N.
         after = [tf.ensure_shape(x, old.shape) for x, old in zip(after, state, strict=True)]
         return number + 1, column, tuple(after)
 
     before = tf.zeros_like(labels.rows) - 1
     return tf.while_loop(lambda n, *_: n < steps, body, (0, before, tuple(state)))[2]
+
+
+@compiled
+def most_positives(labels):
+    """The largest number of positives that a row has; a scalar."""
+    return tf.reduce_max(tf.reduce_sum(tf.cast(labels.positive, tf.int32), axis=1))
 
 
 class SelectedPairs(NamedTuple):
@@ -122,17 +129,20 @@ class Miner:
 
     def __call__(self, embeddings, ids):
         """What is selected among `embeddings [B, D]` with `ids [B]`, as numpy arrays."""
-        embeddings = tf.convert_to_tensor(embeddings)
+        embeddings = np.asarray(embeddings)
+        double = embeddings.dtype == "float64"  # any other as losses compute, in float32
+        embeddings = tf.constant(embeddings if double else embeddings.astype("float32"))
         ids = tf.convert_to_tensor(ids)
-        if embeddings.shape.rank != 2 or ids.shape != embeddings.shape[:1]:
+        right = not (ids.dtype.is_floating or ids.dtype.is_complex)
+        if embeddings.shape.rank != 2 or ids.shape != embeddings.shape[:1] or not right:
             raise ValueError(
-                "Expected embeddings [B, D] and one id for each row, [B]. Received: "
-                f"embeddings.shape={tuple(embeddings.shape)}, ids.shape={tuple(ids.shape)}"
+                "Expected embeddings [B, D] and one id for each row, [B], integers or "
+                f"strings. Received: embeddings.shape={tuple(embeddings.shape)}, "
+                f"ids.shape={tuple(ids.shape)}, ids.dtype={ids.dtype.name}"
             )
-        if ids.dtype == tf.string:
-            ids = tf.convert_to_tensor(np.unique(ids.numpy(), return_inverse=True)[1])
+        ids = masks.integer_ids(ids)
         labels = masks.Labels(ids, ids, tf.range(tf.shape(ids)[0]))
-        return self._look(
+        return known(self)._selected(
             candidates(
                 self.distance, embeddings, embeddings, labels, self.needs_key_distances
             )
@@ -145,35 +155,64 @@ class Miner:
     @classmethod
     def from_config(cls, config):
         """The miner that `get_config` described."""
-        return cls(**config)
+
+        def read(value):
+            if isinstance(value, dict):  # a function as the distance
+                return keras.saving.deserialize_keras_object(value)
+            return tuple(value) if isinstance(value, list) else value  # JSON has no tuples
+
+        return cls(**{name: read(value) for name, value in config.items()})
 
     def _check(self, name, right, expected):
-        if not right:
-            raise ValueError(
-                f"{type(self).__name__}: `{name}` must be {expected}. "
-                f"Received: {name}={getattr(self, name)!r}"
-            )
+        """A ValueError that says what is expected, unless the option is `right(value)`."""
+        value = getattr(self, name)
+        try:
+            if right(value):
+                return
+        except TypeError:  # not even comparable
+            pass
+        raise ValueError(
+            f"{type(self).__name__}: `{name}` must be {expected}. "
+            f"Received: {name}={value!r}"
+        )
 
 
 class PairMiner(Miner):
     """Base of the miners that select pairs.
 
-    A subclass is a frozen dataclass with a field `distance` and writes `select`.
+    A subclass writes `select`. It is a frozen dataclass, whose fields are its options,
+    registered with Keras; `distance` is a field, or a class attribute where it is fixed.
+    `needs_key_distances = True` adds the distances between all rows to the candidates.
+
+    Example:
+
+    >>> @keras.saving.register_keras_serializable("mine")
+    ... @dataclasses.dataclass(frozen=True)
+    ... class NearMiner(PairMiner):
+    ...     radius: float = 0.5
+    ...     distance: str = "euclidean"
+    ...
+    ...     def select(self, candidates):
+    ...         near = candidates.distances < self.radius
+    ...         labels = candidates.labels
+    ...         return masks.Pairs(labels.positive & near, labels.negative & near)
+    >>> NearMiner(2.5)([[0.0], [1.0], [3.0]], [0, 0, 1]).negative
+    array([[1, 2], [2, 1]])
     """
 
     def select(self, candidates):
         """`masks.Pairs`: boolean masks `[B, N]` of the selected pairs."""
         raise NotImplementedError
 
-    def _look(self, candidates):
-        pairs = _select(self, candidates)
+    def _selected(self, candidates):
+        pairs = _selected_pairs(self, candidates)
         return SelectedPairs(*(np.argwhere(mask.numpy()) for mask in pairs))
 
 
 class TripletMiner(Miner):
     """Base of the miners that select triplets.
 
-    A subclass is a frozen dataclass with a field `distance` and writes `negatives`.
+    A subclass writes `negatives`, and is otherwise as with `PairMiner`.
     """
 
     def negatives(self, candidates, positive):
@@ -185,38 +224,44 @@ class TripletMiner(Miner):
         """
         raise NotImplementedError
 
-    def _look(self, candidates):
+    def _selected(self, candidates):
         """Rows `(anchor, positive, negative)` as an array `[n, 3]`."""
-        most = int(
-            tf.reduce_max(tf.reduce_sum(tf.cast(candidates.labels.positive, "int32"), 1))
-        )
         found = [np.zeros([0, 3], "int64")]
-        for number in range(most):
-            positives, mask = _negatives(self, candidates, tf.constant(number))
+        for number in range(int(most_positives(candidates.labels))):
+            column, mask = _selected_negatives(self, candidates, tf.constant(number))
             anchor, negative = np.nonzero(mask.numpy())
-            found.append(np.stack([anchor, positives.numpy()[anchor], negative], axis=1))
+            found.append(np.stack([anchor, column.numpy()[anchor], negative], axis=1))
         return np.concatenate(found)
 
 
 @compiled
-def _select(miner, candidates):
-    return miner.select(candidates)
+def _selected_pairs(miner, candidates):
+    return masks.Pairs(*(mask > 0 for mask in pairs_of(miner, candidates)))
 
 
 @compiled
-def _negatives(miner, candidates, number):
-    """One step of `over_positives` by itself: columns `[B]` and negatives `[B, N]`."""
+def _selected_negatives(miner, candidates, number):
+    """Columns `[B]` of one positive of each row, and the negatives with it, `[B, N]`."""
+    positive = candidates.labels.positive
+    is_it = positive & (tf.cumsum(tf.cast(positive, tf.int32), axis=1) == number + 1)
+    column = tf.argmax(tf.cast(is_it, tf.int32), axis=1, output_type=tf.int32)
+    found = masks.row_any(is_it)
+    negatives = triplets_of(miner, candidates)(Positive(column, found, number))
+    return column, found[:, None] & (negatives > 0)
 
-    def step(positive, state):
-        mask = triplets_of(miner, candidates)(positive) > 0
-        now = positive.number == number
-        return (
-            tf.where(now, positive.column, state[0]),
-            tf.where(now & positive.found[:, None], mask, state[1]),
-        )
 
-    nothing = tf.zeros_like(candidates.distances, tf.bool)
-    return over_positives(candidates.labels, step, (candidates.labels.rows, nothing))
+_known = {}
+
+
+def known(miner):
+    """The first of equal miners: functions compiled for a miner that is gone are lost."""
+    try:
+        return _known.setdefault(miner, miner)
+    except TypeError as error:
+        raise ValueError(
+            "A miner must be hashable, as a frozen dataclass of numbers, strings and "
+            f"tuples is. Received: {miner!r}"
+        ) from error
 
 
 def triplets_of(miner, candidates):
@@ -231,14 +276,24 @@ def triplets_of(miner, candidates):
         positive they are not to be used.
     """
     labels, dtype = candidates.labels, candidates.distances.dtype
+    if isinstance(miner, TripletMiner):
+        return lambda positive: tf.cast(
+            miner.negatives(candidates, positive) & labels.negative, dtype
+        )
     if miner is None:
         return lambda positive: tf.cast(labels.negative, dtype)
-    if isinstance(miner, PairMiner):
-        chosen, others = (tf.cast(mask, dtype) for mask in miner.select(candidates))
-        return lambda positive: positive.of(chosen)[:, None] * others
-    return lambda positive: tf.cast(
-        miner.negatives(candidates, positive) & labels.negative, dtype
-    )
+    chosen, others = _pair_masks(miner, candidates)
+    return lambda positive: positive.of(chosen)[:, None] * others
+
+
+def _pair_masks(miner, candidates):
+    """Weights 0 or 1 of the pairs that a miner of pairs, or none, selects."""
+    labels, dtype = candidates.labels, candidates.distances.dtype
+    positive, negative = labels.positive, labels.negative
+    if miner is not None:
+        selected = miner.select(candidates)
+        positive, negative = positive & selected.positive, negative & selected.negative
+    return tf.cast(positive, dtype), tf.cast(negative, dtype)
 
 
 def pairs_of(miner, candidates, from_triplets=False):
@@ -250,13 +305,9 @@ def pairs_of(miner, candidates, from_triplets=False):
         from_triplets: whether a pair counts once for each triplet that it stands in also
             where pairs were selected.
     """
-    labels, dtype = candidates.labels, candidates.distances.dtype
     if isinstance(miner, TripletMiner):
         return _pairs_of_triplets(miner, candidates)
-    masks_ = (
-        (labels.positive, labels.negative) if miner is None else miner.select(candidates)
-    )
-    positive, negative = (tf.cast(mask, dtype) for mask in masks_)
+    positive, negative = _pair_masks(miner, candidates)
     if from_triplets:
         partners = [tf.reduce_sum(x, 1, keepdims=True) for x in (negative, positive)]
         positive, negative = positive * partners[0], negative * partners[1]

@@ -1,5 +1,7 @@
 """What every loss here has in common."""
 
+import math
+import numbers
 from typing import NamedTuple
 
 import keras
@@ -111,9 +113,9 @@ class LabelLoss(EmbeddingLoss):
     ):
         super().__init__(reduction=reduction, name=name, dtype=dtype)
         self.distance = distance
-        self.miner = miner
+        self.miner = None if miner is None else mining.known(miner)
         distances.get(distance)
-        if not isinstance(miner, mining.Miner | None):
+        if not isinstance(miner, mining.PairMiner | mining.TripletMiner | None):
             raise ValueError(
                 "`miner` must be None or an instance of a miner of tfembloss.miners, as in "
                 f"miner=BatchHardMiner(). Received: miner={miner!r}"
@@ -135,14 +137,13 @@ class LabelLoss(EmbeddingLoss):
 
     def candidates(self, batch, key_distances=False):
         """The batch's `mining.Candidates` in the loss's distance."""
+        if self.miner is not None and self.miner.distance == self.distance:
+            key_distances = key_distances or self.miner.needs_key_distances
         return mining.candidates(self.distance, *batch, key_distances)
 
-    def mined(self, batch, candidates):
+    def miner_candidates(self, batch, candidates):
         """The batch's `mining.Candidates` in the miner's distance."""
-        if self.miner is None:
-            return candidates
-        missing = self.miner.needs_key_distances and candidates.key_distances is None
-        if self.miner.distance == self.distance and not missing:
+        if self.miner is None or self.miner.distance == self.distance:
             return candidates
         return mining.candidates(
             self.miner.distance, *batch, self.miner.needs_key_distances
@@ -177,7 +178,13 @@ class _Reduce(keras.losses.Loss):
         return y_pred
 
 
-_HASH_KEY = (0x2545F4914F6CDD1D, 0x1E3779B97F4A7C15)  # any two: they define the hash
+def check_number(name, value, expected, right=lambda value: True):
+    """A finite number as a float, or a ValueError that says what it should be."""
+    # Of numpy's numbers as well, which the kernels would take for tensors.
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if is_number and math.isfinite(value) and right(value):
+        return float(value)
+    raise ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}")
 
 
 def check_columns(y_pred, at_least, at_most=None):
@@ -212,7 +219,7 @@ def check_rows(y_pred):
 def check_ids(y_true, y_pred):
     """Integer ids `[B]`, one for each row of `y_pred`, or a ValueError that says how.
 
-    Strings become hashes of 63 bits: collectives carry no strings.
+    See `masks.integer_ids`.
     """
     shape = y_true.shape
     if shape.rank == 2 and shape[1] == 1:
@@ -223,9 +230,7 @@ def check_ids(y_true, y_pred):
             f"ids apart. Received: y_true.dtype={y_true.dtype.name}"
         )
     if shape.rank is None or shape.is_compatible_with(y_pred.shape[:1]):
-        if y_true.dtype == tf.string:
-            return tf.strings.to_hash_bucket_strong(y_true, 2**63 - 1, _HASH_KEY)
-        return y_true
+        return masks.integer_ids(y_true)
     raise ValueError(
         "Expected ids y_true of shape [B], integers or strings, one for each row of "
         f"embeddings. Received: y_true.shape={tuple(shape)}, "

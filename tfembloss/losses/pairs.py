@@ -6,39 +6,42 @@ not count, and gives each anchor's sum and the number of what was summed; a mine
 changes the weights. Where a formula needs a similarity, it is the negative distance.
 """
 
-import math
-
 import keras
 import tensorflow as tf
 
-from tfembloss import masks, mining, replicas
+from tfembloss import distances, masks, mining, replicas
 from tfembloss.kernels import compiled, differentiable
-from tfembloss.losses.base import LabelLoss
+from tfembloss.losses.base import LabelLoss, check_number
 
 
 class _PairLoss(LabelLoss):
     """Base of the losses whose formula is one kernel on distances and pair weights.
 
-    A subclass names its kernel and `options`, its own arguments in the kernel's order.
+    A subclass names its kernel and its `options`, which are numbers.
     """
 
     kernel = None
     options = ()
-    repeats = False  # whether a pair counts once for each mined triplet it stands in
+    counts_repeats = False  # whether a pair counts once for each mined triplet it is in
 
     def formula(self, batch):
         """Sums and counts of each anchor, by the kernel."""
         candidates = self.candidates(batch)
         pairs = self.pairs(batch, candidates)
-        options = [getattr(self, name) for name in self.options]
-        return type(self).kernel((candidates.distances,), pairs, *options)
+        return type(self).kernel((candidates.distances,), pairs, *self.kernel_options())
+
+    def kernel_options(self):
+        """What the kernel takes after the distances and the pairs."""
+        return [getattr(self, name) for name in self.options]
 
     def pairs(self, batch, candidates):
         """Which pairs count: `masks.Labels` for all, or `masks.Pairs` as mined."""
         if self.miner is None:
             return batch.labels
-        mined = self.mined(batch, candidates)
-        return _mined_pairs(self.miner, mining.without_gradient(mined), self.repeats)
+        constant = mining.without_gradient(self.miner_candidates(batch, candidates))
+        return tf.nest.map_structure(
+            tf.stop_gradient, _mined_pairs(self.miner, constant, self.counts_repeats)
+        )
 
     def get_config(self):
         """The arguments that make this loss again."""
@@ -46,21 +49,21 @@ class _PairLoss(LabelLoss):
 
 
 @compiled
-def _mined_pairs(miner, candidates, repeats):
+def _mined_pairs(miner, candidates, counts_repeats):
     pairs = mining.pairs_of(miner, candidates)
-    return pairs if repeats else masks.Pairs(*map(tf.sign, pairs))
+    return pairs if counts_repeats else masks.Pairs(*map(tf.sign, pairs))
 
 
 def _weights(pairs, distances):
     return (tf.cast(mask, distances.dtype) for mask in (pairs.positive, pairs.negative))
 
 
-def _check(loss, name, right, expected):
-    if not right:
-        raise ValueError(
-            f"{type(loss).__name__}: `{name}` must be {expected}. "
-            f"Received: {name}={getattr(loss, name)!r}"
-        )
+def _positive(name, value):
+    return check_number(name, value, "a number > 0", lambda x: x > 0)
+
+
+def _finite(name, value):
+    return check_number(name, value, "a finite number")
 
 
 @differentiable
@@ -118,7 +121,7 @@ class NTXentLoss(_PairLoss):
 
     kernel = _nt_xent
     options = ("temperature",)
-    repeats = True
+    counts_repeats = True
 
     def __init__(
         self,
@@ -130,8 +133,7 @@ class NTXentLoss(_PairLoss):
         dtype=None,
     ):
         super().__init__(distance, miner, reduction, name, dtype)
-        self.temperature = temperature
-        _check(self, "temperature", 0 < temperature < math.inf, "a number > 0")
+        self.temperature = _positive("temperature", temperature)
 
 
 @differentiable
@@ -155,7 +157,8 @@ class SupConLoss(_PairLoss):
     $$L = \mathrm{mean}_a \frac{1}{|P|} \sum_{p \in P} -\log
           \frac{e^{-d(a,p)/T}}{\sum_{k \in K} e^{-d(a,k)/T}}$$
 
-    The mean is over the anchors that have a positive and a negative.
+    The mean is over the anchors whose value is not 0; those without a positive or without
+    a negative have 0.
 
     Call arguments: `y_pred [B, D]`; `y_true` class ids `[B]`, integers or strings.
 
@@ -182,8 +185,8 @@ class SupConLoss(_PairLoss):
         https://arxiv.org/abs/2004.11362
 
     Relations:
-        Equal to pytorch-metric-learning's loss of this name, which counts an anchor
-        also where a miner leaves it positives but no negative.
+        Equal to pytorch-metric-learning's loss of this name, which keeps an anchor also
+        where a miner leaves it positives but no negative.
     """
 
     kernel = _sup_con
@@ -199,8 +202,7 @@ class SupConLoss(_PairLoss):
         dtype=None,
     ):
         super().__init__(distance, miner, reduction, name, dtype)
-        self.temperature = temperature
-        _check(self, "temperature", 0 < temperature < math.inf, "a number > 0")
+        self.temperature = _positive("temperature", temperature)
 
 
 @differentiable
@@ -217,19 +219,18 @@ def _multi_similarity(x, pairs, alpha, beta, base):
 class MultiSimilarityLoss(_PairLoss):
     r"""Far positives and near negatives, each weighed against the others of its anchor.
 
-    With the similarity $s = 1 - d$:
+    $$L = \mathrm{mean}_a \frac{1}{\alpha} \log(1 + \sum_p e^{\alpha (d(a,p) - b)})
+        + \frac{1}{\beta} \log(1 + \sum_n e^{\beta (b - d(a,n))})$$
 
-    $$L = \mathrm{mean}_a \frac{1}{\alpha} \log(1 + \sum_p e^{-\alpha (s(a,p) - base)})
-        + \frac{1}{\beta} \log(1 + \sum_n e^{\beta (s(a,n) - base)})$$
-
-    The mean is over all rows; an anchor without positives has the second term only.
+    with b = 1 - base for the cosine, whose similarity is 1 - d. The mean is over all rows;
+    an anchor without positives has the second term only.
 
     Call arguments: `y_pred [B, D]`; `y_true` class ids `[B]`, integers or strings.
 
     Args:
         alpha, beta: scales of the positives and of the negatives, > 0.
         base: where a pair becomes too far or too near: with `"cosine"` and `"dot"` a
-            similarity, with other distances a distance.
+            similarity (b is 1 - base, -base), with other distances the distance b.
         distance: see `tfembloss.distances`.
         miner: of `tfembloss.miners`: only pairs that it selects; the paper's is
             `MultiSimilarityMiner`.
@@ -255,7 +256,7 @@ class MultiSimilarityLoss(_PairLoss):
     """
 
     kernel = _multi_similarity
-    options = ("alpha", "beta", "_base_distance")
+    options = ("alpha", "beta", "base")
 
     def __init__(
         self,
@@ -269,19 +270,14 @@ class MultiSimilarityLoss(_PairLoss):
         dtype=None,
     ):
         super().__init__(distance, miner, reduction, name, dtype)
-        self.alpha = alpha
-        self.beta = beta
-        self.base = base
-        for scale in ("alpha", "beta"):
-            _check(self, scale, 0 < getattr(self, scale) < math.inf, "a number > 0")
-        _check(self, "base", math.isfinite(base), "a finite number")
-        self._base_distance = {"cosine": 1 - base, "dot": -base}.get(distance, base)
+        self.alpha = _positive("alpha", alpha)
+        self.beta = _positive("beta", beta)
+        self.base = _finite("base", base)
 
-    def get_config(self):
-        """The arguments that make this loss again."""
-        config = super().get_config()
-        del config["_base_distance"]
-        return {**config, "base": self.base}
+    def kernel_options(self):
+        """With the base as a distance."""
+        of_similarity = {"cosine": 1 - self.base, "dot": -self.base}
+        return [self.alpha, self.beta, of_similarity.get(self.distance, self.base)]
 
 
 @differentiable
@@ -348,10 +344,8 @@ class CircleLoss(_PairLoss):
         dtype=None,
     ):
         super().__init__("cosine", miner, reduction, name, dtype)
-        self.m = m
-        self.gamma = gamma
-        _check(self, "m", math.isfinite(m), "a finite number")
-        _check(self, "gamma", 0 < gamma < math.inf, "a number > 0")
+        self.m = _finite("m", m)
+        self.gamma = _positive("gamma", gamma)
 
     def get_config(self):
         """The arguments that make this loss again."""
@@ -415,12 +409,13 @@ class LiftedStructureLoss(_PairLoss):
         2016, https://arxiv.org/abs/1511.06452
 
     Relations:
-        Equal to pytorch-metric-learning's loss of this name; `GeneralizedLiftedStructureLoss`
-        takes all of an anchor's positives at once.
-    """  # noqa: E501
+        Equal to pytorch-metric-learning's loss of this name; there a pair to whose rows a
+        miner leaves no negative counts with a sum of 1, here with 0.
+        `GeneralizedLiftedStructureLoss` takes all of an anchor's positives at once.
+    """
 
     options = ("neg_margin", "pos_margin")
-    repeats = True
+    counts_repeats = True
 
     def __init__(
         self,
@@ -433,10 +428,8 @@ class LiftedStructureLoss(_PairLoss):
         dtype=None,
     ):
         super().__init__(distance, miner, reduction, name, dtype)
-        self.neg_margin = neg_margin
-        self.pos_margin = pos_margin
-        for margin in self.options:
-            _check(self, margin, math.isfinite(getattr(self, margin)), "a finite number")
+        self.neg_margin = _finite("neg_margin", neg_margin)
+        self.pos_margin = _finite("pos_margin", pos_margin)
 
     def formula(self, batch):
         """Sums over each anchor's positives, and their number."""
@@ -511,28 +504,50 @@ class GeneralizedLiftedStructureLoss(_PairLoss):
         dtype=None,
     ):
         super().__init__(distance, miner, reduction, name, dtype)
-        self.neg_margin = neg_margin
-        self.pos_margin = pos_margin
-        for margin in self.options:
-            _check(self, margin, math.isfinite(getattr(self, margin)), "a finite number")
+        self.neg_margin = _finite("neg_margin", neg_margin)
+        self.pos_margin = _finite("pos_margin", pos_margin)
+
+
+@compiled
+def _firsts_and_seconds(labels):
+    """Rows that are first in their class, and keys that are second: each with a mask.
+
+    At most half of all rows are one of either, so there is room for as many.
+    """
+    columns = tf.range(tf.shape(labels.key_ids)[0])
+    same = masks.equal_ids(labels.key_ids, labels.key_ids)  # [N, N]
+    count = lambda mask: tf.reduce_sum(tf.cast(mask, tf.int32), axis=1)  # noqa: E731
+    earlier = count(same & (columns < columns[:, None]))  # [N], of the same class
+    first = (earlier == 0) & (count(same) > 1)
+    room = tf.maximum(tf.size(columns) // 2, 1)
+    room_here = tf.minimum(tf.size(labels.rows), room)
+    firsts = tf.math.top_k(tf.cast(tf.gather(first, labels.rows), tf.int32), room_here)
+    seconds = tf.math.top_k(tf.cast(earlier == 1, tf.int32), room)
+    return firsts.indices, firsts.values > 0, seconds.indices, seconds.values > 0
+
+
+def _take(x, rows):
+    """Some rows of x, with a dense gradient instead of IndexedSlices."""
+
+    @tf.custom_gradient
+    def take(x):
+        shape = tf.shape(x)
+        return tf.gather(x, rows), lambda up: tf.scatter_nd(rows[:, None], up, shape)
+
+    return take(x)
 
 
 @differentiable
-def _n_pairs(x, labels):
-    (distances,) = x
-    columns = tf.range(tf.shape(distances)[1])
-    every = labels.of_all()
-    earlier = masks.equal_ids(every.ids, every.key_ids) & (columns < columns[:, None])
-    earlier = tf.reduce_sum(tf.cast(earlier, tf.int32), axis=1)  # [N], of its class
-    second = tf.ones_like(distances) * tf.cast(earlier == 1, distances.dtype)  # [B, N]
-    own = tf.cast(labels.positive, distances.dtype) * second
-    first = (tf.gather(earlier, labels.rows) == 0) & masks.row_any(own > 0)  # [B]
+def _n_pairs(x, ids, valid, key_ids, key_valid):
+    (distances,) = x  # [F, S]
+    second = tf.cast(tf.ones_like(distances, tf.bool) & key_valid, distances.dtype)
+    own = tf.cast(masks.equal_ids(ids, key_ids), distances.dtype) * second
     values = masks.row_logsumexp(-distances, second) - masks.row_mean(-distances, own)
-    return tf.where(first, values, 0), tf.cast(first, distances.dtype)
+    return tf.where(valid, values, 0), tf.cast(valid, distances.dtype)
 
 
 @keras.saving.register_keras_serializable("tfembloss")
-class NPairsLoss(_PairLoss):
+class NPairsLoss(LabelLoss):
     r"""One anchor and one positive of each class: a softmax over the positives.
 
     Of each class with two rows or more the first row is the anchor $a_c$ and the second
@@ -565,8 +580,6 @@ class NPairsLoss(_PairLoss):
         `MultipleNegativesRankingLoss` use all rows of the batch.
     """
 
-    kernel = _n_pairs
-
     def __init__(
         self,
         distance="cosine",
@@ -575,6 +588,21 @@ class NPairsLoss(_PairLoss):
         dtype=None,
     ):
         super().__init__(distance, None, reduction, name, dtype)
+
+    def formula(self, batch):
+        """The cross-entropy of the anchors that are first in their class."""
+        labels = batch.labels
+        rows, valid, columns, key_valid = _firsts_and_seconds(labels)  # [F], [F], [S], [S]
+        anchors, positives = _take(batch.embeddings, rows), _take(batch.keys, columns)
+        values, counts = _n_pairs(
+            (distances.get(self.distance).pairwise(anchors, positives),),
+            tf.gather(labels.ids, rows),
+            valid,
+            tf.gather(labels.key_ids, columns),
+            key_valid,
+        )  # [F], [F]
+        of_all = tf.scatter_nd(rows[:, None], values, tf.shape(labels.ids))  # [B]
+        return of_all, tf.scatter_nd(rows[:, None], counts, tf.shape(labels.ids))
 
 
 @differentiable
@@ -644,17 +672,17 @@ class MarginLoss(_PairLoss):
         dtype=None,
     ):
         super().__init__(distance, miner, reduction, name, dtype)
-        self.margin = margin
-        self.beta = beta
-        _check(self, "margin", 0 <= margin < math.inf, "a number >= 0")
-        _check(self, "beta", math.isfinite(beta), "a finite number")
+        self.margin = check_number("margin", margin, "a number >= 0", lambda m: m >= 0)
+        self.beta = _finite("beta", beta)
 
     def pairs(self, batch, candidates):
         """In how many triplets each pair stands: `masks.Pairs`."""
-        mined = mining.without_gradient(self.mined(batch, candidates))
-        return _pairs_of_triplets(self.miner, mined)
+        constant = mining.without_gradient(self.miner_candidates(batch, candidates))
+        return tf.nest.map_structure(
+            tf.stop_gradient, _pairs_in_triplets(self.miner, constant)
+        )
 
 
 @compiled
-def _pairs_of_triplets(miner, candidates):
+def _pairs_in_triplets(miner, candidates):
     return mining.pairs_of(miner, candidates, from_triplets=True)

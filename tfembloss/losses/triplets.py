@@ -8,15 +8,11 @@ import keras
 import tensorflow as tf
 
 from tfembloss import all_triplets, distances
-from tfembloss.losses.base import EmbeddingLoss, LabelLoss, check_columns
+from tfembloss.losses.base import EmbeddingLoss, LabelLoss, check_columns, check_number
 
 
 def _check_margin(margin):
-    if not 0 <= margin < float("inf"):
-        raise ValueError(
-            f"`margin` is a distance: expected a number >= 0. Received: margin={margin}"
-        )
-    return margin
+    return check_number("margin", margin, "a distance >= 0", lambda m: m >= 0)
 
 
 @keras.saving.register_keras_serializable("tfembloss")
@@ -81,18 +77,18 @@ class TripletMarginLoss(LabelLoss):
     ):
         super().__init__(distance, miner, reduction, name, dtype)
         self.margin = _check_margin(margin)
-        self.swap = swap
-        self.smooth = smooth
+        self.swap = bool(swap)
+        self.smooth = bool(smooth)
 
     def formula(self, batch):
         """Violations and their number, of each anchor."""
-        candidates = self.candidates(batch, key_distances=self.swap)
-        mined = self.mined(batch, candidates)
+        own = self.candidates(batch, key_distances=self.swap)
+        miners_own = self.miner_candidates(batch, own)
         if self.smooth or self.swap:
-            return all_triplets.each(
-                candidates, self.margin, self.smooth, self.swap, self.miner, mined
+            return all_triplets.violations(
+                own, self.margin, self.smooth, self.swap, self.miner, miners_own
             )
-        return all_triplets.hinge(candidates, self.margin, self.miner, mined)
+        return all_triplets.hinge(own, self.margin, self.miner, miners_own)
 
     def get_config(self):
         """The arguments that make this loss again."""
@@ -287,12 +283,13 @@ class BatchSemiHardTripletLoss(_BatchTripletLoss):
     Relations:
         Equal to sentence-transformers' class of this name, and to TensorFlow Addons'
         TripletSemiHardLoss, where every anchor has a negative. On a batch of one class
-        those invent negatives; here it is 0.
+        those invent negatives; here it is 0. Of equally near negatives one has the
+        gradient.
     """
 
     def formula(self, batch):
         """Violations of each anchor, and the number of its positives."""
-        return all_triplets.nearest_farther(self.candidates(batch), self.margin)
+        return all_triplets.semihard(self.candidates(batch), self.margin)
 
 
 @keras.saving.register_keras_serializable("tfembloss")
