@@ -88,8 +88,20 @@ def _squared_euclidean(a, b):
     return tf.reduce_sum(tf.math.squared_difference(a, b), axis=-1)
 
 
-@compiled
+@tf.custom_gradient
 def _squared_euclidean_pairs(a, b):
+    return _with_written_gradient(_squares, _gradient_of_squares, a, b)
+
+
+def _with_written_gradient(pairs, gradient, a, b):
+    # From the distances themselves: TensorFlow's own would keep ten arrays [B, N].
+    a, b = tf.stop_gradient(a), tf.stop_gradient(b)
+    x = pairs(a, b)
+    return x, lambda upstream: gradient(a, b, x, upstream)
+
+
+@compiled
+def _squares(a, b):
     # |a|^2 + |b|^2 - 2 a.b is one matrix product, where a - b would need [B, N, D].
     # Rounding leaves it a few units in the last place of |a|^2 + |b|^2: what is below
     # that is noise, and so would be its gradient. Equal rows get exactly 0.
@@ -99,22 +111,48 @@ def _squared_euclidean_pairs(a, b):
     return tf.where(squares < noise, tf.zeros_like(squares), squares)
 
 
+@compiled
+def _gradient_of_squares(a, b, x, upstream):
+    return _sums_of_differences(a, b, tf.where(x == 0, tf.zeros_like(x), 2 * upstream))
+
+
+def _sums_of_differences(a, b, weights):
+    """Sums of weight * (a - b) for each a, and of weight * (b - a) for each b."""
+    of_a = tf.reduce_sum(weights, axis=1)[:, None] * a - tf.matmul(weights, b)
+    of_b = tf.reduce_sum(weights, axis=0)[:, None] * b
+    return of_a, of_b - tf.matmul(weights, a, transpose_a=True)
+
+
 def _euclidean(a, b):
     return _root(_squared_euclidean(a, b))
 
 
-@compiled
+@tf.custom_gradient
 def _euclidean_pairs(a, b):
-    return _root(_squared_euclidean_pairs(a, b))
+    return _with_written_gradient(_roots, _gradient_of_roots, a, b)
+
+
+@compiled
+def _roots(a, b):
+    return _root(_squares(a, b))
+
+
+@compiled
+def _gradient_of_roots(a, b, x, upstream):
+    zero = x <= 0  # not of NaN
+    slope = upstream / tf.where(zero, tf.ones_like(x), x)
+    return _sums_of_differences(a, b, tf.where(zero, tf.zeros_like(x), slope))
 
 
 def _normalized_euclidean(a, b):
     return _euclidean(l2_normalize(a), l2_normalize(b))
 
 
-@compiled
 def _normalized_euclidean_pairs(a, b):
-    return _euclidean_pairs(l2_normalize(a), l2_normalize(b))
+    return _euclidean_pairs(_directions(a), _directions(b))
+
+
+_directions = compiled(l2_normalize)
 
 
 def _manhattan(a, b):
