@@ -102,7 +102,9 @@ def draw(embeddings, labels, path):
     from matplotlib import pyplot
 
     labels = np.array(labels)
-    figure, axes = pyplot.subplots(1, len(embeddings), figsize=(12, 6.5), layout="constrained")
+    figure, axes = pyplot.subplots(
+        1, len(embeddings), figsize=(12, 6.5), layout="constrained"
+    )
     for axis, (title, points) in zip(axes, embeddings.items(), strict=True):
         points = keras.utils.normalize(points)
         _, _, directions = np.linalg.svd(points - points.mean(axis=0), full_matrices=False)
