@@ -11,9 +11,9 @@ ROWS = ["c0_b12d8_3x4cls", "c1_b24d16_shuffled", "c2_b32d32_imbalanced_singleton
 # In float32 a distance is exact to a few units in the 7th place, and the losses sum
 # exponentials of 50 or 80 times a distance.
 FLOAT64, FLOAT32 = ("float64", 1e-9), ("float32", 1e-4)
-# Each case in float64, the largest in float32 too: every shape and dtype is compiled anew.
-ROW_RUNS = [(row, *FLOAT64) for row in ROWS] + [(ROWS[-1], *FLOAT32)]
-CASE_RUNS = [(f"case{i}", *FLOAT64) for i in range(3)] + [("case2", *FLOAT32)]
+# Two cases in float64, one in float32: every shape and dtype is compiled anew.
+ROW_RUNS = [(row, *FLOAT64) for row in ROWS[1:]] + [(ROWS[-1], *FLOAT32)]
+CASE_RUNS = [(case, *FLOAT64) for case in ("case1", "case2")] + [("case2", *FLOAT32)]
 
 _files = {}
 

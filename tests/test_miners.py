@@ -287,7 +287,7 @@ def test_serialises(name):
 
 
 @keras.saving.register_keras_serializable("tests")
-def chebyshev(a, b):
+def largest_difference(a, b):
     return tf.reduce_max(tf.abs(a - b), axis=-1)
 
 
@@ -305,7 +305,9 @@ class SomeRowsMiner(mining.PairMiner):
         return masks.Pairs(everything, everything)
 
 
-@pytest.mark.parametrize("miner", [miners.BatchHardMiner(chebyshev), SomeRowsMiner((0, 3))])
+@pytest.mark.parametrize(
+    "miner", [miners.BatchHardMiner(largest_difference), SomeRowsMiner((0, 3))]
+)
 def test_miners_and_distances_of_ones_own(miner):
     rng = np.random.default_rng(0)
     ids, x = np.array([0, 0, 1, 1, 2]), rng.normal(size=[5, 3])

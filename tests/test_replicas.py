@@ -1,37 +1,15 @@
 """The same numbers on one replica and on several, in one process and in two."""
 
 import json
-import os
-import pathlib
 import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-
-SCRIPT = pathlib.Path(__file__).parent / "distributed" / "train.py"
-
-
-def start(out, num_replicas, *options, **environment):
-    return subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(out), str(num_replicas), *options],
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def finish(process):
-    output, _ = process.communicate(timeout=900)
-    assert process.returncode == 0, output[-5000:]
+from replica_runs import Run
 
 
 def train(folder, num_replicas, *options):
-    out = folder / "result.npz"
-    finish(start(out, num_replicas, *options))
-    return dict(np.load(out))
+    return Run(folder, num_replicas, *options).finish()
 
 
 def assert_same(results, expected):
@@ -43,19 +21,9 @@ def assert_same(results, expected):
 
 
 @pytest.fixture(scope="module")
-def every_case(tmp_path_factory):
-    """Every case on 1, 2 and 4 replicas: these long runs go side by side.
-
-    On 4, replicas hold different numbers of rows, and the last no valid anchor.
-    """
-    folder = tmp_path_factory.mktemp("every_case")
-    processes = {
-        num_replicas: start(folder / f"{num_replicas}.npz", num_replicas, *options)
-        for num_replicas, options in {1: [], 2: [], 4: ["--uneven"]}.items()
-    }
-    for process in processes.values():
-        finish(process)
-    return {n: dict(np.load(folder / f"{n}.npz")) for n in processes}
+def every_case(replica_runs_of_every_case):
+    """Results of every case by the number of replicas."""
+    return {n: run.finish() for n, run in replica_runs_of_every_case.items()}
 
 
 @pytest.mark.parametrize("num_replicas", [2, 4])
@@ -107,8 +75,8 @@ def test_fit_on_two_workers(alone_through_fit, tmp_path):
             ports.append(probe.getsockname()[1])
     cluster = {"worker": [f"localhost:{port}" for port in ports]}
     workers = [
-        start(
-            tmp_path / "result.npz",
+        Run(
+            tmp_path / str(i),
             1,
             *FIT,
             TF_CONFIG=json.dumps(
@@ -117,6 +85,5 @@ def test_fit_on_two_workers(alone_through_fit, tmp_path):
         )
         for i in range(2)
     ]
-    for worker in workers:
-        finish(worker)
-    assert_same(dict(np.load(tmp_path / "result.npz")), alone_through_fit)
+    results = [worker.finish() for worker in workers]
+    assert_same(results[0], alone_through_fit)

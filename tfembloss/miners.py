@@ -492,7 +492,7 @@ class TripletMarginMiner(TripletMiner):
     >>> line = [[0.0], [1.0], [1.1], [9.0]]
     >>> miner = TripletMarginMiner(0.2, "semihard", distance="euclidean")
     >>> miner(line, [0, 0, 1, 1])
-    array([[0, 1, 2]])
+    array([[0, 1, 2], [3, 2, 1]])
 
     Reference:
         Schroff et al., "FaceNet: A Unified Embedding for Face Recognition and

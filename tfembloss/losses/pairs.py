@@ -105,8 +105,8 @@ class NTXentLoss(_PairLoss):
     >>> import tensorflow as tf
     >>> embeddings = tf.constant([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6], [0.0, 1.0]])
     >>> loss = NTXentLoss(temperature=0.5)
-    >>> loss(tf.constant([0, 0, 1, 1]), embeddings).numpy().round(4)
-    1.2911
+    >>> round(float(loss(tf.constant([0, 0, 1, 1]), embeddings)), 4)
+    1.2707
 
     Reference:
         Sohn, "Improved Deep Metric Learning with Multi-class N-pair Loss Objective",
@@ -177,8 +177,8 @@ class SupConLoss(_PairLoss):
     >>> import tensorflow as tf
     >>> embeddings = tf.constant([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6], [0.0, 1.0]])
     >>> loss = SupConLoss(temperature=0.5)
-    >>> loss(tf.constant([0, 0, 1, 1]), embeddings).numpy().round(4)
-    1.2911
+    >>> round(float(loss(tf.constant([0, 0, 1, 1]), embeddings)), 4)
+    1.2707
 
     Reference:
         Khosla et al., "Supervised Contrastive Learning", 2020,
@@ -244,8 +244,8 @@ class MultiSimilarityLoss(_PairLoss):
 
     >>> import tensorflow as tf
     >>> embeddings = tf.constant([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6], [0.0, 1.0]])
-    >>> MultiSimilarityLoss()(tf.constant([0, 0, 1, 1]), embeddings).numpy().round(4)
-    0.6804
+    >>> round(float(MultiSimilarityLoss()(tf.constant([0, 0, 1, 1]), embeddings)), 4)
+    0.6791
 
     Reference:
         Wang et al., "Multi-Similarity Loss with General Pair Weighting for Deep Metric
@@ -320,8 +320,8 @@ class CircleLoss(_PairLoss):
 
     >>> import tensorflow as tf
     >>> embeddings = tf.constant([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6], [0.0, 1.0]])
-    >>> CircleLoss()(tf.constant([0, 0, 1, 1]), embeddings).numpy().round(4)
-    50.2813
+    >>> round(float(CircleLoss()(tf.constant([0, 0, 1, 1]), embeddings)), 4)
+    49.664
 
     Reference:
         Sun et al., "Circle Loss: A Unified Perspective of Pair Similarity Optimization",
@@ -401,8 +401,8 @@ class LiftedStructureLoss(_PairLoss):
 
     >>> import tensorflow as tf
     >>> embeddings = tf.constant([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6], [0.0, 1.0]])
-    >>> LiftedStructureLoss()(tf.constant([0, 0, 1, 1]), embeddings).numpy().round(4)
-    3.4206
+    >>> round(float(LiftedStructureLoss()(tf.constant([0, 0, 1, 1]), embeddings)), 4)
+    3.4238
 
     Reference:
         Oh Song et al., "Deep Metric Learning via Lifted Structured Feature Embedding",
@@ -479,8 +479,8 @@ class GeneralizedLiftedStructureLoss(_PairLoss):
     >>> import tensorflow as tf
     >>> embeddings = tf.constant([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6], [0.0, 1.0]])
     >>> loss = GeneralizedLiftedStructureLoss()
-    >>> loss(tf.constant([0, 0, 1, 1]), embeddings).numpy().round(4)
-    1.9132
+    >>> round(float(loss(tf.constant([0, 0, 1, 1]), embeddings)), 4)
+    1.8919
 
     Reference:
         Hermans et al., "In Defense of the Triplet Loss for Person Re-Identification",
@@ -569,8 +569,8 @@ class NPairsLoss(LabelLoss):
 
     >>> import tensorflow as tf
     >>> embeddings = tf.constant([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6], [0.0, 1.0]])
-    >>> NPairsLoss()(tf.constant([0, 0, 1, 1]), embeddings).numpy().round(4)
-    0.6527
+    >>> round(float(NPairsLoss()(tf.constant([0, 0, 1, 1]), embeddings)), 4)
+    0.6634
 
     Reference:
         Sohn, "Improved Deep Metric Learning with Multi-class N-pair Loss Objective", 2016
@@ -646,8 +646,8 @@ class MarginLoss(_PairLoss):
 
     >>> import tensorflow as tf
     >>> embeddings = tf.constant([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6], [0.0, 1.0]])
-    >>> MarginLoss()(tf.constant([0, 0, 1, 1]), embeddings).numpy().round(4)
-    0.598
+    >>> round(float(MarginLoss()(tf.constant([0, 0, 1, 1]), embeddings)), 4)
+    0.8841
 
     Reference:
         Wu et al., "Sampling Matters in Deep Embedding Learning", 2017,
