@@ -1,7 +1,7 @@
 """Losses for embeddings: `keras.losses.Loss` subclasses for `model.compile(loss=...)`."""
 
 from tfembloss.losses.base import EmbeddingLoss, LabelLoss
-from tfembloss.losses.pairs import (
+from tfembloss.losses.label_pairs import (
     CircleLoss,
     GeneralizedLiftedStructureLoss,
     LiftedStructureLoss,
