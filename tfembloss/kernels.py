@@ -18,7 +18,8 @@ def differentiable(forward, backward=None):
     which for a loss are several `[B, N]`, and cannot pass a loop.
 
     Args:
-        forward: `(x, *constants) -> (values [B], counts [B])`, x a tuple of tensors.
+        forward: `(x, *constants) -> values [B]`, or `(values [B], counts [B])`; x a tuple
+            of tensors.
         backward: `(upstream [B], x, *constants) -> gradients`, a tuple as long as x: the
             gradients of `sum(upstream * values)`. By default `forward` is computed
             again, under a tape.
@@ -30,7 +31,8 @@ def differentiable(forward, backward=None):
     def replay(upstream, x, *constants):
         with tf.GradientTape() as tape:
             tape.watch(x)
-            values, _ = forward(x, *constants)
+            result = forward(x, *constants)
+        values = result[0] if isinstance(result, tuple) else result
         return tape.gradient(values, x, upstream, unconnected_gradients="zero")
 
     forward_kernel = compiled(forward)
@@ -43,7 +45,7 @@ def differentiable(forward, backward=None):
             # The outer tape must not look into the kernel.
             x = tuple(map(tf.stop_gradient, x))
             result = forward_kernel(x, *constants)
-            return result, lambda upstream, _: backward_kernel(upstream, x, *constants)
+            return result, lambda upstream, *_: backward_kernel(upstream, x, *constants)
 
         return evaluate(*x)
 

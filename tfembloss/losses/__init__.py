@@ -1,6 +1,20 @@
 """Losses for embeddings: `keras.losses.Loss` subclasses for `model.compile(loss=...)`."""
 
 from tfembloss.losses.base import EmbeddingLoss, LabelLoss
+from tfembloss.losses.classification import (
+    ArcFaceLoss,
+    CosFaceLoss,
+    NormalizedSoftmaxLoss,
+    ProxyAnchorLoss,
+    ProxyNCALoss,
+    SoftmaxLoss,
+)
+from tfembloss.losses.distillation import (
+    DistillKLDivLoss,
+    GISTEmbedLoss,
+    MarginMSELoss,
+    MSELoss,
+)
 from tfembloss.losses.label_pairs import (
     CircleLoss,
     GeneralizedLiftedStructureLoss,
@@ -10,6 +24,13 @@ from tfembloss.losses.label_pairs import (
     NPairsLoss,
     NTXentLoss,
     SupConLoss,
+)
+from tfembloss.losses.pairs import (
+    AnglELoss,
+    ContrastiveLoss,
+    CoSENTLoss,
+    CosineSimilarityLoss,
+    OnlineContrastiveLoss,
 )
 from tfembloss.losses.ranking import (
     MultipleNegativeRankingLoss,
@@ -23,23 +44,43 @@ from tfembloss.losses.triplets import (
     TripletLoss,
     TripletMarginLoss,
 )
+from tfembloss.losses.two_towers import CLIPLoss, SigLIPLoss
+from tfembloss.losses.wrappers import MatryoshkaLoss
 
 __all__ = [
+    "AnglELoss",
+    "ArcFaceLoss",
     "BatchAllTripletLoss",
     "BatchHardSoftMarginTripletLoss",
     "BatchHardTripletLoss",
     "BatchSemiHardTripletLoss",
+    "CLIPLoss",
     "CircleLoss",
+    "CoSENTLoss",
+    "ContrastiveLoss",
+    "CosFaceLoss",
+    "CosineSimilarityLoss",
+    "DistillKLDivLoss",
     "EmbeddingLoss",
+    "GISTEmbedLoss",
     "GeneralizedLiftedStructureLoss",
     "LabelLoss",
     "LiftedStructureLoss",
+    "MSELoss",
     "MarginLoss",
+    "MarginMSELoss",
+    "MatryoshkaLoss",
     "MultiSimilarityLoss",
     "MultipleNegativeRankingLoss",
     "MultipleNegativesRankingLoss",
     "NPairsLoss",
     "NTXentLoss",
+    "NormalizedSoftmaxLoss",
+    "OnlineContrastiveLoss",
+    "ProxyAnchorLoss",
+    "ProxyNCALoss",
+    "SigLIPLoss",
+    "SoftmaxLoss",
     "SupConLoss",
     "TripletLoss",
     "TripletMarginLoss",

@@ -31,6 +31,8 @@ class EmbeddingLoss(keras.losses.Loss):
         ValueError: another dtype.
     """
 
+    targets_are_embeddings = False  # of the same dimensions as y_pred
+
     def __init__(self, reduction="sum_over_batch_size", name=None, dtype=None):
         if dtype is None:
             dtype = "float64" if keras.config.floatx() == "float64" else "float32"
@@ -52,6 +54,10 @@ class EmbeddingLoss(keras.losses.Loss):
             values = self.call(y_true, embeddings)  # [B]
             values *= self._share_of_the_mean(values, sample_weight)
             return self._reduce(values, values, sample_weight)
+
+    def truncate(self, y_pred, dim):
+        """The first `dim` dimensions of embeddings, as vectors of length 1."""
+        return distances.l2_normalize(y_pred[..., :dim])
 
     def _share_of_the_mean(self, values, sample_weight):
         """Turns Keras's mean of the replicas' means into the mean over all anchors.
@@ -131,9 +137,7 @@ class LabelLoss(EmbeddingLoss):
         sums, counts = self.formula(Batch(embeddings, keys, labels))  # [B], [B]
         num_keys = tf.cast(tf.shape(keys)[0], sums.dtype)
         share = num_keys / tf.maximum(replicas.total(tf.reduce_sum(counts)), 1)
-        # NaN where an entry is not finite: a mask would hide it.
-        finite = 1 + 0 * tf.reduce_max(tf.abs(tf.stop_gradient(keys)))
-        return sums * share * finite
+        return sums * share + nan_where_not_finite(keys)  # a mask would hide it
 
     def candidates(self, batch, key_distances=False):
         """The batch's `mining.Candidates` in the loss's distance."""
@@ -187,6 +191,42 @@ def check_number(name, value, expected, right=lambda value: True):
     raise ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}")
 
 
+def nan_where_not_finite(x, dtype=None):
+    """0, or NaN if any entry of x is not finite: what is not to be hidden by a mask."""
+    x = tf.cast(tf.stop_gradient(x), dtype or x.dtype)
+    return 0 * tf.reduce_sum(0 * x)
+
+
+def share_of_log_sum(log_terms, log_sum):
+    """Each term's share of log(1 + sum of terms), which add up to it.
+
+    So do their gradients: to weigh a share is to weigh what its term adds to the gradient.
+
+    Args:
+        log_terms: logarithms of terms, -inf for none; of any shape.
+        log_sum: logarithm of the sum of all terms, these and others, that broadcasts.
+    """
+    none = log_terms == float("-inf")
+    log_terms = tf.where(none, tf.zeros_like(log_terms), log_terms)
+    constant, log_sum = tf.stop_gradient(log_terms), tf.stop_gradient(log_sum)
+    share = tf.where(none, tf.zeros_like(constant), tf.exp(constant - log_sum))
+    # Of log(1 + sum) by the logarithm of a term.
+    slope = share * tf.sigmoid(log_sum)
+    return share * tf.nn.softplus(log_sum) + slope * (log_terms - constant)
+
+
+def require(holds, message):
+    """Stops where a condition on values does not hold.
+
+    A ValueError in eager code. In a graph it is TensorFlow's InvalidArgumentError, and in
+    what XLA compiles there is no such check.
+    """
+    if not tf.executing_eagerly():
+        tf.debugging.Assert(holds, [message])
+    elif not holds:
+        raise ValueError(message)
+
+
 def check_columns(y_pred, at_least, at_most=None):
     """Columns `[B, n, D]` of so many columns, or a ValueError that says how."""
     shape = y_pred.shape
@@ -194,14 +234,34 @@ def check_columns(y_pred, at_least, at_most=None):
     if enough and not (at_most and shape[1] and shape[1] > at_most):
         return y_pred
     number = f"n = {at_most}" if at_most == at_least else f"n >= {at_least}"
+    columns = ["an anchor", "its positive (or the other of a pair)", "any negatives"]
     raise ValueError(
-        f"Expected embeddings in columns [B, n, D] with {number}: an anchor, its "
-        f"positive, then any negatives. Received: y_pred.shape={shape}. Give the model its "
-        "columns as one tuple, x=(anchors, positives, ...), and validation_data as "
+        f"Expected embeddings in columns [B, n, D] with {number}: "
+        f"{', '.join(columns[:at_most])}. Received: y_pred.shape={shape}. Give the model "
+        "its columns as one tuple, x=(anchors, positives, ...), and validation_data as "
         "((anchors, positives),). A tf.data.Dataset whose elements are (anchor, positive) "
         "is read by Keras as (x, y): tfembloss.data.columns(dataset) makes the one that is "
         "meant here."
     )
+
+
+def check_scores(y_true, y_pred):
+    """Numbers `[B]`, one for each row of `y_pred`, or a ValueError that says how.
+
+    They stay exact: integers become int64, floating-point numbers float32 or float64.
+    """
+    shape, dtype = y_true.shape, y_true.dtype
+    if shape.rank == 2 and shape[1] == 1:
+        return check_scores(tf.squeeze(y_true, axis=1), y_pred)
+    if dtype == tf.string or not shape.is_compatible_with(y_pred.shape[:1]):
+        raise ValueError(
+            "Expected scores or labels y_true of shape [B], one number for each pair. "
+            f"Received: y_true.shape={tuple(shape)} of {dtype.name}, "
+            f"y_pred.shape={tuple(y_pred.shape)}. Give one number for each row as y."
+        )
+    if dtype.is_floating:
+        return y_true if dtype == tf.float64 else tf.cast(y_true, tf.float32)
+    return tf.cast(y_true, tf.int64)
 
 
 def check_rows(y_pred):

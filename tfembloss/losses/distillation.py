@@ -1,0 +1,406 @@
+"""Losses that learn from a teacher: its embeddings, its scores, what it takes for alike."""
+
+import keras
+import tensorflow as tf
+
+from tfembloss import distances, masks, replicas
+from tfembloss.kernels import differentiable
+from tfembloss.losses.base import (
+    EmbeddingLoss,
+    check_columns,
+    check_number,
+    nan_where_not_finite,
+)
+
+
+@differentiable
+def _mean_squared_error(x, targets):
+    (embeddings,) = x
+    errors = tf.math.squared_difference(embeddings, targets)
+    return tf.reduce_mean(errors, axis=list(range(1, errors.shape.rank)))
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class MSELoss(EmbeddingLoss):
+    r"""Embeddings equal to the teacher's: mean squared error.
+
+    $$L_i = \frac{1}{n D} \sum_{c=1}^n |u_{ic} - t_{ic}|^2$$
+
+    Call arguments: `y_pred [B, D]` or columns `[B, n, D]`; `y_true` the teacher's
+    embeddings of the same shape, or `[B, D]` for all columns alike, as for a text and its
+    translations. Where the teacher's dimension is another one, train a projection with the
+    encoder: `tfembloss.EmbeddingClassifier(encoder, keras.layers.Dense(dimension))`.
+
+    Args:
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: the shapes do not agree.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> teacher = tf.constant([[1.0, 0.0], [0.0, 1.0]])
+    >>> float(MSELoss()(teacher, tf.constant([[1.0, 2.0], [0.0, 1.0]])))
+    1.0
+
+    Reference:
+        Reimers and Gurevych, "Making Monolingual Sentence Embeddings Multilingual using
+        Knowledge Distillation", 2020, https://arxiv.org/abs/2004.09813
+
+    Relations:
+        Equal to sentence-transformers' class of this name, whose `projection_dim` is the
+        projection above.
+    """
+
+    targets_are_embeddings = True
+
+    def call(self, y_true, y_pred):
+        """Values `[B]` of embeddings `y_pred` with the teacher's `y_true`."""
+        targets = y_true
+        if y_pred.shape.rank == 3 and targets.shape.rank == 2:
+            targets = targets[:, None, :]  # [B, 1, D]
+        rank, shape = y_pred.shape.rank, targets.shape
+        fits = rank in (2, 3) and shape.rank == rank and y_true.dtype != tf.string
+        # A [B, 1, D] stands for all columns; a [B, 0] would broadcast, too.
+        if not fits or not (
+            shape[-1:].is_compatible_with(y_pred.shape[-1:])
+            and (rank == 2 or shape[1] in (1, None, y_pred.shape[1]))
+        ):
+            raise ValueError(
+                "Expected the teacher's embeddings as y_true, of the shape of y_pred, "
+                "[B, D] or [B, n, D], or [B, D] for all columns. Received: y_true.shape="
+                f"{tuple(y_true.shape)}, y_pred.shape={tuple(y_pred.shape)}. If only the "
+                "dimensions differ, train a projection: tfembloss.EmbeddingClassifier("
+                "encoder, keras.layers.Dense(dimension_of_the_teacher))."
+            )
+        return _mean_squared_error((y_pred,), tf.cast(targets, self.dtype))
+
+
+@differentiable
+def _similarities(x, rowwise):
+    (columns,) = x  # [B, 1 + m, D]
+    return -rowwise(columns[:, :1], columns[:, 1:])  # [B, m]
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class MarginMSELoss(EmbeddingLoss):
+    r"""The teacher's margins between a positive and negatives: mean squared error.
+
+    $$L_i = \frac{1}{n} \sum_{k=1}^n
+          \big(s(q_i, p_i) - s(q_i, n_{ik}) - m_{ik}\big)^2$$
+
+    Call arguments: `y_pred` columns `[B, 2 + n, D]`: query, positive, n negatives.
+    `y_true` the teacher's margins `[B]` (n = 1) or `[B, n]`, or its scores `[B, 1 + n]` of
+    the positive and the negatives.
+
+    Args:
+        similarity: the negative of any distance of `tfembloss.distances`. With `"dot"` the
+            trained model must be searched by dot product.
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: `similarity` is unknown, or the shapes do not agree.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> triplet = tf.constant([[[1.0, 2.0], [3.0, 1.0], [1.0, 1.0]]])
+    >>> float(MarginMSELoss()(tf.constant([1.0]), triplet))   # (5 - 3 - 1)^2
+    1.0
+
+    Reference:
+        Hofstätter et al., "Improving Efficient Neural Ranking Models with
+        Cross-Architecture Knowledge Distillation", 2020, https://arxiv.org/abs/2010.02666
+
+    Relations:
+        Equal to sentence-transformers' class of this name.
+    """
+
+    def __init__(
+        self,
+        similarity="dot",
+        reduction="sum_over_batch_size",
+        name=None,
+        dtype=None,
+    ):
+        super().__init__(reduction=reduction, name=name, dtype=dtype)
+        self.similarity = similarity
+        self._distance = distances.get(similarity, argument="similarity")
+
+    def call(self, y_true, y_pred):
+        """Values `[B]` of the columns `y_pred [B, 2 + n, D]` with margins `y_true`."""
+        columns = check_columns(y_pred, at_least=3)  # [B, 2 + n, D]
+        num_negatives = columns.shape[1] - 2
+        margins = _teacher_scores(
+            y_true, columns, (num_negatives, num_negatives + 1), self.dtype
+        )
+        if margins.shape[1] == num_negatives + 1:
+            margins = margins[:, :1] - margins[:, 1:]
+        scores = _similarities((columns,), self._distance.rowwise)  # [B, 1 + n]
+        errors = scores[:, :1] - scores[:, 1:] - margins  # [B, n]
+        return tf.reduce_mean(tf.square(errors), axis=1)
+
+    def get_config(self):
+        """The arguments that make this loss again."""
+        return {**super().get_config(), "similarity": self.similarity}
+
+
+def _teacher_scores(y_true, columns, widths, dtype):
+    """The teacher's numbers `[B, m]`, m one of the widths, or a ValueError."""
+    scores = y_true[:, None] if y_true.shape.rank == 1 else y_true
+    if (
+        scores.dtype != tf.string
+        and scores.shape.rank == 2
+        and scores.shape[1] in widths
+        and scores.shape[:1].is_compatible_with(columns.shape[:1])
+    ):
+        return tf.cast(scores, dtype)
+    raise ValueError(
+        f"Expected the teacher's numbers y_true of shape [B, m], m = "
+        f"{' or '.join(map(str, widths))} for {columns.shape[1]} columns. Received: "
+        f"y_true.shape={tuple(y_true.shape)} of {y_true.dtype.name}, "
+        f"y_pred.shape={tuple(columns.shape)}. Give them as y."
+    )
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class DistillKLDivLoss(EmbeddingLoss):
+    r"""The teacher's distribution over a query's documents: Kullback-Leibler divergence.
+
+    With p the softmax of the teacher's scores divided by its temperature and q that of the
+    similarities divided by the student's:
+
+    $$L_i = T_s^2 \sum_k p_{ik} (\log p_{ik} - \log q_{ik})$$
+
+    Call arguments: `y_pred` columns `[B, 1 + m, D]`, m >= 2: query and documents. `y_true`
+    the teacher's scores `[B, m]`.
+
+    Args:
+        similarity: the negative of any distance of `tfembloss.distances`.
+        temperature: of both, > 0.
+        student_temperature, teacher_temperature: $T_s$ and $T_t$, if they are not
+            `temperature`.
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: a temperature is not positive, `similarity` is unknown, or the shapes
+            do not agree.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> columns = tf.constant([[[1.0, 2.0], [3.0, 1.0], [1.0, 1.0]]])   # scores 5 and 3
+    >>> round(float(DistillKLDivLoss()(tf.constant([[2.0, 0.0]]), columns)), 4)
+    0.0
+    >>> round(float(DistillKLDivLoss()(tf.constant([[0.0, 2.0]]), columns)), 4)
+    1.5232
+
+    Reference:
+        Hinton et al., "Distilling the Knowledge in a Neural Network", 2015,
+        https://arxiv.org/abs/1503.02531
+
+    Relations:
+        Equal to sentence-transformers' class of this name.
+    """
+
+    def __init__(
+        self,
+        similarity="dot",
+        temperature=1.0,
+        student_temperature=None,
+        teacher_temperature=None,
+        reduction="sum_over_batch_size",
+        name=None,
+        dtype=None,
+    ):
+        super().__init__(reduction=reduction, name=name, dtype=dtype)
+        self.similarity = similarity
+        self._distance = distances.get(similarity, argument="similarity")
+        self.temperature = _temperature("temperature", temperature)
+        of_both = self.temperature
+        self.student_temperature = _temperature(
+            "student_temperature",
+            of_both if student_temperature is None else student_temperature,
+        )
+        self.teacher_temperature = _temperature(
+            "teacher_temperature",
+            of_both if teacher_temperature is None else teacher_temperature,
+        )
+
+    def call(self, y_true, y_pred):
+        """Values `[B]` of the columns `y_pred [B, 1 + m, D]` with scores `y_true`."""
+        columns = check_columns(y_pred, at_least=3)  # [B, 1 + m, D]
+        scores = _teacher_scores(y_true, columns, (columns.shape[1] - 1,), self.dtype)
+        log_p = tf.nn.log_softmax(scores / self.teacher_temperature)  # [B, m]
+        logits = _similarities((columns,), self._distance.rowwise)  # [B, m]
+        log_q = tf.nn.log_softmax(logits / self.student_temperature)
+        divergence = tf.reduce_sum(tf.exp(log_p) * (log_p - log_q), axis=1)  # [B]
+        return self.student_temperature**2 * divergence
+
+    def get_config(self):
+        """The arguments that make this loss again."""
+        return {
+            **super().get_config(),
+            "similarity": self.similarity,
+            "temperature": self.temperature,
+            "student_temperature": self.student_temperature,
+            "teacher_temperature": self.teacher_temperature,
+        }
+
+
+def _temperature(name, value):
+    return check_number(name, value, "a number > 0", lambda t: t > 0)
+
+
+@differentiable
+def _gist(x, guides, key_guides, rows, temperature, margin, relative, blocks):
+    columns, keys = x  # [B, n, D], [N, n, D]
+    own = masks.own_rows(rows, tf.shape(keys)[0])  # [B, N]
+
+    def cosines(a, b):
+        return tf.matmul(a, b, transpose_b=True)  # [B, N]
+
+    guide = cosines(guides[:, 0], key_guides[:, 1])
+    limit = tf.reduce_sum(tf.where(own, guide, tf.zeros_like(guide)), axis=1)  # [B]
+    limit -= tf.abs(limit) * margin if relative else margin
+    positives = cosines(columns[:, 0], keys[:, 1]) / temperature
+    own_logit = tf.reduce_sum(tf.where(own, positives, tf.zeros_like(positives)), axis=1)
+    rows_of_logits = []
+    for a, b, own_entry in blocks:
+        similarity = cosines(guides[:, a], key_guides[:, b])
+        logits = cosines(columns[:, a], keys[:, b]) / temperature
+        # More alike than the anchor and its positive: not a negative. A row with itself
+        # is none either, but for the pair of anchor and positive, which counts.
+        dropped = similarity > limit[:, None]
+        if own_entry == "kept":
+            dropped &= ~own
+        elif own_entry == "dropped":
+            dropped |= own
+        rows_of_logits.append(masks.row_logsumexp(logits, tf.cast(~dropped, logits.dtype)))
+    values = tf.reduce_logsumexp(tf.stack(rows_of_logits, axis=1), axis=1) - own_logit
+    return values
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class GISTEmbedLoss(EmbeddingLoss):
+    r"""In-batch negatives without those that a guide finds too much like the positive.
+
+    A softmax as in `MultipleNegativesRankingLoss`, over the positives and the negatives of
+    all rows and, if wanted, over the other anchors and the positives among each other:
+
+    $$L_i = -\log \frac{e^{\cos(a_i, p_i) / T}}
+          {\sum_{(x, y) \in K_i} e^{\cos(x, y) / T}}$$
+
+    where $K_i$ has $(a_i, p_i)$ and of the pairs $(a_i, p_j)$, $(a_i, a_j)$, $(p_i, p_j)$,
+    $(a_i, n_j)$ those whose cosine by the guide is at most that of $(a_i, p_i)$ less a
+    margin. No row is contrasted with itself.
+
+    Call arguments: `y_pred` columns `[B, n, D]`, n >= 2: anchor, positive, negatives.
+    `y_true` the guide's embeddings of the same texts, `[B, n, G]`.
+
+    Args:
+        temperature: T, > 0.
+        margin_strategy: `"absolute"`: the guide's cosine less `margin`; `"relative"`: less
+            so much of its size.
+        margin: a cosine, or a share of one, >= 0.
+        contrast_anchors, contrast_positives: whether $(a_i, a_j)$ and $(p_i, p_j)$ count.
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: a number is out of range, `margin_strategy` is unknown, or the shapes
+            do not agree.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> pairs = tf.constant([[[1.0, 0.0], [0.6, 0.8]], [[0.0, 1.0], [0.8, 0.6]]])
+    >>> guide = tf.constant([[[1.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 1.0]]])
+    >>> round(float(GISTEmbedLoss(temperature=1.0)(guide, pairs)), 4)
+    1.4359
+    >>> alike = tf.ones([2, 2, 2])   # equal, not more alike: only a margin takes them out
+    >>> float(GISTEmbedLoss(margin=0.1)(alike, pairs))
+    0.0
+
+    Reference:
+        Solatorio, "GISTEmbed: Guided In-sample Selection of Training Negatives for Text
+        Embedding Fine-tuning", 2024, https://arxiv.org/abs/2402.16829
+
+    Relations:
+        Equal to sentence-transformers' class of this name, but that there an anchor is
+        contrasted with itself where the guide does not tell it from its positive. Several
+        negatives are its `CachedGISTEmbedLoss`.
+    """
+
+    def __init__(
+        self,
+        temperature=0.01,
+        margin_strategy="absolute",
+        margin=0.0,
+        contrast_anchors=True,
+        contrast_positives=True,
+        reduction="sum_over_batch_size",
+        name=None,
+        dtype=None,
+    ):
+        super().__init__(reduction=reduction, name=name, dtype=dtype)
+        if margin_strategy not in ("absolute", "relative"):
+            raise ValueError(
+                "`margin_strategy` must be 'absolute' or 'relative'. Received: "
+                f"margin_strategy={margin_strategy!r}"
+            )
+        self.temperature = _temperature("temperature", temperature)
+        self.margin_strategy = margin_strategy
+        self.margin = check_number("margin", margin, "a number >= 0", lambda m: m >= 0)
+        self.contrast_anchors = bool(contrast_anchors)
+        self.contrast_positives = bool(contrast_positives)
+
+    def call(self, y_true, y_pred):
+        """Values `[B]` of the columns `y_pred [B, n, D]`, guided by `y_true [B, n, G]`."""
+        columns = check_columns(y_pred, at_least=2)  # [B, n, D]
+        expected = [*columns.shape[:2], None]
+        if not y_true.shape.is_compatible_with(expected) or y_true.dtype == tf.string:
+            raise ValueError(
+                "Expected the guide's embeddings of all columns as y_true, [B, n, G] with "
+                f"n = {columns.shape[1]}. Received: y_true.shape={tuple(y_true.shape)} of "
+                f"{y_true.dtype.name}, y_pred.shape={tuple(columns.shape)}. Embed the "
+                "columns with the guide and give np.stack(its embeddings, axis=1) as y."
+            )
+        directions = _directions((columns,))
+        guides = distances.l2_normalize(tf.cast(y_true, self.dtype))  # [B, n, G]
+        keys, key_guides = replicas.gather(directions), replicas.gather(guides)  # [N, n, .]
+        rows = replicas.first_row(columns) + tf.range(tf.shape(columns)[0])  # [B]
+        blocks = [(0, 1, "kept")]
+        if self.contrast_anchors:
+            blocks.append((0, 0, "dropped"))
+        if self.contrast_positives:
+            blocks.append((1, 1, "dropped"))
+        blocks += [(0, k, "as others") for k in range(2, columns.shape[1])]
+        values = _gist(
+            (directions, keys),
+            guides,
+            tf.stop_gradient(key_guides),
+            rows,
+            self.temperature,
+            self.margin,
+            self.margin_strategy == "relative",
+            tuple(blocks),
+        )
+        return values + nan_where_not_finite(key_guides) + nan_where_not_finite(keys)
+
+    def get_config(self):
+        """The arguments that make this loss again."""
+        return {
+            **super().get_config(),
+            "temperature": self.temperature,
+            "margin_strategy": self.margin_strategy,
+            "margin": self.margin,
+            "contrast_anchors": self.contrast_anchors,
+            "contrast_positives": self.contrast_positives,
+        }
+
+
+@differentiable
+def _directions(x):
+    (columns,) = x
+    return distances.l2_normalize(columns)

@@ -1,0 +1,369 @@
+"""Losses on pairs with a score or a label each, in columns `[B, 2, D]`."""
+
+import keras
+import tensorflow as tf
+
+from tfembloss import distances, replicas
+from tfembloss.kernels import differentiable
+from tfembloss.losses.base import (
+    EmbeddingLoss,
+    check_columns,
+    check_number,
+    check_scores,
+    nan_where_not_finite,
+    require,
+    share_of_log_sum,
+)
+
+
+@differentiable
+def _cosine_similarity(x, scores):
+    (columns,) = x  # [B, 2, D]
+    cosines = 1 - distances.cosine.rowwise(columns[:, 0], columns[:, 1])  # [B]
+    return tf.square(cosines - scores)
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class CosineSimilarityLoss(EmbeddingLoss):
+    r"""The cosine of a pair is its score: squared error.
+
+    $$L_i = (\cos(u_i, v_i) - y_i)^2$$
+
+    Call arguments: `y_pred` columns `[B, 2, D]`; `y_true` scores `[B]`, numbers in the
+    range of cosines, -1 to 1.
+
+    Args:
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: `y_pred` has not two columns, or the scores are missing.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> pairs = tf.constant([[[1.0, 0.0], [0.6, 0.8]], [[0.0, 1.0], [0.8, 0.6]]])
+    >>> round(float(CosineSimilarityLoss()(tf.constant([0.6, 0.1]), pairs)), 4)
+    0.125
+
+    Reference:
+        Reimers and Gurevych, "Sentence-BERT: Sentence Embeddings using Siamese
+        BERT-Networks", 2019, https://arxiv.org/abs/1908.10084
+
+    Relations:
+        Equal to sentence-transformers' class of this name. `CoSENTLoss` and `AnglELoss`
+        ask for the order of the scores only, and usually learn more.
+    """
+
+    def call(self, y_true, y_pred):
+        """Values `[B]` of the columns `y_pred [B, 2, D]` with scores `y_true [B]`."""
+        columns = check_columns(y_pred, at_least=2, at_most=2)  # [B, 2, D]
+        scores = tf.cast(check_scores(y_true, columns), self.dtype)  # [B]
+        return _cosine_similarity((columns,), scores)
+
+
+@differentiable
+def _contrastive(x, labels, rowwise, margin):
+    (columns,) = x  # [B, 2, D]
+    d = rowwise(columns[:, 0], columns[:, 1])  # [B]
+    near, far = tf.square(tf.nn.relu(margin - d)), tf.square(d)
+    return (labels * far + (1 - labels) * near) / 2
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class ContrastiveLoss(EmbeddingLoss):
+    r"""Matching pairs together, others apart until a margin.
+
+    $$L_i = \frac{1}{2} \big(y_i\, d_i^2 + (1 - y_i) \max(0,\; m - d_i)^2\big),\quad
+      d_i = d(u_i, v_i)$$
+
+    Call arguments: `y_pred` columns `[B, 2, D]`; `y_true` labels `[B]`: 1 for a match, 0
+    for none; what is between weighs both terms.
+
+    Args:
+        margin: m, a distance, >= 0.
+        distance: see `tfembloss.distances`.
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: `margin` is negative, `distance` is unknown, `y_pred` has not two
+            columns, or the labels are missing.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> pairs = tf.constant([[[1.0, 0.0], [0.6, 0.8]], [[0.0, 1.0], [0.8, 0.6]]])
+    >>> round(float(ContrastiveLoss()(tf.constant([1, 0]), pairs)), 4)
+    0.0425
+
+    Reference:
+        Hadsell et al., "Dimensionality Reduction by Learning an Invariant Mapping", 2006,
+        https://doi.org/10.1109/CVPR.2006.100
+
+    Relations:
+        Equal to sentence-transformers' class of this name, which adds 1e-6 to every
+        component of the difference in its euclidean and manhattan distance. Its
+        `size_average=False` is `reduction="sum"`.
+    """
+
+    def __init__(
+        self,
+        margin=0.5,
+        distance="cosine",
+        reduction="sum_over_batch_size",
+        name=None,
+        dtype=None,
+    ):
+        super().__init__(reduction=reduction, name=name, dtype=dtype)
+        self.margin = check_number("margin", margin, "a distance >= 0", lambda m: m >= 0)
+        self.distance = distance
+        self._distance = distances.get(distance)
+
+    def call(self, y_true, y_pred):
+        """Values `[B]` of the columns `y_pred [B, 2, D]` with labels `y_true [B]`."""
+        columns = check_columns(y_pred, at_least=2, at_most=2)  # [B, 2, D]
+        labels = tf.cast(check_scores(y_true, columns), self.dtype)  # [B]
+        return _contrastive((columns,), labels, self._distance.rowwise, self.margin)
+
+    def get_config(self):
+        """The arguments that make this loss again."""
+        options = {"margin": self.margin, "distance": self.distance}
+        return {**super().get_config(), **options}
+
+
+@differentiable
+def _distances(x, rowwise):
+    (columns,) = x  # [B, 2, D]
+    return rowwise(columns[:, 0], columns[:, 1])
+
+
+def _mean(x, mask):
+    mask = tf.cast(mask, x.dtype)
+    return tf.math.divide_no_nan(tf.reduce_sum(mask * x), tf.reduce_sum(mask))
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class OnlineContrastiveLoss(ContrastiveLoss):
+    r"""`ContrastiveLoss` of the hard pairs of the batch only, summed.
+
+    With P the matching pairs of all replicas and N the others:
+
+    $$L = \sum_{i \in P,\; d_i > \min_N d} d_i^2
+        + \sum_{i \in N,\; d_i < \max_P d} \max(0,\; m - d_i)^2$$
+
+    A batch without pairs of one kind compares those of the other with their own mean.
+    Each row's value is its term times the number of rows of all replicas, so that the
+    mean of the values is the sum above.
+
+    Call arguments: `y_pred` columns `[B, 2, D]`; `y_true` labels `[B]`: 1 for a match, 0
+    for none.
+
+    Args:
+        margin: m, a distance, >= 0.
+        distance: see `tfembloss.distances`.
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: as `ContrastiveLoss`, and if a label is neither 0 nor 1 (in a graph the
+            error is TensorFlow's InvalidArgumentError, with the same words).
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> pairs = tf.constant([[[1.0, 0.0], [0.8, 0.6]], [[0.0, 1.0], [0.8, 0.6]]])
+    >>> round(float(OnlineContrastiveLoss()(tf.constant([0, 1]), pairs)), 4)
+    0.25
+
+    Reference:
+        Hadsell et al., "Dimensionality Reduction by Learning an Invariant Mapping", 2006,
+        https://doi.org/10.1109/CVPR.2006.100
+
+    Relations:
+        Equal to sentence-transformers' class of this name, which looks for the hard pairs
+        of each device alone and leaves pairs with other labels out.
+    """
+
+    def call(self, y_true, y_pred):
+        """Values `[B]` of the columns `y_pred [B, 2, D]` with labels `y_true [B]`."""
+        columns = check_columns(y_pred, at_least=2, at_most=2)  # [B, 2, D]
+        labels = check_scores(y_true, columns)  # [B]
+        match, other = labels == 1, labels == 0
+        require(
+            tf.reduce_all(match | other),
+            "OnlineContrastiveLoss expects labels y_true that are 0 or 1. Received others: "
+            "scores between them are for ContrastiveLoss or CoSENTLoss.",
+        )
+        d = _distances((columns,), self._distance.rowwise)  # [B]
+        hard = self._is_hard(tf.stop_gradient(d), match)  # [B]
+        value = tf.where(match, tf.square(d), tf.square(tf.nn.relu(self.margin - d)))
+        num_rows = replicas.total(tf.cast(tf.size(d), d.dtype))
+        return tf.where(hard, num_rows * value, 0 * d)  # 0 * d: NaN stays
+
+    def _is_hard(self, d, match):
+        """Matches farther than the nearest other pair, others nearer than the farthest."""
+        keys, key_match = replicas.gather(d), replicas.gather(tf.cast(match, tf.int64)) == 1
+        infinity = tf.constant(float("inf"), d.dtype)
+        farthest = tf.reduce_max(tf.where(key_match, keys, -infinity))
+        nearest = tf.reduce_min(tf.where(key_match, infinity, keys))
+        if_no_match = tf.where(farthest == -infinity, _mean(keys, ~key_match), farthest)
+        if_no_other = tf.where(nearest == infinity, _mean(keys, key_match), nearest)
+        return tf.where(match, d > if_no_other, d < if_no_match)
+
+
+def _log_sums_over_greater(x, scores):
+    """For each row, log of the sum of exp(x) over all rows with a greater score; or -inf.
+
+    By sorting: the rows with a greater score are the first ones of a descending order.
+    """
+    num_rows = tf.size(x)
+    order = tf.argsort(scores, direction="DESCENDING", stable=True)
+    x, scores = tf.gather(x, order), tf.gather(scores, order)
+    before = tf.concat([[float("-inf")], tf.math.cumulative_logsumexp(x)[:-1]], axis=0)
+    # Rows with equal scores have the same rows before them: those before their first.
+    new = tf.concat([[0], tf.cast(scores[1:] != scores[:-1], tf.int32)], axis=0)
+    group = tf.cumsum(new)
+    first = tf.math.unsorted_segment_min(tf.range(num_rows), group, num_rows)
+    result = tf.gather(before, tf.gather(first, group))
+    return tf.gather(result, tf.math.invert_permutation(order))
+
+
+@differentiable
+def _scaled_cosines(x, scale):
+    (columns,) = x  # [B, 2, D]
+    return -scale * distances.cosine.rowwise(columns[:, :1], columns[:, 1:])  # [B, n - 1]
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class CoSENTLoss(EmbeddingLoss):
+    r"""Pairs in the order of their scores: the higher score, the higher cosine.
+
+    One number for the pairs of all replicas:
+
+    $$L = \log\Big(1 + \sum_{i,j:\; y_i < y_j} e^{s_i - s_j}\Big),\quad
+      s_i = scale \cdot \cos(u_i, v_i)$$
+
+    The mean of the values is L: row i has the number of rows times its share
+    $\sum_{j: y_i < y_j} e^{s_i - s_j}$ of the sum. So a weight of 0 takes a row out as the
+    one that is too high. Sorted, not compared pair by pair: memory is a few `[N]`.
+
+    Call arguments: `y_pred` columns `[B, 2, D]`; `y_true` scores `[B]`, any numbers,
+    compared exactly as they are.
+
+    Args:
+        scale: factor on the cosine, > 0: the inverse of a temperature.
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: `scale` is not positive, `y_pred` has not two columns, or the scores
+            are missing.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> pairs = tf.constant([[[1.0, 0.0], [0.6, 0.8]], [[0.0, 1.0], [0.8, 0.6]]])
+    >>> round(float(CoSENTLoss()(tf.constant([0.2, 0.1]), pairs)), 4)   # the right order
+    0.6931
+
+    Reference:
+        Su, "CoSENT: a more efficient sentence vector scheme than Sentence-BERT", 2022,
+        https://kexue.fm/archives/8847
+
+    Relations:
+        Equal to sentence-transformers' class of this name.
+    """
+
+    def __init__(self, scale=20.0, reduction="sum_over_batch_size", name=None, dtype=None):
+        super().__init__(reduction=reduction, name=name, dtype=dtype)
+        self.scale = check_number("scale", scale, "a number > 0", lambda s: s > 0)
+
+    def call(self, y_true, y_pred):
+        """Values `[B]` of the columns `y_pred [B, 2, D]` with scores `y_true [B]`."""
+        columns = check_columns(y_pred, at_least=2, at_most=2)  # [B, 2, D]
+        scores = check_scores(y_true, columns)[:, None]  # [B, 1]
+        return self._rank(_scaled_cosines((columns,), self.scale), scores)
+
+    def _rank(self, similarities, scores):
+        """Values `[B]` of pairs `[B, m]`, of which each is ranked among all."""
+        keys = tf.reshape(replicas.gather(similarities), [-1])  # [N * m]
+        key_scores = tf.reshape(replicas.gather(scores), [-1])
+        log_terms = keys + _log_sums_over_greater(-keys, key_scores)  # [N * m]
+        log_sum = tf.reduce_logsumexp(tf.stop_gradient(log_terms))
+        width = similarities.shape[1]
+        start = replicas.first_row(similarities) * width
+        own = log_terms[start : start + tf.size(similarities)]
+        values = tf.reshape(share_of_log_sum(own, log_sum), [-1, width])  # [B, m]
+        num_rows = tf.cast(tf.size(keys) // width, keys.dtype)
+        bad = nan_where_not_finite(keys) + nan_where_not_finite(key_scores, keys.dtype)
+        return num_rows * tf.reduce_sum(values, axis=1) + bad
+
+    def get_config(self):
+        """The arguments that make this loss again."""
+        return {**super().get_config(), "scale": self.scale}
+
+
+@differentiable
+def _scaled_angles(x, scale):
+    (columns,) = x  # [B, n, D]
+    columns = distances.l2_normalize(columns)
+    if columns.shape[2] % 2:
+        columns = tf.pad(columns, [[0, 0], [0, 0], [0, 1]])
+    real, imaginary = tf.split(columns, 2, axis=2)  # [B, n, D / 2]
+    product = columns[:, :1] * columns[:, 1:]  # [B, n - 1, D]
+    turned = imaginary[:, :1] * real[:, 1:] - real[:, :1] * imaginary[:, 1:]
+    both = tf.reduce_sum(product, axis=2) + tf.reduce_sum(turned, axis=2)
+    return scale * tf.abs(both)  # [B, n - 1]
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class AnglELoss(CoSENTLoss):
+    r"""`CoSENTLoss` on angles in the complex plane, whose slope does not vanish near 1.
+
+    The halves of a vector of length 1 are the real and the imaginary part of complex
+    numbers, $u = a + ib$ and $v = c + id$, and
+
+    $$s_i = scale \cdot |\textstyle\sum (a c + b d) + \sum (b c - a d)|$$
+
+    stands for the cosine of `CoSENTLoss`. A vector of odd dimension is padded with a 0.
+
+    Call arguments: `y_pred` columns `[B, 2, D]` and `y_true` scores `[B]`; or columns
+    `[B, n, D]`, n >= 3, and no `y_true`: an anchor, its positive and negatives, which are
+    pairs of score 1 and 0.
+
+    Args:
+        scale: factor on the similarity, > 0: the inverse of a temperature.
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: `scale` is not positive, `y_pred` has fewer than two columns, the
+            scores of two columns are missing, or there are scores for more.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> pairs = tf.constant([[[1.0, 0.0], [0.6, 0.8]], [[0.0, 1.0], [0.8, 0.6]]])
+    >>> round(float(AnglELoss()(tf.constant([0.2, 0.1]), pairs)), 4)
+    24.0
+
+    Reference:
+        Li and Li, "AnglE-optimized Text Embeddings", 2023,
+        https://arxiv.org/abs/2309.12871
+
+    Relations:
+        Equal to sentence-transformers' class of this name.
+    """
+
+    def call(self, y_true, y_pred):
+        """Values `[B]` of the columns `y_pred [B, n, D]`."""
+        columns = check_columns(y_pred, at_least=2)  # [B, n, D]
+        angles = _scaled_angles((columns,), self.scale)  # [B, n - 1]
+        if columns.shape[1] == 2:
+            return self._rank(angles, check_scores(y_true, columns)[:, None])
+        if y_true.shape.rank != 2 or y_true.shape[1] != 0:
+            raise ValueError(
+                "AnglELoss takes scores y_true for pairs, y_pred [B, 2, D], and none for "
+                "columns of an anchor, its positive and negatives. Received: y_pred.shape="
+                f"{tuple(y_pred.shape)} and y_true.shape={tuple(y_true.shape)}. Leave "
+                "y out."
+            )
+        is_positive = tf.range(columns.shape[1] - 1) == 0  # [n - 1]
+        scores = tf.cast(tf.broadcast_to(is_positive, tf.shape(angles)), angles.dtype)
+        return self._rank(angles, scores)

@@ -1,0 +1,103 @@
+"""Losses around another loss."""
+
+import keras
+
+from tfembloss.losses.base import EmbeddingLoss, check_number
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class MatryoshkaLoss(EmbeddingLoss):
+    r"""A loss on the first dimensions of the embeddings too, so that they can be cut short.
+
+    With $x_{:d}$ the first d dimensions, at length 1:
+
+    $$L_i = \sum_d w_d\, loss_i(x_{:d})$$
+
+    `tfembloss.export_encoder(..., dimensions=d)` then exports an encoder to d dimensions.
+
+    Call arguments: those of `loss`. Embeddings of a teacher (`MSELoss`) are truncated, and
+    keep their length.
+
+    Args:
+        loss: a loss of this package on embeddings; its reduction is not used.
+        dims: the numbers of dimensions, different, 1 to D, as `[384, 128, 32]`.
+        weights: $w_d$, as many, >= 0; by default 1 each.
+        reduction, name: see `EmbeddingLoss`. The dtype is that of `loss`.
+
+    Raises:
+        ValueError: `loss` is no loss of this package or not on embeddings, `dims` or
+            `weights` are not as above, or the embeddings have fewer dimensions.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> from tfembloss.losses import CosineSimilarityLoss
+    >>> pairs = tf.constant([[[1.0, 0.0], [0.6, 0.8]], [[0.0, 1.0], [0.8, 0.6]]])
+    >>> loss = MatryoshkaLoss(CosineSimilarityLoss(), dims=[2, 1], weights=[1, 0.5])
+    >>> round(float(loss(tf.constant([0.6, 0.1]), pairs)), 4)
+    0.1675
+
+    Reference:
+        Kusupati et al., "Matryoshka Representation Learning", 2022,
+        https://arxiv.org/abs/2205.13147
+
+    Relations:
+        Equal to sentence-transformers' class of this name that uses all dimensions in
+        every step. `CLIPLoss` keeps its learned scale.
+    """
+
+    def __init__(
+        self, loss, dims, weights=None, reduction="sum_over_batch_size", name=None
+    ):
+        if not isinstance(loss, EmbeddingLoss):
+            raise ValueError(
+                "`loss` must be an instance of a loss of tfembloss.losses, as "
+                f"MultipleNegativesRankingLoss(). Received: loss={loss!r}"
+            )
+        super().__init__(reduction=reduction, name=name, dtype=loss.dtype)
+        self.loss = loss
+        self.dims = [_check_dim(dim) for dim in dims]
+        if not self.dims or len(set(self.dims)) < len(self.dims):
+            raise ValueError(
+                "`dims` must be different numbers of dimensions, as [384, 128, 32]. "
+                f"Received: dims={dims!r}"
+            )
+        weights = [1.0] * len(self.dims) if weights is None else list(weights)
+        if len(weights) != len(self.dims):
+            raise ValueError(
+                "`weights` must be as many as `dims`. Received: "
+                f"weights={weights!r}, dims={self.dims!r}"
+            )
+        self.weights = [
+            check_number("weights", weight, "numbers >= 0", lambda w: w >= 0)
+            for weight in weights
+        ]
+
+    def call(self, y_true, y_pred):
+        """Values `[B]`, the weighted sum of the loss's own."""
+        if y_pred.shape[-1] < max(self.dims):
+            raise ValueError(
+                f"Expected embeddings of at least {max(self.dims)} dimensions, the largest "
+                f"of `dims`. Received: y_pred.shape={tuple(y_pred.shape)}"
+            )
+        total = 0
+        for dim, weight in zip(self.dims, self.weights, strict=True):
+            targets = y_true[..., :dim] if self.loss.targets_are_embeddings else y_true
+            total += weight * self.loss.call(targets, self.loss.truncate(y_pred, dim))
+        return total
+
+    def get_config(self):
+        """The arguments that make this loss again."""
+        config = super().get_config()
+        del config["dtype"]
+        return {
+            **config,
+            "loss": keras.saving.serialize_keras_object(self.loss),
+            "dims": self.dims,
+            "weights": self.weights,
+        }
+
+
+def _check_dim(dim):
+    whole = lambda d: d >= 1 and d == int(d)  # noqa: E731
+    return int(check_number("dims", dim, "whole numbers >= 1", whole))
