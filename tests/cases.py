@@ -4,8 +4,10 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
+import keras
 import numpy as np
 import oracles
+import tensorflow as tf
 
 from tfembloss import losses, miners
 
@@ -102,6 +104,46 @@ _semihard = functools.partial(
     oracles.mine_triplet_margin, margin=0.3, type_of_triplets="semihard"
 )
 
+
+def _columns(loss, oracle, targets, num_columns=2, **options):
+    """A loss on columns with targets: its oracle takes the same options."""
+    oracle = functools.partial(oracle, **options)
+    return Case(functools.partial(loss, **options), oracle, num_columns, targets)
+
+
+def _scores(rng, num_rows):
+    return rng.integers(5, size=num_rows) / 4  # some of them equal
+
+
+def _binary(rng, num_rows):
+    return rng.integers(2, size=num_rows)
+
+
+def _numbers(*shape):
+    return lambda rng, num_rows: rng.normal(size=[num_rows, *shape])
+
+
+def _classes(loss, oracle, **options):
+    """A loss on cosines with class centres: of numbers that it brings between -1 and 1."""
+
+    @keras.saving.register_keras_serializable("cases", name=loss.__name__)
+    class OfNumbers(loss):
+        def call(self, y_true, y_pred):
+            return super().call(y_true, y_pred / (1 + tf.abs(y_pred)))
+
+    def of_numbers(y_true, y_pred):
+        return oracle(y_true, y_pred / (1 + np.abs(y_pred)), **options)
+
+    def labels(rng, num_rows):
+        return rng.integers(6, size=num_rows)
+
+    return Case(functools.partial(OfNumbers, **options), of_numbers, 0, labels)
+
+
+def _matryoshka(loss, dtype=None, **options):
+    return losses.MatryoshkaLoss(loss(dtype=dtype), **options)
+
+
 CASES = {
     "ranking": _ranking(2),
     "ranking-negatives": _ranking(4),
@@ -157,4 +199,35 @@ CASES = {
     "margin-semihard-mined": _mined(
         losses.MarginLoss, oracles.margin,
         miners.TripletMarginMiner(0.3, "semihard"), _semihard, "triplets"),
+    "cosine-similarity": _columns(losses.CosineSimilarityLoss, oracles.cosine_similarity,
+                                  _scores),
+    "contrastive": _columns(losses.ContrastiveLoss, oracles.contrastive, _scores,
+                            margin=2.0, distance="euclidean"),
+    "online-contrastive": _columns(losses.OnlineContrastiveLoss, oracles.online_contrastive,
+                                   _binary, margin=1.0),
+    "co-sent": _columns(losses.CoSENTLoss, oracles.co_sent, _scores, scale=5.0),
+    "angle": _columns(losses.AnglELoss, oracles.angle, _scores, scale=5.0),
+    "angle-negatives": _columns(losses.AnglELoss, oracles.angle, None, 4, scale=5.0),
+    "mse": _columns(losses.MSELoss, oracles.mse, _numbers(2, 6)),
+    "margin-mse": _columns(losses.MarginMSELoss, oracles.margin_mse, _numbers(2), 4),
+    "distill-kl": _columns(losses.DistillKLDivLoss, oracles.distill_kl_div, _numbers(3), 4,
+                           student_temperature=0.5, similarity="cosine"),
+    "gist": _columns(losses.GISTEmbedLoss, oracles.gist, _numbers(2, 4), temperature=0.1),
+    "gist-negatives": _columns(losses.GISTEmbedLoss, oracles.gist, _numbers(3, 4), 3,
+                               margin_strategy="relative", margin=0.1, temperature=0.5,
+                               contrast_anchors=False),
+    "clip": _columns(losses.CLIPLoss, oracles.clip, None, scale=0.5),
+    "sig-lip": _columns(losses.SigLIPLoss, oracles.sig_lip, None, bias=-1.0),
+    "sig-lip-ids": _columns(losses.SigLIPLoss, oracles.sig_lip, ids,
+                            exclude_equal_ids=True),
+    "arc-face": _classes(losses.ArcFaceLoss, oracles.arc_face, scale=8.0),
+    "cos-face": _classes(losses.CosFaceLoss, oracles.cos_face),
+    "normalized-softmax": _classes(losses.NormalizedSoftmaxLoss,
+                                   oracles.normalized_softmax),
+    "proxy-nca": _classes(losses.ProxyNCALoss, oracles.proxy_nca),
+    "proxy-anchor": _classes(losses.ProxyAnchorLoss, oracles.proxy_anchor, alpha=4.0),
+    "softmax": _classes(losses.SoftmaxLoss, oracles.softmax),
+    "matryoshka": Case(
+        functools.partial(_matryoshka, losses.CoSENTLoss, dims=[6, 2], weights=[1.0, 0.5]),
+        oracles.matryoshka(oracles.co_sent, [6, 2], [1.0, 0.5]), 2, _scores),
 }  # fmt: skip

@@ -27,6 +27,7 @@ from tfembloss import (  # noqa: E402
     data,
     distances,
     evaluation,
+    layers,
     losses,
     miners,
     models,
@@ -34,16 +35,23 @@ from tfembloss import (  # noqa: E402
     text,
 )
 from tfembloss.export import export_encoder  # noqa: E402
-from tfembloss.models import EmbeddingModel  # noqa: E402
+from tfembloss.models import (  # noqa: E402
+    DualEncoder,
+    EmbeddingClassifier,
+    EmbeddingModel,
+)
 
 __version__ = importlib.metadata.version("tfembloss")
 
 __all__ = [
+    "DualEncoder",
+    "EmbeddingClassifier",
     "EmbeddingModel",
     "data",
     "distances",
     "evaluation",
     "export_encoder",
+    "layers",
     "losses",
     "miners",
     "models",

@@ -32,7 +32,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfembloss.kernels import compiled
+from tfembloss.kernels import compiled, differentiable
 
 
 class Distance(NamedTuple):
@@ -59,6 +59,16 @@ def l2_normalize(x):
     return tf.where(zero, tf.zeros_like(x), x / length)
 
 
+def directions(x):
+    """`l2_normalize` as a kernel of its own, which keeps nothing but x."""
+    return _directions((x,))
+
+
+@differentiable
+def _directions(x):
+    return l2_normalize(*x)
+
+
 def _root(squares):
     # `<= 0` and not `> 0`: NaN must take the branch that shows it.
     zero = squares <= 0
@@ -79,9 +89,8 @@ def _cosine(a, b):
     return 1 - tf.reduce_sum(l2_normalize(a) * l2_normalize(b), axis=-1)
 
 
-@compiled
 def _cosine_pairs(a, b):
-    return 1 - tf.matmul(l2_normalize(a), l2_normalize(b), transpose_b=True)
+    return 1 + _dot_pairs(directions(a), directions(b))
 
 
 def _squared_euclidean(a, b):
@@ -149,10 +158,7 @@ def _normalized_euclidean(a, b):
 
 
 def _normalized_euclidean_pairs(a, b):
-    return _euclidean_pairs(_directions(a), _directions(b))
-
-
-_directions = compiled(l2_normalize)
+    return _euclidean_pairs(directions(a), directions(b))
 
 
 def _manhattan(a, b):

@@ -31,7 +31,8 @@ class ClassLoss(EmbeddingLoss):
     def call(self, y_true, y_pred):
         """Values `[B]` of the class scores `y_pred [B, C]` with labels `y_true [B]`."""
         scores = self.check_scores(y_pred)
-        return self.formula(check_labels(y_true, scores), scores)
+        labels = check_labels(y_true, scores, _num_classes(scores))  # [B]
+        return self.formula(labels, scores)
 
     def check_scores(self, y_pred):
         """Scores `[B, C]`, or a ValueError that says how."""
@@ -61,30 +62,42 @@ class ClassLoss(EmbeddingLoss):
         )
 
 
-def check_labels(y_true, scores):
-    """Labels `[B]`, int64 from 0 to C - 1, or a ValueError that says how."""
+def check_labels(y_true, y_pred, num_classes):
+    """Labels `[B]`, int64 from 0 to C - 1, or a ValueError that says how.
+
+    Args:
+        y_true: labels `[B]` or `[B, 1]`.
+        y_pred: rows `[B, ...]`, one for each label.
+        num_classes: C, a number or a tensor.
+    """
     shape, dtype = y_true.shape, y_true.dtype
     if shape.rank == 2 and shape[1] == 1:
-        return check_labels(tf.squeeze(y_true, axis=1), scores)
-    fits = shape.is_compatible_with(scores.shape[:1])
-    if not fits or not (dtype.is_integer or dtype.is_floating):
+        return check_labels(tf.squeeze(y_true, axis=1), y_pred, num_classes)
+    number = dtype.is_integer or dtype.is_floating
+    if not number or not shape.is_compatible_with(y_pred.shape[:1]):
         raise ValueError(
             "Expected labels y_true of shape [B], integers from 0 to C - 1, one for each "
-            f"row of class scores [B, C]. Received: y_true.shape={tuple(shape)} of "
-            f"{dtype.name}, y_pred.shape={tuple(scores.shape)}. Number the classes, as "
-            "with np.unique(labels, return_inverse=True)."
+            f"row. Received: y_true.shape={tuple(shape)} of {dtype.name}, "
+            f"y_pred.shape={tuple(y_pred.shape)}. Number the classes, as with "
+            "np.unique(labels, return_inverse=True)."
         )
-    labels, num_classes = tf.cast(y_true, tf.int64), scores.shape[1]
-    right = (labels >= 0) & (labels < tf.shape(scores, tf.int64)[1])
+    labels = tf.cast(y_true, tf.int64)
+    right = (labels >= 0) & (labels < tf.cast(num_classes, tf.int64))
     if dtype.is_floating:
         right &= tf.cast(labels, dtype) == y_true
+    number = num_classes if isinstance(num_classes, int) else "C"
     require(
         tf.reduce_all(right),
-        f"Expected labels from 0 to {num_classes and num_classes - 1}, for class scores "
-        f"[B, {num_classes}]. Received a label that is negative, too large, or no whole "
-        "number. Give the head as many classes as there are, and number them from 0.",
+        f"Expected labels that are whole numbers from 0 to {number} - 1, for {number} "
+        "classes. Received a label that is negative, "
+        "too large, or no whole number. Number the classes from 0, and give the head as "
+        "many as there are.",
     )
     return labels
+
+
+def _num_classes(scores):
+    return scores.shape[1] or tf.shape(scores)[1]
 
 
 def _hits(labels, scores):
@@ -361,7 +374,7 @@ def _log_terms(cosines, labels, margin, alpha):
     """Logarithms of what a row adds to its own proxy's sum and to the others', `[B, C]`."""
     hits = _hits(labels, cosines)
     near = tf.where(hits, -alpha * (cosines - margin), float("-inf"))
-    return near, tf.where(hits, float("-inf"), alpha * (cosines + margin))
+    return near, tf.where(~hits, alpha * (cosines + margin), float("-inf"))
 
 
 @compiled
@@ -504,4 +517,5 @@ class SoftmaxLoss(ClassLoss):
         alike = y_true.shape.rank == 2 and y_true.shape.is_compatible_with(logits.shape)
         if y_true.dtype.is_floating and alike:
             return _softmax_of_probabilities((logits,), tf.cast(y_true, self.dtype))
-        return _softmax((logits,), check_labels(y_true, logits))
+        labels = check_labels(y_true, logits, _num_classes(logits))  # [B]
+        return _softmax((logits,), labels)

@@ -15,9 +15,8 @@ from tfembloss.losses.base import (
 
 @differentiable
 def _mean_squared_error(x, targets):
-    (embeddings,) = x
-    errors = tf.math.squared_difference(embeddings, targets)
-    return tf.reduce_mean(errors, axis=list(range(1, errors.shape.rank)))
+    (columns,) = x  # [B, n, D]
+    return tf.reduce_mean(tf.math.squared_difference(columns, targets), axis=[1, 2])
 
 
 @keras.saving.register_keras_serializable("tfembloss")
@@ -57,15 +56,17 @@ class MSELoss(EmbeddingLoss):
 
     def call(self, y_true, y_pred):
         """Values `[B]` of embeddings `y_pred` with the teacher's `y_true`."""
-        targets = y_true
-        if y_pred.shape.rank == 3 and targets.shape.rank == 2:
-            targets = targets[:, None, :]  # [B, 1, D]
-        rank, shape = y_pred.shape.rank, targets.shape
-        fits = rank in (2, 3) and shape.rank == rank and y_true.dtype != tf.string
-        # A [B, 1, D] stands for all columns; a [B, 0] would broadcast, too.
-        if not fits or not (
-            shape[-1:].is_compatible_with(y_pred.shape[-1:])
-            and (rank == 2 or shape[1] in (1, None, y_pred.shape[1]))
+        columns, targets = (
+            x[:, None, :] if x.shape.rank == 2 else x for x in (y_pred, y_true)
+        )  # [B, n, D], [B, n or 1, D]
+        shape, expected = targets.shape, columns.shape
+        if (
+            y_true.dtype == tf.string
+            or expected.rank != 3
+            or not (
+                shape.is_compatible_with(expected)
+                or shape.is_compatible_with([expected[0], 1, expected[2]])
+            )
         ):
             raise ValueError(
                 "Expected the teacher's embeddings as y_true, of the shape of y_pred, "
@@ -74,7 +75,7 @@ class MSELoss(EmbeddingLoss):
                 "dimensions differ, train a projection: tfembloss.EmbeddingClassifier("
                 "encoder, keras.layers.Dense(dimension_of_the_teacher))."
             )
-        return _mean_squared_error((y_pred,), tf.cast(targets, self.dtype))
+        return _mean_squared_error((columns,), tf.cast(targets, self.dtype))
 
 
 @differentiable
@@ -366,7 +367,7 @@ class GISTEmbedLoss(EmbeddingLoss):
                 f"{y_true.dtype.name}, y_pred.shape={tuple(columns.shape)}. Embed the "
                 "columns with the guide and give np.stack(its embeddings, axis=1) as y."
             )
-        directions = _directions((columns,))
+        directions = distances.directions(columns)
         guides = distances.l2_normalize(tf.cast(y_true, self.dtype))  # [B, n, G]
         keys, key_guides = replicas.gather(directions), replicas.gather(guides)  # [N, n, .]
         rows = replicas.first_row(columns) + tf.range(tf.shape(columns)[0])  # [B]
@@ -398,9 +399,3 @@ class GISTEmbedLoss(EmbeddingLoss):
             "contrast_anchors": self.contrast_anchors,
             "contrast_positives": self.contrast_positives,
         }
-
-
-@differentiable
-def _directions(x):
-    (columns,) = x
-    return distances.l2_normalize(columns)

@@ -217,7 +217,8 @@ def _log_sums_over_greater(x, scores):
     num_rows = tf.size(x)
     order = tf.argsort(scores, direction="DESCENDING", stable=True)
     x, scores = tf.gather(x, order), tf.gather(scores, order)
-    before = tf.concat([[float("-inf")], tf.math.cumulative_logsumexp(x)[:-1]], axis=0)
+    before = tf.math.cumulative_logsumexp(x, exclusive=True)
+    before = tf.where(tf.range(num_rows) > 0, before, float("-inf"))
     # Rows with equal scores have the same rows before them: those before their first.
     new = tf.concat([[0], tf.cast(scores[1:] != scores[:-1], tf.int32)], axis=0)
     group = tf.cumsum(new)
@@ -303,10 +304,10 @@ class CoSENTLoss(EmbeddingLoss):
 @differentiable
 def _scaled_angles(x, scale):
     (columns,) = x  # [B, n, D]
+    half = (tf.shape(columns)[2] + 1) // 2
     columns = distances.l2_normalize(columns)
-    if columns.shape[2] % 2:
-        columns = tf.pad(columns, [[0, 0], [0, 0], [0, 1]])
-    real, imaginary = tf.split(columns, 2, axis=2)  # [B, n, D / 2]
+    columns = tf.pad(columns, [[0, 0], [0, 0], [0, tf.shape(columns)[2] % 2]])
+    real, imaginary = columns[..., :half], columns[..., half:]  # [B, n, D / 2]
     product = columns[:, :1] * columns[:, 1:]  # [B, n - 1, D]
     turned = imaginary[:, :1] * real[:, 1:] - real[:, :1] * imaginary[:, 1:]
     both = tf.reduce_sum(product, axis=2) + tf.reduce_sum(turned, axis=2)

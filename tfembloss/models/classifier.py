@@ -1,0 +1,272 @@
+"""An encoder and a head on its embeddings, trained as one."""
+
+import keras
+import tensorflow as tf
+
+from tfembloss import layers, replicas
+from tfembloss.kernels import compiled
+from tfembloss.losses.classification import check_labels
+from tfembloss.models.embedding_model import EmbeddingModel
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class EmbeddingClassifier(EmbeddingModel):
+    """Trains an encoder by what a head makes of its embeddings.
+
+    The head is `tfembloss.layers.CosineHead` for `ArcFaceLoss` and the others on class
+    centres, `PairHead` for `SoftmaxLoss`, or any layer on embeddings: a
+    `keras.layers.Dense` projects them to a teacher's dimension for `MSELoss`.
+
+    What the model gives, by `model(x)` and `predict`, is embeddings; the loss and the
+    metrics given to `compile` see the head's scores of them. `export_encoder` leaves the
+    head out. As in `EmbeddingModel` one column x gives embeddings `[B, D]`, a tuple of n
+    columns `[B, n, D]`.
+
+    Args:
+        encoder: Keras model or layer from one column's input to embeddings `[rows, D]`.
+        head: layer from embeddings to scores.
+        num_sampled: with a `CosineHead` of very many classes: the number S of classes that
+            a step of training scores, those of the batch on all replicas and a random
+            rest, drawn anew in each step. Memory is then `[B, S]` instead of `[B, C]`. At
+            least the rows of a batch, at most C. Evaluation, and metrics, score all.
+        preprocessor: see `EmbeddingModel`.
+        name, dtype: as in `keras.Model`.
+
+    Raises:
+        ValueError: `encoder` or `head` is no layer, `num_sampled` is out of range or for
+            another head; in use, more rows than `num_sampled`.
+
+    Example:
+
+    >>> import numpy as np, tfembloss
+    >>> x, y = np.eye(6), np.array([0, 0, 1, 1, 2, 2])
+    >>> model = EmbeddingClassifier(
+    ...     keras.Sequential([keras.layers.Dense(4)]), tfembloss.layers.CosineHead(3)
+    ... )
+    >>> model.compile("adam", loss=tfembloss.losses.ArcFaceLoss())
+    >>> history = model.fit(x, y, verbose=0)
+    >>> model.predict(x, verbose=0).shape
+    (6, 4)
+
+    Reference:
+        An et al., "Partial FC: Training 10 Million Identities on a Single Machine", 2020,
+        https://arxiv.org/abs/2010.05222
+
+    Relations:
+        pytorch-metric-learning and sentence-transformers keep the head in the loss, which
+        has to be given to the optimizer, moved and saved beside the model. Partial FC
+        splits the centres among the replicas; here each replica has all.
+    """
+
+    def __init__(
+        self,
+        encoder,
+        head,
+        num_sampled=None,
+        preprocessor=None,
+        name=None,
+        dtype=None,
+    ):
+        super().__init__(encoder, preprocessor, name=name, dtype=dtype)
+        if not isinstance(head, keras.layers.Layer):
+            raise ValueError(
+                "`head` maps embeddings to scores: expected a layer, as "
+                f"tfembloss.layers.CosineHead(num_classes). Received: head={head!r}"
+            )
+        if num_sampled is not None:
+            _check_num_sampled(num_sampled, head)
+        self.head = head
+        self.num_sampled = num_sampled
+
+    def compile(self, optimizer="rmsprop", loss=None, *, head_optimizer=None, **kwargs):
+        """`keras.Model.compile`, also with an optimizer of the head's own.
+
+        Args:
+            optimizer: see `keras.Model.compile`.
+            loss: see `keras.Model.compile`.
+            **kwargs: see `keras.Model.compile`.
+            head_optimizer: optimizer of the head's variables, with a learning rate of its
+                own; by default `optimizer`, as for the encoder's.
+        """
+        if head_optimizer is not None:
+            optimizer = HeadOptimizer(optimizer, head_optimizer)
+        super().compile(optimizer, loss, **kwargs)
+        split = getattr(self.optimizer, "inner_optimizer", self.optimizer)  # or scaled
+        if isinstance(split, HeadOptimizer):
+            split.head = self.head
+
+    def compile_from_config(self, config):
+        """Compiles as `get_compile_config` says; Keras asks for it beside `compile`."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def call(self, x, training=None):
+        """Embeddings `[B, D]` of one column, `[B, n, D]` of a tuple of n columns."""
+        embeddings = super().call(x, training=training)
+        if not self.head.built:  # which only the loss and the metrics call
+            self.head.build(embeddings.shape)
+        return embeddings
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """The compiled loss of the head's scores of the embeddings `y_pred`."""
+        if self.num_sampled is not None and training:
+            scores, y = self._sampled_scores(y_pred, y)
+        else:
+            scores = self.head(y_pred)
+        return super().compute_loss(x, y, scores, sample_weight, training)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """The compiled metrics, of the head's scores of the embeddings `y_pred`."""
+        return super().compute_metrics(x, y, self.head(y_pred), sample_weight)
+
+    def _sampled_scores(self, embeddings, y):
+        """Scores `[B, S]` of the sampled classes, and the labels as numbers of these."""
+        num_classes = self.head.num_classes
+        labels = check_labels(tf.convert_to_tensor(y), embeddings, num_classes)  # [B]
+        keys = replicas.gather(labels)  # [N], so that all replicas draw the same
+        if keys.shape[0] is not None and keys.shape[0] > self.num_sampled:
+            raise ValueError(
+                "Expected `num_sampled` to be at least the rows of a batch, which may have "
+                f"as many classes. Received: num_sampled={self.num_sampled}, "
+                f"{keys.shape[0]} rows."
+            )
+        classes, places = _sample_classes(
+            keys, self.optimizer.iterations, num_classes, self.num_sampled
+        )  # [S], [C]
+        return self.head(embeddings, classes=classes), tf.gather(places, labels)
+
+    def get_config(self):
+        """The arguments that make this model again."""
+        return {
+            **super().get_config(),
+            "head": keras.saving.serialize_keras_object(self.head),
+            "num_sampled": self.num_sampled,
+        }
+
+
+def _check_num_sampled(num_sampled, head):
+    if not isinstance(head, layers.CosineHead):
+        raise ValueError(
+            "`num_sampled` samples classes of a tfembloss.layers.CosineHead. Received: "
+            f"head={head!r}"
+        )
+    if not (isinstance(num_sampled, int) and 1 <= num_sampled <= head.num_classes):
+        raise ValueError(
+            "`num_sampled` must be a whole number, at least the rows of a batch and at "
+            f"most the {head.num_classes} classes. Received: num_sampled={num_sampled!r}"
+        )
+
+
+@compiled
+def _sample_classes(labels, step, num_classes, num_sampled):
+    """Classes `[S]`, those of the labels and a random rest, and each class's place `[C]`.
+
+    A class that was not drawn has place -1. If the labels have more classes than fit, some
+    of theirs have it, too.
+    """
+    seed = tf.stack([tf.cast(step, tf.int32), 0])
+    order = tf.random.stateless_uniform([num_classes], seed)
+    order = tf.tensor_scatter_nd_update(
+        order, labels[:, None], tf.fill(tf.shape(labels), 2.0)
+    )
+    classes = tf.math.top_k(order, num_sampled).indices  # [S]
+    places = tf.fill([num_classes], -1)
+    return classes, tf.tensor_scatter_nd_update(
+        places, classes[:, None], tf.range(num_sampled)
+    )
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class HeadOptimizer(keras.optimizers.Optimizer):
+    """Two optimizers: one for the encoder's variables, one for the head's.
+
+    What `EmbeddingClassifier.compile(optimizer, head_optimizer=...)` makes. Its learning
+    rate and iterations are those of the encoder's optimizer.
+
+    Args:
+        optimizer: of the encoder's variables: what `compile` takes.
+        head_optimizer: of the head's variables.
+        name: as in `keras.optimizers.Optimizer`.
+
+    Example:
+
+    >>> optimizer = HeadOptimizer(keras.optimizers.Adam(1e-3), keras.optimizers.SGD(0.1))
+    >>> round(float(optimizer.learning_rate), 4)
+    0.001
+    """
+
+    def __init__(self, optimizer, head_optimizer, name="head_optimizer"):
+        super().__init__(learning_rate=0.0, name=name)
+        self.optimizer = keras.optimizers.get(optimizer)
+        self.head_optimizer = keras.optimizers.get(head_optimizer)
+        self.head = None  # the layer; the model sets it
+
+    def _parts(self, variables, *others):
+        """Both optimizers, each with its variables and what goes with them."""
+        of_head = {id(variable) for variable in self.head.variables}
+        for optimizer, wanted in ((self.optimizer, False), (self.head_optimizer, True)):
+            rows = [
+                row
+                for row in zip(variables, *others, strict=True)
+                if (id(row[0]) in of_head) == wanted
+            ]
+            yield optimizer, *map(list, zip(*rows, strict=True))
+
+    def build(self, variables):
+        """Makes the variables of both."""
+        for optimizer, *part in self._parts(variables):
+            optimizer.build(*part or [[]])
+        super().build(variables)
+
+    def apply(self, grads, trainable_variables=None):
+        """Applies each gradient by the optimizer of its variable."""
+        if trainable_variables is None:
+            trainable_variables = self._trainable_variables
+        if not self.built:
+            self.build(trainable_variables)
+        for optimizer, *part in self._parts(trainable_variables, grads):
+            if part:
+                optimizer.apply(part[1], part[0])
+
+    def finalize_variable_values(self, var_list):
+        """At the end of training, what both do."""
+        for optimizer, *part in self._parts(var_list):
+            optimizer.finalize_variable_values(*part or [[]])
+
+    @property
+    def variables(self):
+        """Those of both."""
+        both = self.optimizer.variables + self.head_optimizer.variables
+        return self._variables + both
+
+    @property
+    def learning_rate(self):
+        """That of the encoder's optimizer."""
+        return self.optimizer.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value):
+        self.optimizer.learning_rate = value
+
+    @property
+    def iterations(self):
+        """Those of the encoder's optimizer."""
+        return self.optimizer.iterations
+
+    def get_config(self):
+        """The arguments that make this optimizer again."""
+        return {
+            "optimizer": keras.saving.serialize_keras_object(self.optimizer),
+            "head_optimizer": keras.saving.serialize_keras_object(self.head_optimizer),
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """The optimizer that `get_config` described."""
+        made = {
+            part: keras.saving.deserialize_keras_object(config[part], custom_objects)
+            for part in ("optimizer", "head_optimizer")
+        }
+        return cls(**{**config, **made})

@@ -1,0 +1,220 @@
+"""Two encoders, one for each of two kinds of things, with embeddings in one space."""
+
+import math
+
+import keras
+import tensorflow as tf
+
+from tfembloss.distances import directions
+from tfembloss.losses.base import check_number
+from tfembloss.models.base import ColumnModel, check_no_strings, column_shapes
+from tfembloss.models.embedding_model import EmbeddingModel
+
+LARGEST_SCALE = 100.0  # CLIP's; above it training becomes unstable
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class DualEncoder(ColumnModel):
+    r"""Trains two towers, images and their texts say, by `CLIPLoss` or `SigLIPLoss`.
+
+    Embeddings are vectors of length 1, `[B, 2, D]`, a column for each tower. The loss sees
+    them with the learned scale s and bias t folded in, $a = [s\,x;\; t]$ and
+    $b = [y;\; 1]$, so that $a \cdot b = s \cos(x, y) + t$ is the logit. Losses that look at
+    cosines, as `MultipleNegativesRankingLoss`, take the same columns where there is no
+    bias.
+
+    Each tower is an `EmbeddingModel` by itself:
+    `model.towers["text"].predict(["a red circle"])`,
+    `tfembloss.export_encoder(model.towers["text"], "saved_models/text")`.
+
+    Call arguments: a tuple of two columns in the order of the towers, or a dict by their
+    names.
+
+    Args:
+        towers: dict of two, of a name to a Keras model or layer from inputs to embeddings
+            `[rows, D]`, or to an `EmbeddingModel`, whose preprocessor then takes raw
+            inputs.
+        learn_scale: whether scale and bias are learned. The scale stays between 1 and 100.
+        initial_scale: where it begins, 1 to 100: 1 / 0.07 for `CLIPLoss`, 10 for
+            `SigLIPLoss`.
+        initial_bias: where the bias begins, -10 for `SigLIPLoss`; None for no bias.
+        name, dtype: as in `keras.Model`.
+
+    Raises:
+        ValueError: there are not two towers, one of them is no layer, a number is out of
+            range; in use, an input is missing or the towers' dimensions differ.
+
+    Example:
+
+    >>> import numpy as np, tfembloss
+    >>> images, texts = np.random.rand(8, 4, 4).astype("float32"), np.eye(8)
+    >>> model = DualEncoder(
+    ...     {
+    ...         "image": keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(3)]),
+    ...         "text": keras.Sequential([keras.layers.Dense(3)]),
+    ...     }
+    ... )
+    >>> model.compile("adam", loss=tfembloss.losses.CLIPLoss())
+    >>> history = model.fit((images, texts), verbose=0)
+    >>> sorted(history.history)
+    ['loss', 'scale']
+    >>> model.towers["image"].predict(images, verbose=0).shape
+    (8, 3)
+
+    Reference:
+        Radford et al., "Learning Transferable Visual Models From Natural Language
+        Supervision", 2021, https://arxiv.org/abs/2103.00020
+    """
+
+    def __init__(
+        self,
+        towers,
+        learn_scale=True,
+        initial_scale=1 / 0.07,
+        initial_bias=None,
+        name=None,
+        dtype=None,
+    ):
+        super().__init__(name=name, dtype=dtype)
+        is_dict = isinstance(towers, dict) and len(towers) == 2
+        if not is_dict or not all(
+            isinstance(tower, keras.layers.Layer) for tower in towers.values()
+        ):
+            raise ValueError(
+                "`towers` must be a dict of two Keras models or layers, as "
+                '{"image": image_encoder, "text": text_encoder}. Received: '
+                f"towers={towers!r}"
+            )
+        self.initial_scale = check_number(
+            "initial_scale",
+            initial_scale,
+            f"a number from 1 to {LARGEST_SCALE:g}",
+            lambda s: 1 <= s <= LARGEST_SCALE,
+        )
+        self.initial_bias = initial_bias
+        if initial_bias is not None:
+            self.initial_bias = check_number("initial_bias", initial_bias, "a number")
+        self.learn_scale = bool(learn_scale)
+        self.towers = {
+            name: tower if isinstance(tower, EmbeddingModel) else EmbeddingModel(tower)
+            for name, tower in towers.items()
+        }
+        self.log_scale = self._number(math.log(self.initial_scale), "log_scale", _in_range)
+        self.scale_metric = keras.metrics.Mean(name="scale")
+        self.bias = None
+        if self.initial_bias is not None:
+            self.bias = self._number(self.initial_bias, "bias")
+            self.bias_metric = keras.metrics.Mean(name="bias")
+        self.built = all(tower.built for tower in self.towers.values())
+
+    def _number(self, value, name, constraint=None):
+        return self.add_weight(
+            shape=(),
+            initializer=keras.initializers.Constant(value),
+            trainable=self.learn_scale,
+            constraint=constraint,
+            name=name,
+            dtype="float32",
+            autocast=False,
+        )
+
+    @property
+    def scale(self):
+        """The scale of the cosines, a tensor."""
+        return tf.exp(self.log_scale)
+
+    # Columns in, embeddings out.
+
+    def build(self, input_shape):
+        """Builds the towers from the shapes of the columns."""
+        shapes = input_shape
+        if isinstance(shapes, dict):
+            shapes = [shapes[name] for name in self.towers]
+        for tower, shape in zip(self.towers.values(), column_shapes(shapes), strict=True):
+            if not tower.built:
+                tower.build(shape)
+        self.built = True
+
+    def call(self, x, training=None):
+        """Embeddings `[B, 2, D]` of length 1."""
+        check_no_strings(x)
+        columns = [
+            directions(tf.cast(tower(column, training=training), tf.float32))
+            for tower, column in zip(self.towers.values(), self._columns(x), strict=True)
+        ]
+        dims = [column.shape[-1] for column in columns]
+        if dims[0] != dims[1]:
+            raise ValueError(
+                "Expected towers with embeddings of the same dimension. Received: "
+                f"{dict(zip(self.towers, dims, strict=True))}. Add a keras.layers.Dense to "
+                "one of them."
+            )
+        return tf.stack(columns, axis=1)
+
+    def _columns(self, x):
+        """The inputs in the order of the towers."""
+        if isinstance(x, dict) and set(x) == set(self.towers):
+            return tuple(x[name] for name in self.towers)
+        if isinstance(x, (tuple, list)) and len(x) == 2:
+            return tuple(x)
+        names = ", ".join(self.towers)
+        received = sorted(x) if isinstance(x, dict) else type(x).__name__
+        raise ValueError(
+            f"Expected inputs of both towers: a tuple ({names}), or a dict by these names. "
+            f"Received: {received}. For one tower alone use model.towers[name], as in "
+            f'model.towers["{next(iter(self.towers))}"].predict(x).'
+        )
+
+    # Loss from embeddings.
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """The compiled loss of the embeddings with scale and bias; `y` may be None."""
+        first, second = tf.unstack(y_pred, 2, axis=1)  # [B, D] each
+        first *= self.scale
+        if self.bias is not None:
+            one = tf.ones_like(first[:, :1])
+            first = tf.concat([first, self.bias * one], axis=1)  # [B, D + 1]
+            second = tf.concat([second, one], axis=1)
+        logits = tf.stack([first, second], axis=1)  # whose dot products they are
+        return super().compute_loss(x, y, logits, sample_weight, training)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """The compiled metrics of the embeddings; and the scale and the bias."""
+        self.scale_metric.update_state(self.scale)
+        if self.bias is not None:
+            self.bias_metric.update_state(self.bias)
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    # Raw inputs.
+
+    @property
+    def takes_raw_inputs(self):
+        """Whether a tower has a preprocessor."""
+        return any(tower.takes_raw_inputs for tower in self.towers.values())
+
+    def encoder_inputs(self, x):
+        """Each column as its tower prepares it."""
+        return tuple(
+            tower.encoder_inputs(column) if tower.takes_raw_inputs else column
+            for tower, column in zip(self.towers.values(), self._columns(x), strict=True)
+        )
+
+    # Saving.
+
+    def get_config(self):
+        """The arguments that make this model again."""
+        return {
+            "towers": {
+                name: keras.saving.serialize_keras_object(tower)
+                for name, tower in self.towers.items()
+            },
+            "learn_scale": self.learn_scale,
+            "initial_scale": self.initial_scale,
+            "initial_bias": self.initial_bias,
+            "name": self.name,
+            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
+        }
+
+
+def _in_range(log_scale):
+    return keras.ops.clip(log_scale, 0.0, math.log(LARGEST_SCALE))
