@@ -355,3 +355,247 @@ def mine_angular(ids, x, angle=20):
         return np.arctan2(half, np.linalg.norm(x[n] - middle)) > np.radians(angle)
 
     return [one for one in all_triplets(ids) if seen(*one)]
+
+
+def columns_distances(name, columns):
+    """Distances [B, n - 1] of the first column and each other one."""
+    return np.array(
+        [[distance(name, row[0], other) for other in row[1:]] for row in columns]
+    )
+
+
+def cosine_similarity(scores, columns):
+    """Values [B]."""
+    return (1 - columns_distances("cosine", columns)[:, 0] - scores) ** 2
+
+
+def contrastive(labels, columns, margin=0.5, distance="cosine"):
+    """Values [B]; labels between 0 and 1 weigh both terms."""
+    d = columns_distances(distance, columns)[:, 0]
+    return np.array([
+        (y * di**2 + (1 - y) * max(0, margin - di) ** 2) / 2
+        for y, di in zip(labels, d, strict=True)
+    ])  # fmt: skip
+
+
+def online_contrastive(labels, columns, margin=0.5, distance="cosine"):
+    """Values [B], whose mean is the sum over the hard pairs."""
+    d = columns_distances(distance, columns)[:, 0]
+    near = [di for y, di in zip(labels, d, strict=True) if y == 1]
+    far = [di for y, di in zip(labels, d, strict=True) if y == 0]
+    values = np.zeros(len(d))
+    for i, (y, di) in enumerate(zip(labels, d, strict=True)):
+        if y == 1 and di > (min(far) if far else np.mean(near)):
+            values[i] = len(d) * di**2
+        if y == 0 and di < (max(near) if near else np.mean(far)):
+            values[i] = len(d) * max(0, margin - di) ** 2
+    return values
+
+
+def ranked_pairs(scores, logits):
+    """log(1 + sum of e^(logit_i - logit_j) where score_i < score_j), and each i's sum."""
+    exponents = [
+        [low - high for y, high in zip(scores, logits, strict=True) if x < y]
+        for x, low in zip(scores, logits, strict=True)
+    ]
+    total = log_sum_exp(term for row in exponents for term in row)
+    shares = [np.exp(log_sum_exp(row) - total) if row else 0 for row in exponents]
+    return np.logaddexp(0, total), np.array(shares)
+
+
+def co_sent(scores, columns, scale=20.0):
+    """Values [B]: the batch's loss, in shares of how far a row is ranked too high."""
+    cosines = 1 - columns_distances("cosine", columns)[:, 0]
+    loss, shares = ranked_pairs(scores, scale * cosines)
+    return len(columns) * loss * shares
+
+
+def angle_similarity(a, b):
+    """|Re(z) + Im(z)| of z = a / b, halves of vectors as parts of complex numbers."""
+    a, b = (x / (np.linalg.norm(x) or 1) for x in (a, b))
+    if len(a) % 2:
+        a, b = np.append(a, 0), np.append(b, 0)
+    (a_real, a_imaginary), (b_real, b_imaginary) = np.split(a, 2), np.split(b, 2)
+    return np.abs(a @ b + a_imaginary @ b_real - a_real @ b_imaginary)
+
+
+def angle(scores, columns, scale=20.0):
+    """Values [B]; of more than two columns, the first is to be nearest to the second."""
+    num_rows, num_columns, _ = columns.shape
+    logits = scale * np.array(
+        [angle_similarity(row[0], other) for row in columns for other in row[1:]]
+    )
+    if num_columns > 2:
+        scores = [float(column == 1) for _ in columns for column in range(1, num_columns)]
+    loss, shares = ranked_pairs(scores, logits)
+    return num_rows * loss * shares.reshape(num_rows, -1).sum(axis=1)
+
+
+def mse(teacher, embeddings):
+    """Values [B] of rows or of columns; a teacher's row is every column's."""
+    values = np.zeros(len(embeddings))
+    for i, row in enumerate(embeddings):
+        values[i] = np.mean([(u - t) ** 2 for u, t in zip(
+            np.atleast_2d(row), np.broadcast_to(teacher[i], np.atleast_2d(row).shape),
+            strict=True)])  # fmt: skip
+    return values
+
+
+def margin_mse(targets, columns, similarity="dot"):
+    """Values [B]; targets are margins, or as many scores as there are documents."""
+    scores = -columns_distances(similarity, columns)
+    values = np.zeros(len(columns))
+    for i, (positive, *negatives) in enumerate(scores):
+        target = np.atleast_1d(targets[i])
+        if len(target) > len(negatives):
+            target = target[0] - target[1:]
+        errors = [positive - s - t for s, t in zip(negatives, target, strict=True)]
+        values[i] = np.mean(np.square(errors))
+    return values
+
+
+def log_softmax(logits):
+    """Logarithms of the softmax of one row."""
+    return np.array(logits) - log_sum_exp(logits)
+
+
+def distill_kl_div(teacher, columns, similarity="dot", temperature=1.0,
+                   student_temperature=None, teacher_temperature=None):  # fmt: skip
+    """Values [B]."""
+    of_student = student_temperature or temperature
+    of_teacher = teacher_temperature or temperature
+    scores = -columns_distances(similarity, columns)
+    values = np.zeros(len(columns))
+    for i in range(len(columns)):
+        p, q = log_softmax(teacher[i] / of_teacher), log_softmax(scores[i] / of_student)
+        values[i] = of_student**2 * np.sum(np.exp(p) * (p - q))
+    return values
+
+
+def gist(guide, columns, temperature=0.01, margin_strategy="absolute", margin=0.0,
+         contrast_anchors=True, contrast_positives=True, own_by_guide=False):  # fmt: skip
+    """Values [B]. `own_by_guide`: whether the guide must say so for a row's anchor or
+    positive not to be its own negative, as in the peer.
+    """
+
+    def cosine(x, i, j):  # of two (row, column)
+        return similarity("cosine", x[i], x[j])
+
+    values = np.zeros(len(columns))
+    rows, num_columns = range(len(columns)), columns.shape[1]
+    for i in rows:
+        anchor, positive = (i, 0), (i, 1)
+        own = cosine(guide, anchor, positive)
+        threshold = own - margin * (abs(own) if margin_strategy == "relative" else 1)
+        rivals = [(anchor, (j, c)) for c in range(1, num_columns) for j in rows]
+        rivals += [(anchor, (j, 0)) for j in rows if contrast_anchors]
+        rivals += [(positive, (j, 1)) for j in rows if contrast_positives]
+        logits = [
+            cosine(columns, *pair) / temperature
+            for pair in rivals
+            if pair != (anchor, positive)
+            and (own_by_guide or pair[0] != pair[1])
+            and not cosine(guide, *pair) > threshold
+        ]
+        logit = cosine(columns, anchor, positive) / temperature
+        values[i] = log_sum_exp([logit, *logits]) - logit
+    return values
+
+
+def softmax(labels, logits):
+    """Values [B] of labels [B] or of probabilities [B, L]."""
+    values = np.zeros(len(logits))
+    for i, row in enumerate(logits):
+        target = labels[i] if np.ndim(labels[i]) else np.arange(len(row)) == labels[i]
+        values[i] = -np.sum(target * log_softmax(row))
+    return values
+
+
+def with_margin(labels, cosines, margin):
+    """The cosines with `margin(cosine)` for each row's own class."""
+    cosines = cosines.copy()
+    for i, label in enumerate(labels):
+        cosines[i, label] = margin(cosines[i, label])
+    return cosines
+
+
+def arc_face(labels, cosines, margin=None, scale=64.0):
+    """Values [B]; the margin None: 28.6 degrees."""
+    margin = np.radians(28.6) if margin is None else margin
+
+    def own(cosine):
+        turned = np.arccos(np.clip(cosine, -1, 1)) + margin
+        return np.cos(turned) if turned <= np.pi else cosine - margin * np.sin(margin)
+
+    return softmax(labels, scale * with_margin(labels, cosines, own))
+
+
+def cos_face(labels, cosines, margin=0.35, scale=64.0):
+    """Values [B]."""
+    return softmax(labels, scale * with_margin(labels, cosines, lambda c: c - margin))
+
+
+def normalized_softmax(labels, cosines, temperature=0.05):
+    """Values [B]."""
+    return softmax(labels, cosines / temperature)
+
+
+def proxy_nca(labels, cosines, softmax_scale=1.0):
+    """Values [B], on the squared distances of unit vectors."""
+    return softmax(labels, -softmax_scale * (2 - 2 * cosines))
+
+
+def proxy_anchor(labels, cosines, margin=0.1, alpha=32.0):
+    """Values [B]: each class's terms, in shares of the rows' exponentials."""
+    num_rows, num_classes = cosines.shape
+    values = np.zeros(num_rows)
+    for kind in ("pull", "push"):
+        for c in range(num_classes):
+            rows = [i for i in range(num_rows) if (labels[i] == c) == (kind == "pull")]
+            if rows:
+                number = len(set(labels)) if kind == "pull" else num_classes
+                sign = -1 if kind == "pull" else 1
+                t = alpha * (sign * cosines[rows, c] + margin)
+                share = np.exp(log_softmax(t))
+                values[rows] += num_rows * softplus(log_sum_exp(t)) * share / number
+    return values
+
+
+def clip(ids, columns, scale=1.0, exclude_equal_ids=False):
+    """Values [B]."""
+    a, b = columns[:, 0], columns[:, 1]
+    values = np.zeros(len(a))
+    for i in range(len(a)):
+        rows = [j for j in range(len(a)) if j == i or not exclude_equal_ids
+                or ids[j] != ids[i]]  # fmt: skip
+        for logits in ([scale * a[i] @ b[j] for j in rows],
+                       [scale * a[j] @ b[i] for j in rows]):  # fmt: skip
+            values[i] -= log_softmax(logits)[rows.index(i)] / 2
+    return values
+
+
+def sig_lip(ids, columns, scale=1.0, bias=0.0, exclude_equal_ids=False):
+    """Values [B]."""
+    a, b = columns[:, 0], columns[:, 1]
+    values = np.zeros(len(a))
+    for i in range(len(a)):
+        for j in range(len(a)):
+            if j == i or not exclude_equal_ids or ids[j] != ids[i]:
+                z = 1 if j == i else -1
+                values[i] += softplus(-z * (scale * a[i] @ b[j] + bias))
+    return values
+
+
+def matryoshka(oracle, dims, weights=None):
+    """The oracle's `(y_true, y_pred) -> values [B]` over the first dimensions, added up."""
+
+    def values(y_true, y_pred):
+        parts = []
+        for d in dims:
+            x = y_pred[..., :d]
+            lengths = np.linalg.norm(x, axis=-1, keepdims=True)
+            parts.append(oracle(y_true, x / np.where(lengths == 0, 1, lengths)))
+        return np.sum([w * part for w, part in zip(weights or [1] * len(dims), parts,
+                                                   strict=True)], axis=0)  # fmt: skip
+
+    return values

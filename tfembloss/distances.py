@@ -69,7 +69,8 @@ def _directions(x):
     return l2_normalize(*x)
 
 
-def _root(squares):
+def root(squares):
+    """Square roots; of 0 with gradient 0, and of what rounding made negative 0."""
     # `<= 0` and not `> 0`: NaN must take the branch that shows it.
     zero = squares <= 0
     root = tf.sqrt(tf.where(zero, tf.ones_like(squares), squares))
@@ -133,7 +134,7 @@ def _sums_of_differences(a, b, weights):
 
 
 def _euclidean(a, b):
-    return _root(_squared_euclidean(a, b))
+    return root(_squared_euclidean(a, b))
 
 
 @tf.custom_gradient
@@ -143,7 +144,7 @@ def _euclidean_pairs(a, b):
 
 @compiled
 def _roots(a, b):
-    return _root(_squares(a, b))
+    return root(_squares(a, b))
 
 
 @compiled

@@ -1,5 +1,6 @@
 """Trained encoders as SavedModels that serve without this package."""
 
+import numbers
 import pathlib
 import tempfile
 
@@ -7,10 +8,10 @@ import keras
 import tensorflow as tf
 
 from tfembloss.distances import l2_normalize
-from tfembloss.models import EmbeddingModel
+from tfembloss.models import DualEncoder, EmbeddingModel
 
 
-def export_encoder(model, path, normalize=True):
+def export_encoder(model, path, normalize=True, dimensions=None):
     """Writes a model's encoder, its preprocessor inside, as a SavedModel.
 
     With a preprocessor of texts, the signature `serving_default` maps `text`, strings
@@ -25,10 +26,13 @@ def export_encoder(model, path, normalize=True):
         model: an `EmbeddingModel`, or any Keras model from inputs to embeddings.
         path: local folder to write; an earlier export there is replaced.
         normalize: if true, embeddings have length 1, so that a dot product is the cosine.
+        dimensions: k, to export the first k dimensions only, 1 to D; of a model trained
+            with `tfembloss.losses.MatryoshkaLoss`.
 
     Raises:
-        ValueError: `path` is a file, or a folder of something else; or there is no
-            preprocessor and the encoder's inputs are not known.
+        ValueError: `path` is a file, or a folder of something else; there is no
+            preprocessor and the encoder's inputs are not known; `dimensions` is out of
+            range; or the model has two towers.
 
     Example:
 
@@ -53,6 +57,11 @@ def export_encoder(model, path, normalize=True):
             f"Received: path={str(path)!r}, which is something else: choose another, or "
             "remove it."
         )
+    if isinstance(model, DualEncoder):
+        raise ValueError(
+            "Expected one encoder. Received a DualEncoder: export each tower, as in "
+            f'export_encoder(model.towers["{next(iter(model.towers))}"], path).'
+        )
     encoder, preprocessor = model, None
     if isinstance(model, EmbeddingModel):
         encoder, preprocessor = model.encoder, model.preprocessor
@@ -60,6 +69,8 @@ def export_encoder(model, path, normalize=True):
     def embed(x):
         x = x if preprocessor is None else preprocessor(x)
         embedding = tf.cast(encoder(x, training=False), tf.float32)  # [rows, D]
+        if dimensions is not None:
+            embedding = embedding[:, : _check_dimensions(dimensions, embedding.shape[1])]
         return {"embedding": l2_normalize(embedding) if normalize else embedding}
 
     text = tf.TensorSpec([None], tf.string, name="text")
@@ -82,6 +93,15 @@ def export_encoder(model, path, normalize=True):
             if old.exists():
                 old.rename(path)
             raise
+
+
+def _check_dimensions(dimensions, dim):
+    if isinstance(dimensions, numbers.Integral) and 1 <= dimensions <= dim:
+        return dimensions
+    raise ValueError(
+        f"`dimensions` must be a whole number from 1 to {dim}, the encoder's. Received: "
+        f"dimensions={dimensions!r}"
+    )
 
 
 def _input_specs(encoder):

@@ -37,7 +37,7 @@ class TokenPooling(keras.layers.Layer):
     Args:
         vocabulary_size: number of token ids.
         sequence_length: the largest T.
-        name, dtype: as in `keras.layers.Layer`.
+        **kwargs: as in `keras.layers.Layer`, `name` and `dtype`.
 
     Example:
 
@@ -54,8 +54,8 @@ class TokenPooling(keras.layers.Layer):
     token_gain = 2.0
     position_gain = 5.0
 
-    def __init__(self, vocabulary_size, sequence_length, name=None, dtype=None):
-        super().__init__(name=name, dtype=dtype)
+    def __init__(self, vocabulary_size, sequence_length, **kwargs):
+        super().__init__(**kwargs)
         self.vocabulary_size = vocabulary_size
         self.sequence_length = sequence_length
 
@@ -106,7 +106,7 @@ class PositionEmbedding(keras.layers.Layer):
 
     Args:
         sequence_length: the largest T.
-        name, dtype: as in `keras.layers.Layer`.
+        **kwargs: as in `keras.layers.Layer`, `name` and `dtype`.
 
     Example:
 
@@ -114,8 +114,8 @@ class PositionEmbedding(keras.layers.Layer):
     TensorShape([1, 3, 2])
     """
 
-    def __init__(self, sequence_length, name=None, dtype=None):
-        super().__init__(name=name, dtype=dtype)
+    def __init__(self, sequence_length, **kwargs):
+        super().__init__(**kwargs)
         self.sequence_length = sequence_length
 
     def build(self, shape):
@@ -152,7 +152,7 @@ class CosineHead(keras.layers.Layer):
         num_classes: C, >= 1.
         sub_centers: centres of each class, >= 1; with several, a class may have more than
             one face, or noisy labels of its own.
-        name, dtype: as in `keras.layers.Layer`.
+        **kwargs: as in `keras.layers.Layer`, `name` and `dtype`.
 
     Raises:
         ValueError: a number is too small, or the input is not `[B, D]`.
@@ -175,8 +175,8 @@ class CosineHead(keras.layers.Layer):
         proxy losses. Rows c K to c K + K - 1 of `centers` are those of class c.
     """
 
-    def __init__(self, num_classes, sub_centers=1, name=None, dtype=None):
-        super().__init__(name=name, dtype=dtype)
+    def __init__(self, num_classes, sub_centers=1, **kwargs):
+        super().__init__(**kwargs)
         self.num_classes = _count("num_classes", num_classes)
         self.sub_centers = _count("sub_centers", sub_centers)
 
@@ -248,7 +248,7 @@ class PairHead(keras.layers.Layer):
         embeddings: whether u and v are parts.
         difference: whether |u - v| is.
         product: whether u v, entry by entry, is.
-        name, dtype: as in `keras.layers.Layer`.
+        **kwargs: as in `keras.layers.Layer`, `name` and `dtype`.
 
     Raises:
         ValueError: there are no parts or no labels, or the input is not `[B, 2, D]`.
@@ -274,10 +274,9 @@ class PairHead(keras.layers.Layer):
         embeddings=True,
         difference=True,
         product=False,
-        name=None,
-        dtype=None,
+        **kwargs,
     ):
-        super().__init__(name=name, dtype=dtype)
+        super().__init__(**kwargs)
         self.num_labels = _count("num_labels", num_labels)
         self.embeddings, self.difference, self.product = embeddings, difference, product
         if not (embeddings or difference or product):

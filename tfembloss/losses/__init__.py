@@ -1,6 +1,7 @@
 """Losses for embeddings: `keras.losses.Loss` subclasses for `model.compile(loss=...)`."""
 
 from tfembloss.losses.base import EmbeddingLoss, LabelLoss
+from tfembloss.losses.choice import for_data
 from tfembloss.losses.classification import (
     ArcFaceLoss,
     CosFaceLoss,
@@ -84,4 +85,5 @@ __all__ = [
     "SupConLoss",
     "TripletLoss",
     "TripletMarginLoss",
+    "for_data",
 ]

@@ -215,16 +215,18 @@ def share_of_log_sum(log_terms, log_sum):
     return share * tf.nn.softplus(log_sum) + slope * (log_terms - constant)
 
 
-def require(holds, message):
-    """Stops where a condition on values does not hold.
+def require(holds, x, message):
+    """x, where a condition on values holds; an error where it does not.
 
     A ValueError in eager code. In a graph it is TensorFlow's InvalidArgumentError, and in
     what XLA compiles there is no such check.
     """
     if not tf.executing_eagerly():
-        tf.debugging.Assert(holds, [message])
-    elif not holds:
+        with tf.control_dependencies([tf.debugging.Assert(holds, [message])]):
+            return tf.identity(x)
+    if not holds:
         raise ValueError(message)
+    return x
 
 
 def check_columns(y_pred, at_least, at_most=None):

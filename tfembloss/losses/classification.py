@@ -9,7 +9,7 @@ import math
 import keras
 import tensorflow as tf
 
-from tfembloss import masks, replicas
+from tfembloss import distances, masks, replicas
 from tfembloss.kernels import compiled, differentiable
 from tfembloss.losses.base import (
     EmbeddingLoss,
@@ -46,8 +46,9 @@ class ClassLoss(EmbeddingLoss):
         if self.cosines:
             # Of some rows: where embeddings or logits are given, any row shows it.
             largest = tf.reduce_max(tf.abs(y_pred[:16]))
-            require(
+            return require(
                 ~(largest > 1.01),
+                y_pred,
                 f"{type(self).__name__} expects cosines, numbers from -1 to 1. Received "
                 "larger ones: logits, or embeddings. Train with tfembloss."
                 "EmbeddingClassifier(encoder, tfembloss.layers.CosineHead(num_classes)).",
@@ -86,14 +87,14 @@ def check_labels(y_true, y_pred, num_classes):
     if dtype.is_floating:
         right &= tf.cast(labels, dtype) == y_true
     number = num_classes if isinstance(num_classes, int) else "C"
-    require(
+    return require(
         tf.reduce_all(right),
+        labels,
         f"Expected labels that are whole numbers from 0 to {number} - 1, for {number} "
         "classes. Received a label that is negative, "
         "too large, or no whole number. Number the classes from 0, and give the head as "
         "many as there are.",
     )
-    return labels
 
 
 def _num_classes(scores):
@@ -114,7 +115,7 @@ def _cross_entropy(logits, hits, targets):
 def _of_label(scores, hits):
     """Each row's score of its own label `[B]`; NaN without one, where no check was made."""
     own = tf.reduce_sum(tf.where(hits, scores, tf.zeros_like(scores)), axis=1)
-    return tf.where(tf.reduce_any(hits, axis=1), own, float("nan"))
+    return tf.where(masks.row_any(hits), own, float("nan"))
 
 
 @differentiable
@@ -122,10 +123,7 @@ def _arc_face(x, labels, margin, scale):
     (cosines,) = x  # [B, C]
     hits = _hits(labels, cosines)
     own = _of_label(cosines, hits)  # [B]
-    # The sine of an angle at which it has no slope counts as constant.
-    squared_sine = 1 - own * own
-    flat = squared_sine <= 1e-12
-    sine = tf.sqrt(tf.where(flat, tf.constant(1e-12, own.dtype), squared_sine))
+    sine = distances.root(1 - own * own)
     turned = own * math.cos(margin) - sine * math.sin(margin)  # cos(angle + margin)
     # Beyond 180 degrees the cosine would rise again.
     beyond = own < math.cos(math.pi - margin)
@@ -394,7 +392,8 @@ def _proxy_anchor(x, labels, log_sums, margin, alpha):
     with_rows = tf.reduce_sum(tf.cast(log_sums[0] > float("-inf"), cosines.dtype))
     num_classes = tf.cast(tf.shape(cosines)[1], cosines.dtype)
     own = tf.reduce_sum(share_of_log_sum(near, log_sums[0]), axis=1) / with_rows
-    return own + tf.reduce_sum(share_of_log_sum(far, log_sums[1]), axis=1) / num_classes
+    other = tf.reduce_sum(share_of_log_sum(far, log_sums[1]), axis=1) / num_classes
+    return tf.where(masks.row_any(_hits(labels, cosines)), own + other, float("nan"))
 
 
 @keras.saving.register_keras_serializable("tfembloss")

@@ -186,12 +186,13 @@ class OnlineContrastiveLoss(ContrastiveLoss):
         """Values `[B]` of the columns `y_pred [B, 2, D]` with labels `y_true [B]`."""
         columns = check_columns(y_pred, at_least=2, at_most=2)  # [B, 2, D]
         labels = check_scores(y_true, columns)  # [B]
-        match, other = labels == 1, labels == 0
-        require(
-            tf.reduce_all(match | other),
+        labels = require(
+            tf.reduce_all((labels == 0) | (labels == 1)),
+            labels,
             "OnlineContrastiveLoss expects labels y_true that are 0 or 1. Received others: "
             "scores between them are for ContrastiveLoss or CoSENTLoss.",
         )
+        match = labels == 1
         d = _distances((columns,), self._distance.rowwise)  # [B]
         hard = self._is_hard(tf.stop_gradient(d), match)  # [B]
         value = tf.where(match, tf.square(d), tf.square(tf.nn.relu(self.margin - d)))

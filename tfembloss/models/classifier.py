@@ -131,9 +131,8 @@ class EmbeddingClassifier(EmbeddingModel):
                 f"as many classes. Received: num_sampled={self.num_sampled}, "
                 f"{keys.shape[0]} rows."
             )
-        classes, places = _sample_classes(
-            keys, self.optimizer.iterations, num_classes, self.num_sampled
-        )  # [S], [C]
+        step = tf.convert_to_tensor(self.optimizer.iterations)
+        classes, places = _sample_classes(keys, step, num_classes, self.num_sampled)
         return self.head(embeddings, classes=classes), tf.gather(places, labels)
 
     def get_config(self):
