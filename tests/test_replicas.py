@@ -41,6 +41,11 @@ ONE_OF_EACH_KIND = [
     "nt-xent",
     "lifted",
     "n-pairs",
+    "online-contrastive",
+    "co-sent",
+    "gist",
+    "sig-lip",
+    "proxy-anchor",
 ]
 
 
@@ -65,6 +70,13 @@ def alone_through_fit(tmp_path_factory):
 
 def test_fit_on_several_replicas(alone_through_fit, tmp_path):
     assert_same(train(tmp_path, 2, *FIT), alone_through_fit)
+
+
+def test_classifiers_and_towers_on_several_replicas(tmp_path):
+    one, two, four = (Run(tmp_path / str(n), n, "--models") for n in (1, 2, 4))
+    expected = one.finish()
+    assert_same(two.finish(), expected)
+    assert_same(four.finish(), expected)
 
 
 def test_fit_on_two_workers(alone_through_fit, tmp_path):

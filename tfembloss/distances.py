@@ -91,7 +91,12 @@ def _cosine(a, b):
 
 
 def _cosine_pairs(a, b):
-    return 1 + _dot_pairs(directions(a), directions(b))
+    return _cosines_of_directions(directions(a), directions(b))
+
+
+@compiled
+def _cosines_of_directions(a, b):
+    return 1 - tf.matmul(a, b, transpose_b=True)
 
 
 def _squared_euclidean(a, b):

@@ -22,6 +22,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("out")
 parser.add_argument("num_replicas", type=int)
 parser.add_argument("--fit", nargs="+", default=[])
+parser.add_argument("--models", action="store_true", help="`fit` of the other models")
 parser.add_argument("--only", nargs="+", default=[], help="these cases instead of all")
 parser.add_argument("--rows", type=int, default=12)
 parser.add_argument("--uneven", action="store_true", help="the first has fewer rows")
@@ -77,6 +78,51 @@ def fit(case):
         "val_loss": history.history["val_loss"],
         "weights": encoder.get_weights()[0],
     }
+
+
+def trained(model, loss, x, y=None, **options):
+    """Losses and all weights of three steps of a model's `fit`."""
+    model.compile(keras.optimizers.SGD(0.1), loss, **options)
+    history = model.fit(
+        tfembloss.data.from_arrays(x, y).batch(arguments.rows), epochs=3, verbose=0
+    )
+    weights = np.concatenate([np.ravel(v) for v in model.get_weights()])
+    return {"loss": history.history["loss"], "weights": weights}
+
+
+def classifier(loss, num_classes, **options):
+    """A classifier, its head with an optimizer of its own."""
+    x = np.random.default_rng(0).normal(size=[arguments.rows, 6]).astype("float32")
+    y = np.random.default_rng(1).integers(num_classes, size=arguments.rows)
+    with strategy.scope():
+        keras.utils.set_random_seed(0)
+        model = tfembloss.EmbeddingClassifier(
+            keras.Sequential([keras.layers.Dense(5)]),
+            tfembloss.layers.CosineHead(num_classes),
+            **options,
+        )
+        return trained(model, loss, x, y, head_optimizer=keras.optimizers.SGD(1.0))
+
+
+def dual_encoder(loss, **options):
+    """Two towers with learned numbers."""
+    rng = np.random.default_rng(0)
+    x = tuple(rng.normal(size=[2, arguments.rows, 6]).astype("float32"))
+    with strategy.scope():
+        keras.utils.set_random_seed(0)
+        towers = {name: keras.Sequential([keras.layers.Dense(5)]) for name in "ab"}
+        return trained(tfembloss.DualEncoder(towers, **options), loss, x)
+
+
+MODELS = {
+    "arc-face": lambda: classifier(tfembloss.losses.ArcFaceLoss(), 4),
+    "proxy-anchor": lambda: classifier(tfembloss.losses.ProxyAnchorLoss(alpha=4.0), 4),
+    "sampled": lambda: classifier(tfembloss.losses.CosFaceLoss(), 50, num_sampled=20),
+    "clip": lambda: dual_encoder(tfembloss.losses.CLIPLoss()),
+    "sig-lip": lambda: dual_encoder(
+        tfembloss.losses.SigLIPLoss(), initial_scale=10.0, initial_bias=-10.0
+    ),
+}
 
 
 def shards(rows):
@@ -135,7 +181,9 @@ def _stack(x, dim):
 cases = CASES
 if arguments.only:
     cases = {name: CASES[name] for name in arguments.only}
-if arguments.fit:
+if arguments.models:
+    results = {name: train_it() for name, train_it in MODELS.items()}
+elif arguments.fit:
     results = {name: fit(CASES[name]) for name in arguments.fit}
 else:
     results = descend(cases)

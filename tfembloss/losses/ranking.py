@@ -7,7 +7,21 @@ import keras
 import tensorflow as tf
 
 from tfembloss import distances, masks, replicas
+from tfembloss.kernels import differentiable
 from tfembloss.losses.base import EmbeddingLoss, check_columns, check_ids
+
+
+@differentiable
+def _find_own(x, rows, labels, width, scale):
+    (distances,) = x  # [B, N * m]
+    # A softmax is blind to constants: -distance serves as the similarity.
+    logits = tf.reshape(-scale * distances, [tf.size(rows), -1, width])  # [B, N, m]
+    own = masks.own_rows(rows, tf.shape(logits)[1])  # [B, N]
+    first = logits[:, :, 0]
+    positives = tf.reduce_sum(tf.where(own, first, tf.zeros_like(first)), axis=1)  # [B]
+    if labels is not None:  # other rows of the same id are no negatives
+        logits = tf.where(~labels.positive[:, :, None], logits, float("-inf"))
+    return tf.reduce_logsumexp(logits, axis=[1, 2]) - positives
 
 
 @keras.saving.register_keras_serializable("tfembloss")
@@ -80,7 +94,7 @@ class MultipleNegativesRankingLoss(EmbeddingLoss):
                 "`scale` is the inverse of a temperature: expected a number > 0. "
                 f"Received: scale={scale}"
             )
-        self.scale = scale
+        self.scale = float(scale)
         self.similarity = similarity
         self.symmetric = symmetric
         self.exclude_equal_ids = exclude_equal_ids
@@ -91,33 +105,23 @@ class MultipleNegativesRankingLoss(EmbeddingLoss):
         columns = check_columns(y_pred, at_least=2)  # [B, n, D]
         anchors, documents = columns[:, :1], columns[:, 1:]  # [B, 1, D], [B, n-1, D]
         rows = replicas.first_row(columns) + tf.range(tf.shape(columns)[0])  # [B]
-        excluded = self._equal_ids(y_true, columns, rows)  # [B, N] or None
-        values = self._find_own(anchors, documents, rows, excluded)  # [B]
+        labels = None
+        if self.exclude_equal_ids:
+            ids = check_ids(y_true, columns)  # [B]
+            labels = masks.Labels(ids, replicas.gather(ids), rows)
+        values = self._find_own(anchors, documents, rows, labels)  # [B]
         if self.symmetric:
-            values += self._find_own(documents[:, :1], anchors, rows, excluded)
+            values += self._find_own(documents[:, :1], anchors, rows, labels)
             values /= 2
         return values
 
-    def _equal_ids(self, y_true, columns, rows):
-        """Pairs of different rows with equal ids `[B, N]`, if they are to be excluded."""
-        if not self.exclude_equal_ids:
-            return None
-        ids = check_ids(y_true, columns)  # [B]
-        keys = replicas.gather(ids)  # [N]
-        return masks.equal_ids(ids, keys) & ~masks.own_rows(rows, tf.shape(keys)[0])
-
-    def _find_own(self, queries, documents, rows, excluded):
+    def _find_own(self, queries, documents, rows, labels):
         """-log probability of each query's own first document, among all replicas'."""
         keys = replicas.gather(documents)  # [N, m, D]
-        num_keys, width, dim = tf.unstack(tf.shape(keys))
+        _, width, dim = tf.unstack(tf.shape(keys))
         flat = tf.reshape(keys, [-1, dim])  # [N * m, D]
-        # A softmax is blind to constants: -distance serves as the similarity.
-        logits = -self.scale * self._distance.pairwise(queries[:, 0], flat)
-        logits = tf.reshape(logits, [-1, num_keys, width])  # [B, N, m]
-        if excluded is not None:
-            logits = tf.where(excluded[:, :, None], float("-inf"), logits)
-        positives = tf.gather(logits[:, :, 0], rows, batch_dims=1)  # [B]
-        return tf.reduce_logsumexp(logits, axis=[1, 2]) - positives
+        x = self._distance.pairwise(queries[:, 0], flat)  # [B, N * m]
+        return _find_own((x,), rows, labels, width, self.scale)
 
     def get_config(self):
         """The arguments that make this loss again."""

@@ -1,0 +1,76 @@
+"""`for_data` and README's table say the same, and what they recommend trains."""
+
+import pathlib
+import re
+
+import keras
+import numpy as np
+import pytest
+
+import tfembloss
+from tfembloss import layers, losses
+from tfembloss.losses import choice
+
+README = pathlib.Path(__file__).parent.parent / "README.md"
+
+
+def test_the_readme_has_the_same_table():
+    table = {}
+    for line in README.read_text().splitlines():
+        cells = line.split("|")[1:-1]
+        if len(cells) == 4 and (kind := re.search(r'`"([\w-]+)"`', cells[0])):
+            table[kind[1]] = re.findall(r"`(\w+Loss)`", cells[3])
+    recommended = {
+        kind: [type(loss).__name__ for loss in losses.for_data(kind)]
+        for kind in choice._LOSSES
+    }
+    assert table == recommended
+    for kind in recommended:
+        assert f'`"{kind}"`' in losses.for_data.__doc__
+
+
+def column(seed=0):
+    return np.random.default_rng(seed).normal(size=[8, 4]).astype("float32")
+
+
+PAIR, FOUR = (column(0), column(1)), tuple(map(column, range(4)))
+LABELS, SCORES = np.arange(8) % 4, np.arange(8) / 8
+DATA = {
+    "article-label": (column(), LABELS),
+    "query-article": (PAIR, None),
+    "query-article-irrelevant_article": (FOUR[:3], None),
+    "query-article-score": (PAIR, SCORES),
+    "query-article-match": (PAIR, LABELS % 2),
+    "query-article-teacher_scores": (FOUR, column()[:, :3]),
+    "premise-hypothesis-label": (PAIR, LABELS),
+    "text-image": (PAIR, None),
+    "text-teacher_embedding": (PAIR, column(2)[:, :3]),
+}
+
+
+@pytest.mark.parametrize(
+    "kind, loss",
+    [(kind, loss) for kind in choice._LOSSES for loss in losses.for_data(kind)],
+    ids=lambda part: part if isinstance(part, str) else type(part).__name__,
+)
+def test_what_is_recommended_trains(kind, loss):
+    keras.utils.set_random_seed(0)
+    (x, y), make = DATA[kind], lambda: keras.Sequential([keras.layers.Dense(3)])
+    if kind == "text-image":
+        model = tfembloss.DualEncoder({"text": make(), "image": make()})
+    elif isinstance(loss, losses.SoftmaxLoss):
+        model = tfembloss.EmbeddingClassifier(make(), layers.PairHead(4))
+    elif isinstance(loss, losses.ArcFaceLoss | losses.CosFaceLoss):
+        model = tfembloss.EmbeddingClassifier(make(), layers.CosineHead(4))
+    else:
+        model = tfembloss.EmbeddingModel(make())
+    if isinstance(loss, losses.MarginMSELoss) and y is None:
+        y = SCORES
+    model.compile(keras.optimizers.Adam(0.03), loss, run_eagerly=True)
+    history = model.fit(x, y, batch_size=8, epochs=8, verbose=0, shuffle=False).history
+    assert history["loss"][-1] < history["loss"][0]
+
+
+def test_another_kind_is_refused():
+    with pytest.raises(ValueError, match=r"Expected one of.*article-label.*'pairs'"):
+        losses.for_data("pairs")
