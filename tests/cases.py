@@ -141,7 +141,7 @@ def _classes(loss, oracle, **options):
 
 
 def _matryoshka(loss, dtype=None, **options):
-    return losses.MatryoshkaLoss(loss(dtype=dtype), **options)
+    return losses.MatryoshkaLoss(loss(scale=5.0, dtype=dtype), **options)
 
 
 CASES = {
@@ -229,5 +229,6 @@ CASES = {
     "softmax": _classes(losses.SoftmaxLoss, oracles.softmax),
     "matryoshka": Case(
         functools.partial(_matryoshka, losses.CoSENTLoss, dims=[6, 2], weights=[1.0, 0.5]),
-        oracles.matryoshka(oracles.co_sent, [6, 2], [1.0, 0.5]), 2, _scores),
+        oracles.matryoshka(functools.partial(oracles.co_sent, scale=5.0),
+                           [6, 2], [1.0, 0.5]), 2, _scores),
 }  # fmt: skip

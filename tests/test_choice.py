@@ -6,6 +6,7 @@ import re
 import keras
 import numpy as np
 import pytest
+from goldens import plain_kernels  # noqa: F401
 
 import tfembloss
 from tfembloss import layers, losses

@@ -117,7 +117,9 @@ def dual_encoder(loss, **options):
 MODELS = {
     "arc-face": lambda: classifier(tfembloss.losses.ArcFaceLoss(), 4),
     "proxy-anchor": lambda: classifier(tfembloss.losses.ProxyAnchorLoss(alpha=4.0), 4),
-    "sampled": lambda: classifier(tfembloss.losses.CosFaceLoss(), 50, num_sampled=20),
+    "sampled": lambda: classifier(
+        tfembloss.losses.CosFaceLoss(scale=8.0), 50, num_sampled=20
+    ),
     "clip": lambda: dual_encoder(tfembloss.losses.CLIPLoss()),
     "sig-lip": lambda: dual_encoder(
         tfembloss.losses.SigLIPLoss(), initial_scale=10.0, initial_bias=-10.0
