@@ -231,6 +231,7 @@ def _log_sums_over_greater(x, scores):
 @differentiable
 def _scaled_cosines(x, scale):
     (columns,) = x  # [B, 2, D]
+    # Less the scale, a constant: only differences count.
     return -scale * distances.cosine.rowwise(columns[:, :1], columns[:, 1:])  # [B, n - 1]
 
 
@@ -289,7 +290,7 @@ class CoSENTLoss(EmbeddingLoss):
         key_scores = tf.reshape(replicas.gather(scores), [-1])
         log_terms = keys + _log_sums_over_greater(-keys, key_scores)  # [N * m]
         log_sum = tf.reduce_logsumexp(tf.stop_gradient(log_terms))
-        width = similarities.shape[1]
+        width = tf.shape(similarities)[1]
         start = replicas.first_row(similarities) * width
         own = log_terms[start : start + tf.size(similarities)]
         values = tf.reshape(share_of_log_sum(own, log_sum), [-1, width])  # [B, m]

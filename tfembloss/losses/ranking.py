@@ -8,7 +8,12 @@ import tensorflow as tf
 
 from tfembloss import distances, masks, replicas
 from tfembloss.kernels import differentiable
-from tfembloss.losses.base import EmbeddingLoss, check_columns, check_ids
+from tfembloss.losses.base import (
+    EmbeddingLoss,
+    check_columns,
+    check_ids,
+    check_number,
+)
 
 
 @differentiable
@@ -89,12 +94,9 @@ class MultipleNegativesRankingLoss(EmbeddingLoss):
         dtype=None,
     ):
         super().__init__(reduction=reduction, name=name, dtype=dtype)
-        if not 0 < scale < float("inf"):
-            raise ValueError(
-                "`scale` is the inverse of a temperature: expected a number > 0. "
-                f"Received: scale={scale}"
-            )
-        self.scale = float(scale)
+        self.scale = check_number(
+            "scale", scale, "the inverse of a temperature, a number > 0", lambda s: s > 0
+        )
         self.similarity = similarity
         self.symmetric = symmetric
         self.exclude_equal_ids = exclude_equal_ids
