@@ -47,6 +47,14 @@ class Distance(NamedTuple):
     pairwise: Callable
 
 
+def sum_last(x):
+    """Sums over the last axis, as a product with ones.
+
+    XLA keeps the order of a reduction's terms, which takes it three times as long on CPU.
+    """
+    return tf.tensordot(x, tf.ones(tf.shape(x)[-1:], x.dtype), 1)
+
+
 def l2_normalize(x):
     """Rows of length 1; a zero row stays zero, with gradient 0."""
     # The largest entry is divided out first, so that no square over- or underflows. As
@@ -54,7 +62,7 @@ def l2_normalize(x):
     largest = tf.reduce_max(tf.abs(tf.stop_gradient(x)), axis=-1, keepdims=True)
     zero = largest == 0
     x = x / tf.where(zero, tf.ones_like(largest), largest)
-    squares = tf.reduce_sum(x * x, axis=-1, keepdims=True)
+    squares = sum_last(x * x)[..., None]
     length = tf.sqrt(tf.where(zero, tf.ones_like(squares), squares))
     return tf.where(zero, tf.zeros_like(x), x / length)
 
@@ -78,7 +86,7 @@ def root(squares):
 
 
 def _dot(a, b):
-    return -tf.reduce_sum(a * b, axis=-1)
+    return -sum_last(a * b)
 
 
 @compiled
@@ -87,7 +95,7 @@ def _dot_pairs(a, b):
 
 
 def _cosine(a, b):
-    return 1 - tf.reduce_sum(l2_normalize(a) * l2_normalize(b), axis=-1)
+    return 1 - sum_last(l2_normalize(a) * l2_normalize(b))
 
 
 def _cosine_pairs(a, b):
@@ -100,7 +108,7 @@ def _cosines_of_directions(a, b):
 
 
 def _squared_euclidean(a, b):
-    return tf.reduce_sum(tf.math.squared_difference(a, b), axis=-1)
+    return sum_last(tf.math.squared_difference(a, b))
 
 
 @tf.custom_gradient

@@ -20,19 +20,18 @@ def differentiable(forward, backward=None):
     Args:
         forward: `(x, *constants) -> values [B]`, or `(values [B], counts [B])`; x a tuple
             of tensors.
-        backward: `(upstream [B], x, *constants) -> gradients`, a tuple as long as x: the
-            gradients of `sum(upstream * values)`. By default `forward` is computed
-            again, under a tape.
+        backward: `(upstream [B], values [B], x, *constants) -> gradients`, a tuple as long
+            as x: the gradients of `sum(upstream * values)`. By default `forward` is
+            computed again, under a tape.
 
     Returns:
         Function like `forward`, with a gradient in x; counts have none.
     """
 
-    def replay(upstream, x, *constants):
+    def replay(upstream, _, x, *constants):
         with tf.GradientTape() as tape:
             tape.watch(x)
-            result = forward(x, *constants)
-        values = result[0] if isinstance(result, tuple) else result
+            values = _values(forward(x, *constants))
         return tape.gradient(values, x, upstream, unconnected_gradients="zero")
 
     forward_kernel = compiled(forward)
@@ -45,8 +44,16 @@ def differentiable(forward, backward=None):
             # The outer tape must not look into the kernel.
             x = tuple(map(tf.stop_gradient, x))
             result = forward_kernel(x, *constants)
-            return result, lambda upstream, *_: backward_kernel(upstream, x, *constants)
+
+            def gradient(upstream, *_):
+                return backward_kernel(upstream, _values(result), x, *constants)
+
+            return result, gradient
 
         return evaluate(*x)
 
     return function
+
+
+def _values(result):
+    return result[0] if isinstance(result, tuple) else result

@@ -45,7 +45,7 @@ def _features(columns):
 
 
 def teacher_mse():
-    """Its MSELoss, whose targets are the teacher's embeddings."""
+    """sentence-transformers' MSELoss, whose targets are the teacher's embeddings."""
 
     def make():
         from sentence_transformers.sentence_transformer import losses
@@ -57,7 +57,7 @@ def teacher_mse():
 
 
 def pair_softmax():
-    """Its SoftmaxLoss, with these weights."""
+    """sentence-transformers' SoftmaxLoss, with these weights."""
 
     def make(kernel, bias):
         import torch
@@ -72,7 +72,7 @@ def pair_softmax():
 
 
 def matryoshka_ranking(dims):
-    """Its MatryoshkaLoss of MultipleNegativesRankingLoss."""
+    """sentence-transformers' MatryoshkaLoss of MultipleNegativesRankingLoss."""
 
     def make():
         from sentence_transformers.sentence_transformer import losses
@@ -86,7 +86,7 @@ def matryoshka_ranking(dims):
 
 
 def gist_embed():
-    """Its GISTEmbedLoss; the targets are the guide's embeddings `[B, n, D]`."""
+    """sentence-transformers' GISTEmbedLoss; the targets are the guide's `[B, n, D]`."""
 
     def make():
         from sentence_transformers.sentence_transformer import losses
@@ -149,7 +149,7 @@ def class_centers(name):
 
 
 def clip(scale):
-    """What its ClipLoss computes in one process."""
+    """What open_clip's ClipLoss computes in one process."""
 
     def make():
         import torch
@@ -167,7 +167,7 @@ def clip(scale):
 
 
 def sig_lip(scale, bias):
-    """What its SigLipLoss computes in one process."""
+    """What open_clip's SigLipLoss computes in one process."""
 
     def make():
         import torch

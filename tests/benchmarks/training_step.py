@@ -63,7 +63,8 @@ def main():
     print(
         f"CosFaceLoss, {options.classes} classes, num_sampled={sampled}, "
         f"B={options.rows}: {statistics.median(milliseconds):.0f} ms a step, the process "
-        f"{memory('VmHWM'):.0f} MB at its peak.\n\n{machine()}, {THREADS} threads."
+        f"{memory('VmHWM') or float('nan'):.0f} MB at its peak.\n\n"
+        f"{machine()}, {THREADS} threads."
     )
 
 

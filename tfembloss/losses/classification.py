@@ -106,29 +106,48 @@ def _hits(labels, scores):
     return labels[:, None] == tf.range(tf.shape(scores, tf.int64)[1])[None, :]
 
 
-def _cross_entropy(logits, hits, targets):
-    """-log probability of the label, whose logit is `targets [B]`, among all classes."""
-    logits = tf.where(hits, targets[:, None], logits)  # [B, C]
-    return tf.reduce_logsumexp(logits, axis=1) - targets
-
-
-def _of_label(scores, hits):
+def _of_label(scores, labels):
     """Each row's score of its own label `[B]`; NaN without one, where no check was made."""
-    own = tf.reduce_sum(tf.where(hits, scores, tf.zeros_like(scores)), axis=1)
-    return tf.where(masks.row_any(hits), own, float("nan"))
+    num_classes = tf.shape(scores, tf.int64)[1]
+    right = (labels >= 0) & (labels < num_classes)
+    inside = tf.clip_by_value(labels, 0, num_classes - 1)
+    return tf.where(right, tf.gather(scores, inside, batch_dims=1), float("nan"))
 
 
-@differentiable
-def _arc_face(x, labels, margin, scale):
-    (cosines,) = x  # [B, C]
-    hits = _hits(labels, cosines)
-    own = _of_label(cosines, hits)  # [B]
+def _with_margin(own, margin, angular):
+    """The cosine with the own centre, with a margin: on the angle, or on the cosine."""
+    if not angular:
+        return own - margin
     sine = distances.root(1 - own * own)
     turned = own * math.cos(margin) - sine * math.sin(margin)  # cos(angle + margin)
     # Beyond 180 degrees the cosine would rise again.
     beyond = own < math.cos(math.pi - margin)
-    targets = tf.where(beyond, own - margin * math.sin(margin), turned)
-    return _cross_entropy(scale * cosines, hits, scale * targets)
+    return tf.where(beyond, own - margin * math.sin(margin), turned)
+
+
+def _softmax_with_margin(x, labels, scale, margin, angular):
+    (scores,) = x  # [B, C]
+    own = _with_margin(_of_label(scores, labels), margin, angular)  # [B]
+    scores = tf.where(_hits(labels, scores), own[:, None], scores)
+    return tf.reduce_logsumexp(scale * scores, axis=1) - scale * own
+
+
+def _gradient_of_softmax(upstream, values, x, labels, scale, margin, angular):
+    # The values have the logarithm of the sum in them, which is not summed again.
+    (scores,) = x  # [B, C]
+    own = _of_label(scores, labels)  # [B]
+    with tf.GradientTape() as tape:
+        tape.watch(own)
+        own_with_margin = _with_margin(own, margin, angular)
+    slope = tape.gradient(own_with_margin, own)
+    hits, log_sum = _hits(labels, scores), values + scale * own_with_margin
+    logits = scale * tf.where(hits, own_with_margin[:, None], scores)
+    probabilities = tf.exp(logits - log_sum[:, None])
+    of_scores = tf.where(hits, (probabilities - 1) * slope[:, None], probabilities)
+    return (scale * upstream[:, None] * of_scores,)
+
+
+_cross_entropy = differentiable(_softmax_with_margin, _gradient_of_softmax)
 
 
 @keras.saving.register_keras_serializable("tfembloss")
@@ -191,7 +210,7 @@ class ArcFaceLoss(ClassLoss):
 
     def formula(self, labels, scores):
         """Values `[B]`."""
-        return _arc_face((scores,), labels, self.margin, self.scale)
+        return _cross_entropy((scores,), labels, self.scale, self.margin, True)
 
     def get_config(self):
         """The arguments that make this loss again."""
@@ -200,14 +219,6 @@ class ArcFaceLoss(ClassLoss):
 
 def _positive(name, value):
     return check_number(name, value, "a number > 0", lambda x: x > 0)
-
-
-@differentiable
-def _cos_face(x, labels, margin, scale):
-    (cosines,) = x  # [B, C]
-    hits = _hits(labels, cosines)
-    targets = _of_label(cosines, hits) - margin  # [B]
-    return _cross_entropy(scale * cosines, hits, scale * targets)
 
 
 @keras.saving.register_keras_serializable("tfembloss")
@@ -257,7 +268,7 @@ class CosFaceLoss(ClassLoss):
 
     def formula(self, labels, scores):
         """Values `[B]`."""
-        return _cos_face((scores,), labels, self.margin, self.scale)
+        return _cross_entropy((scores,), labels, self.scale, self.margin, False)
 
     def get_config(self):
         """The arguments that make this loss again."""
@@ -308,7 +319,7 @@ class NormalizedSoftmaxLoss(ClassLoss):
 
     def formula(self, labels, scores):
         """Values `[B]`."""
-        return _cos_face((scores,), labels, 0.0, 1 / self.temperature)
+        return _cross_entropy((scores,), labels, 1 / self.temperature, 0.0, False)
 
     def get_config(self):
         """The arguments that make this loss again."""
@@ -361,7 +372,7 @@ class ProxyNCALoss(ClassLoss):
 
     def formula(self, labels, scores):
         """Values `[B]`."""
-        return _cos_face((scores,), labels, 0.0, 2 * self.softmax_scale)
+        return _cross_entropy((scores,), labels, 2 * self.softmax_scale, 0.0, False)
 
     def get_config(self):
         """The arguments that make this loss again."""
@@ -463,13 +474,6 @@ class ProxyAnchorLoss(ClassLoss):
 
 
 @differentiable
-def _softmax(x, labels):
-    (logits,) = x  # [B, L]
-    hits = _hits(labels, logits)
-    return _cross_entropy(logits, hits, _of_label(logits, hits))
-
-
-@differentiable
 def _softmax_of_probabilities(x, probabilities):
     (logits,) = x  # [B, L]
     return -tf.reduce_sum(probabilities * tf.nn.log_softmax(logits), axis=1)
@@ -517,4 +521,4 @@ class SoftmaxLoss(ClassLoss):
         if y_true.dtype.is_floating and alike:
             return _softmax_of_probabilities((logits,), tf.cast(y_true, self.dtype))
         labels = check_labels(y_true, logits, _num_classes(logits))  # [B]
-        return _softmax((logits,), labels)
+        return _cross_entropy((logits,), labels, 1.0, 0.0, False)

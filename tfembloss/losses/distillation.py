@@ -16,7 +16,8 @@ from tfembloss.losses.base import (
 @differentiable
 def _mean_squared_error(x, targets):
     (columns,) = x  # [B, n, D]
-    return tf.reduce_mean(tf.math.squared_difference(columns, targets), axis=[1, 2])
+    errors = distances.sum_last(tf.math.squared_difference(columns, targets))  # [B, n]
+    return tf.reduce_mean(errors, axis=1) / tf.cast(tf.shape(columns)[2], columns.dtype)
 
 
 @keras.saving.register_keras_serializable("tfembloss")

@@ -312,7 +312,7 @@ def _scaled_angles(x, scale):
     real, imaginary = columns[..., :half], columns[..., half:]  # [B, n, D / 2]
     product = columns[:, :1] * columns[:, 1:]  # [B, n - 1, D]
     turned = imaginary[:, :1] * real[:, 1:] - real[:, :1] * imaginary[:, 1:]
-    both = tf.reduce_sum(product, axis=2) + tf.reduce_sum(turned, axis=2)
+    both = distances.sum_last(product) + distances.sum_last(turned)
     return scale * tf.abs(both)  # [B, n - 1]
 
 

@@ -89,14 +89,13 @@ class CLIPLoss(MultipleNegativesRankingLoss):
 
 
 @differentiable
-def _sig_lip(x, ids, key_ids, rows, scale, bias):
-    a, b = x  # [B, D], [N, D]
-    logits = scale * tf.matmul(a, b, transpose_b=True) + bias  # [B, N]
-    own = masks.own_rows(rows, tf.shape(b)[0])
-    values = tf.where(own, tf.nn.softplus(-logits), tf.nn.softplus(logits))
-    if ids is not None:
-        excluded = masks.equal_ids(ids, key_ids) & ~own
-        values = tf.where(excluded, tf.zeros_like(values), values)
+def _sig_lip(x, rows, labels, scale, bias):
+    (distances,) = x  # [B, N]
+    logits = bias - scale * distances
+    own = masks.own_rows(rows, tf.shape(logits)[1])
+    values = tf.nn.softplus(tf.where(own, -logits, logits))
+    if labels is not None:  # other rows of the same id are no negatives
+        values = tf.where(labels.positive, tf.zeros_like(values), values)
     return tf.reduce_sum(values, axis=1)
 
 
@@ -160,11 +159,13 @@ class SigLIPLoss(EmbeddingLoss):
         """Values `[B]` of the columns `y_pred [B, 2, D]`."""
         columns = check_columns(y_pred, at_least=2, at_most=2)  # [B, 2, D]
         keys = replicas.gather(columns[:, 1])  # [N, D]
-        ids = check_ids(y_true, columns) if self.exclude_equal_ids else None  # [B]
-        key_ids = None if ids is None else replicas.gather(ids)  # [N]
         rows = replicas.first_row(columns) + tf.range(tf.shape(columns)[0])  # [B]
-        x = (columns[:, 0], keys)
-        values = _sig_lip(x, ids, key_ids, rows, self.scale, self.bias)
+        labels = None
+        if self.exclude_equal_ids:
+            ids = check_ids(y_true, columns)  # [B]
+            labels = masks.Labels(ids, replicas.gather(ids), rows)
+        x = distances.dot.pairwise(columns[:, 0], keys)  # [B, N]
+        values = _sig_lip((x,), rows, labels, self.scale, self.bias)
         return values + nan_where_not_finite(keys)
 
     def truncate(self, y_pred, dim):
