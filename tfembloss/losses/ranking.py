@@ -16,17 +16,21 @@ from tfembloss.losses.base import (
 )
 
 
+def _first_and_rest(columns):
+    return tf.split(columns, [1, tf.shape(columns)[1] - 1], axis=1)
+
+
 @differentiable
 def _find_own(x, rows, labels, width, scale):
     (distances,) = x  # [B, N * m]
     # A softmax is blind to constants: -distance serves as the similarity.
-    logits = tf.reshape(-scale * distances, [tf.size(rows), -1, width])  # [B, N, m]
-    own = masks.own_rows(rows, tf.shape(logits)[1])  # [B, N]
-    first = logits[:, :, 0]
-    positives = tf.reduce_sum(tf.where(own, first, tf.zeros_like(first)), axis=1)  # [B]
+    logits = -scale * distances
+    own = masks.own_rows(rows * width, tf.shape(logits)[1])  # [B, N * m]
+    positives = tf.reduce_sum(tf.where(own, logits, tf.zeros_like(logits)), axis=1)  # [B]
     if labels is not None:  # other rows of the same id are no negatives
-        logits = tf.where(~labels.positive[:, :, None], logits, float("-inf"))
-    return tf.reduce_logsumexp(logits, axis=[1, 2]) - positives
+        allowed = tf.repeat(~labels.positive, width, axis=1)  # [B, N * m]
+        logits = tf.where(allowed, logits, float("-inf"))
+    return tf.reduce_logsumexp(logits, axis=1) - positives
 
 
 @keras.saving.register_keras_serializable("tfembloss")
@@ -105,7 +109,8 @@ class MultipleNegativesRankingLoss(EmbeddingLoss):
     def call(self, y_true, y_pred):
         """Values `[B]` of the columns `y_pred [B, n, D]`."""
         columns = check_columns(y_pred, at_least=2)  # [B, n, D]
-        anchors, documents = columns[:, :1], columns[:, 1:]  # [B, 1, D], [B, n-1, D]
+        # Split, not sliced: the gradient of a slice is a whole [B, n, D] each.
+        anchors, documents = _first_and_rest(columns)  # [B, 1, D], [B, n - 1, D]
         rows = replicas.first_row(columns) + tf.range(tf.shape(columns)[0])  # [B]
         labels = None
         if self.exclude_equal_ids:
@@ -113,7 +118,10 @@ class MultipleNegativesRankingLoss(EmbeddingLoss):
             labels = masks.Labels(ids, replicas.gather(ids), rows)
         values = self._find_own(anchors, documents, rows, labels)  # [B]
         if self.symmetric:
-            values += self._find_own(documents[:, :1], anchors, rows, labels)
+            positives = documents
+            if columns.shape[1] != 2:
+                positives, _ = _first_and_rest(documents)
+            values += self._find_own(positives, anchors, rows, labels)
             values /= 2
         return values
 
@@ -122,7 +130,7 @@ class MultipleNegativesRankingLoss(EmbeddingLoss):
         keys = replicas.gather(documents)  # [N, m, D]
         _, width, dim = tf.unstack(tf.shape(keys))
         flat = tf.reshape(keys, [-1, dim])  # [N * m, D]
-        x = self._distance.pairwise(queries[:, 0], flat)  # [B, N * m]
+        x = self._distance.pairwise(tf.squeeze(queries, axis=1), flat)  # [B, N * m]
         return _find_own((x,), rows, labels, width, self.scale)
 
     def get_config(self):

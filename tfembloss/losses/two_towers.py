@@ -158,13 +158,14 @@ class SigLIPLoss(EmbeddingLoss):
     def call(self, y_true, y_pred):
         """Values `[B]` of the columns `y_pred [B, 2, D]`."""
         columns = check_columns(y_pred, at_least=2, at_most=2)  # [B, 2, D]
-        keys = replicas.gather(columns[:, 1])  # [N, D]
+        a, b = tf.unstack(columns, 2, axis=1)  # [B, D] each
+        keys = replicas.gather(b)  # [N, D]
         rows = replicas.first_row(columns) + tf.range(tf.shape(columns)[0])  # [B]
         labels = None
         if self.exclude_equal_ids:
             ids = check_ids(y_true, columns)  # [B]
             labels = masks.Labels(ids, replicas.gather(ids), rows)
-        x = distances.dot.pairwise(columns[:, 0], keys)  # [B, N]
+        x = distances.dot.pairwise(a, keys)  # [B, N]
         values = _sig_lip((x,), rows, labels, self.scale, self.bias)
         return values + nan_where_not_finite(keys)
 
