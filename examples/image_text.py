@@ -1,6 +1,6 @@
 """CLIP in small: real images and their captions, in one space.
 
-    python examples/image_text.py                  # trains, measures, exports, draws: a minute
+    python examples/image_text.py                  # trains, measures, exports: a minute
     python examples/image_text.py --loss siglip    # each pair by itself, no softmax
     python examples/image_text.py --ask "a nine in pencil"    # seconds, without training
 
@@ -24,7 +24,9 @@ from search_api_docs import SAVED_MODELS
 # The images come sheet by sheet: those of the last three sheets are held out. Images of one
 # hand on both sides would make the task look easier than it is.
 FIRST_HELD_OUT = 1415
-WORDS = "zero one two three four five six seven eight nine".split()
+WORDS = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
+)  # fmt: skip
 WORDINGS = (
     "a handwritten {word}",
     "the digit {digit}",
@@ -116,6 +118,7 @@ def nearest_image(train, test):
 def draw(embed_images, embed_texts, images, digits, path):
     """Each digit's prompt, in an unseen wording, with its ten nearest images."""
     import matplotlib
+
     import tfembloss
 
     matplotlib.use("Agg")  # draws into files, with or without a screen

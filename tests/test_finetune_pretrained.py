@@ -15,7 +15,7 @@ from finetune_pretrained import (
 
 import tfembloss
 
-REASON = 'pip install ".[hub]" safetensors'
+REASON = 'pip install ".[hub]"'
 pytest.importorskip("keras_hub", reason=f"keras-hub is missing: {REASON}")
 pytest.importorskip("safetensors", reason=f"safetensors is missing: {REASON}")
 
