@@ -238,10 +238,14 @@ def test_logits_for_cosines_are_named(run_eagerly):
         model.fit(100 * x, y, verbose=0)
 
 
-def test_more_rows_than_sampled_classes_are_named():
+@pytest.mark.parametrize("run_eagerly", [True, False])
+def test_more_classes_than_are_sampled_are_named(run_eagerly):
     x, y = rows(4)
-    with pytest.raises(ValueError, match=r"`num_sampled`.*num_sampled=3, 4 rows"):
-        compiled(classifier(num_sampled=3), run_eagerly=True).fit(x, y, verbose=0)
+    model = compiled(classifier(num_sampled=3), run_eagerly=run_eagerly)
+    error = ValueError if run_eagerly else tf.errors.InvalidArgumentError
+    message = "`num_sampled`.*num_sampled=3, and a batch with more"
+    with kernels(compiled=not run_eagerly), pytest.raises(error, match=message):
+        model.fit(x, y, verbose=0)
 
 
 @pytest.mark.parametrize(
@@ -276,5 +280,6 @@ def test_wrong_heads_are_explained(make, message):
 
 def test_missing_labels_are_explained():
     x, _ = rows()
-    with pytest.raises(ValueError, match="Expected labels y_true"):
-        compiled(classifier()).fit(x, verbose=0)
+    for num_sampled in (None, 4):
+        with pytest.raises(ValueError, match="Expected labels y_true"):
+            compiled(classifier(num_sampled=num_sampled)).fit(x, verbose=0)

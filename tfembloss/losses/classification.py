@@ -74,8 +74,8 @@ def check_labels(y_true, y_pred, num_classes):
     shape, dtype = y_true.shape, y_true.dtype
     if shape.rank == 2 and shape[1] == 1:
         return check_labels(tf.squeeze(y_true, axis=1), y_pred, num_classes)
-    number = dtype.is_integer or dtype.is_floating
-    if not number or not shape.is_compatible_with(y_pred.shape[:1]):
+    are_numbers = dtype.is_integer or dtype.is_floating
+    if not are_numbers or not shape.is_compatible_with(y_pred.shape[:1]):
         raise ValueError(
             "Expected labels y_true of shape [B], integers from 0 to C - 1, one for each "
             f"row. Received: y_true.shape={tuple(shape)} of {dtype.name}, "
@@ -91,9 +91,8 @@ def check_labels(y_true, y_pred, num_classes):
         tf.reduce_all(right),
         labels,
         f"Expected labels that are whole numbers from 0 to {number} - 1, for {number} "
-        "classes. Received a label that is negative, "
-        "too large, or no whole number. Number the classes from 0, and give the head as "
-        "many as there are.",
+        "classes. Received a label that is negative, too large, or no whole number. Number "
+        "the classes from 0, and give the head as many as there are.",
     )
 
 

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from tfembloss import layers, replicas
 from tfembloss.kernels import compiled
+from tfembloss.losses.base import no_targets, require
 from tfembloss.losses.classification import check_labels
 from tfembloss.models.embedding_model import EmbeddingModel
 
@@ -28,13 +29,14 @@ class EmbeddingClassifier(EmbeddingModel):
         num_sampled: with a `CosineHead` of very many classes: the number S of classes that
             a step of training scores, those of the batch on all replicas and a random
             rest, drawn anew in each step. Memory is then `[B, S]` instead of `[B, C]`. At
-            least the rows of a batch, at most C. Evaluation, and metrics, score all.
+            least the classes of a batch, for which its rows are always enough, and at
+            most C. Evaluation, and metrics, score all.
         preprocessor: see `EmbeddingModel`.
         name, dtype: as in `keras.Model`.
 
     Raises:
         ValueError: `encoder` or `head` is no layer, `num_sampled` is out of range or for
-            another head; in use, more rows than `num_sampled`.
+            another head; in use, a batch of more classes than `num_sampled`.
 
     Example:
 
@@ -122,18 +124,22 @@ class EmbeddingClassifier(EmbeddingModel):
 
     def _sampled_scores(self, embeddings, y):
         """Scores `[B, S]` of the sampled classes, and the labels as numbers of these."""
-        num_classes = self.head.num_classes
-        labels = check_labels(tf.convert_to_tensor(y), embeddings, num_classes)  # [B]
+        y = no_targets(embeddings) if y is None else tf.convert_to_tensor(y)
+        labels = check_labels(y, embeddings, self.head.num_classes)  # [B]
         keys = replicas.gather(labels)  # [N], so that all replicas draw the same
-        if keys.shape[0] is not None and keys.shape[0] > self.num_sampled:
-            raise ValueError(
-                "Expected `num_sampled` to be at least the rows of a batch, which may have "
-                f"as many classes. Received: num_sampled={self.num_sampled}, "
-                f"{keys.shape[0]} rows."
-            )
         step = tf.convert_to_tensor(self.optimizer.iterations)
-        classes, places = _sample_classes(keys, step, num_classes, self.num_sampled)
-        return self.head(embeddings, classes=classes), tf.gather(places, labels)
+        classes, places = _sample_classes(
+            keys, step, self.head.num_classes, self.num_sampled
+        )  # [S], [C]
+        targets = tf.gather(places, labels)  # [B]
+        targets = require(
+            tf.reduce_all(targets >= 0),
+            targets,
+            "Expected `num_sampled` to be at least the number of classes in a batch on all "
+            f"replicas. Received: num_sampled={self.num_sampled}, and a batch with more. "
+            "As many as a batch has rows are always enough.",
+        )
+        return self.head(embeddings, classes=classes), targets
 
     def get_config(self):
         """The arguments that make this model again."""
@@ -152,7 +158,7 @@ def _check_num_sampled(num_sampled, head):
         )
     if not (isinstance(num_sampled, int) and 1 <= num_sampled <= head.num_classes):
         raise ValueError(
-            "`num_sampled` must be a whole number, at least the rows of a batch and at "
+            "`num_sampled` must be a whole number, at least the classes of a batch and at "
             f"most the {head.num_classes} classes. Received: num_sampled={num_sampled!r}"
         )
 
