@@ -69,7 +69,8 @@ def l2_normalize(x):
 
 def directions(x):
     """`l2_normalize` as a kernel of its own, which keeps nothing but x."""
-    return _directions((x,))
+    rows = tf.reshape(x, [-1, tf.shape(x)[-1]])  # of one rank, for which it is traced
+    return tf.ensure_shape(tf.reshape(_directions((rows,)), tf.shape(x)), x.shape)
 
 
 @differentiable

@@ -115,7 +115,7 @@ def dual_encoder(loss, **options):
 
 
 MODELS = {
-    "arc-face": lambda: classifier(tfembloss.losses.ArcFaceLoss(), 4),
+    "arc-face": lambda: classifier(tfembloss.losses.ArcFaceLoss(scale=8.0), 4),
     "proxy-anchor": lambda: classifier(tfembloss.losses.ProxyAnchorLoss(alpha=4.0), 4),
     "sampled": lambda: classifier(
         tfembloss.losses.CosFaceLoss(scale=8.0), 50, num_sampled=20
