@@ -10,6 +10,7 @@ one graph, because tracing `fit` for every case would take minutes.
 """
 
 import argparse
+import collections
 import os
 import sys
 
@@ -22,7 +23,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("out")
 parser.add_argument("num_replicas", type=int)
 parser.add_argument("--fit", nargs="+", default=[])
-parser.add_argument("--models", action="store_true", help="`fit` of the other models")
+parser.add_argument("--models", nargs="*", help="`fit` of the other models, or of these")
 parser.add_argument("--only", nargs="+", default=[], help="these cases instead of all")
 parser.add_argument("--rows", type=int, default=12)
 parser.add_argument("--uneven", action="store_true", help="the first has fewer rows")
@@ -84,7 +85,9 @@ def trained(model, loss, x, y=None, **options):
     """Losses and all weights of three steps of a model's `fit`."""
     model.compile(keras.optimizers.SGD(0.1), loss, **options)
     history = model.fit(
-        tfembloss.data.from_arrays(x, y).batch(arguments.rows), epochs=3, verbose=0
+        tfembloss.data.from_arrays(x, y).batch(len(tf.nest.flatten(x)[0])),
+        epochs=3,
+        verbose=0,
     )
     weights = np.concatenate([np.ravel(v) for v in model.get_weights()])
     return {"loss": history.history["loss"], "weights": weights}
@@ -114,6 +117,52 @@ def dual_encoder(loss, **options):
         return trained(tfembloss.DualEncoder(towers, **options), loss, x)
 
 
+def embedding_model(loss, rows, **options):
+    """A model on columns."""
+    rng = np.random.default_rng(0)
+    x = tuple(rng.normal(size=[2, rows, 6]).astype("float32"))
+    with strategy.scope():
+        keras.utils.set_random_seed(0)
+        encoder = keras.Sequential([keras.layers.Dense(5)])
+        return trained(tfembloss.EmbeddingModel(encoder, **options), loss, x)
+
+
+def counting_reductions(train_it):
+    """Also how often a replica reduces gradients in a step, and what it reduces in loops.
+
+    An optimizer reduces a list of gradients, a loss single tensors.
+    """
+    context, calls = tf.distribute.ReplicaContext, []
+    methods = {name: getattr(context, name) for name in ("all_reduce", "all_gather")}
+
+    def recording(method):
+        def recorded(self, *args, **kwargs):
+            of_gradients = any(isinstance(argument, list) for argument in args)
+            calls.append((tf.compat.v1.get_default_graph(), of_gradients))
+            return method(self, *args, **kwargs)
+
+        return recorded
+
+    for name, method in methods.items():
+        setattr(context, name, recording(method))
+    results = train_it()
+    for name, method in methods.items():
+        setattr(context, name, method)
+    reductions = collections.Counter(graph for graph, of_gradients in calls if of_gradients)
+    return {
+        **results,
+        # The replicas are traced into one graph.
+        "reductions": max(reductions.values()) / strategy.num_replicas_in_sync,
+        "collectives_in_loops": sum(in_loop(graph) for graph, _ in calls),
+    }
+
+
+def in_loop(graph):
+    while graph is not None and "while" not in getattr(graph, "name", ""):
+        graph = getattr(graph, "outer_graph", None)
+    return graph is not None
+
+
 MODELS = {
     "arc-face": lambda: classifier(tfembloss.losses.ArcFaceLoss(scale=8.0), 4),
     "proxy-anchor": lambda: classifier(tfembloss.losses.ProxyAnchorLoss(alpha=4.0), 4),
@@ -124,6 +173,19 @@ MODELS = {
     "sig-lip": lambda: dual_encoder(
         tfembloss.losses.SigLIPLoss(), initial_scale=10.0, initial_bias=-10.0
     ),
+}
+CACHED = {  # by mini-batches: test_grad_cache asks for them
+    "cached-ranking": lambda: counting_reductions(
+        lambda: embedding_model(
+            tfembloss.losses.MultipleNegativesRankingLoss(scale=1.0),
+            arguments.rows + 1,
+            mini_batch_size=4,
+        )
+    ),
+    "cached-arc-face": lambda: classifier(
+        tfembloss.losses.ArcFaceLoss(scale=8.0), 4, mini_batch_size=4
+    ),
+    "cached-clip": lambda: dual_encoder(tfembloss.losses.CLIPLoss(), mini_batch_size=4),
 }
 
 
@@ -183,8 +245,8 @@ def _stack(x, dim):
 cases = CASES
 if arguments.only:
     cases = {name: CASES[name] for name in arguments.only}
-if arguments.models:
-    results = {name: train_it() for name, train_it in MODELS.items()}
+if arguments.models is not None:
+    results = {name: (MODELS | CACHED)[name]() for name in arguments.models or MODELS}
 elif arguments.fit:
     results = {name: fit(CASES[name]) for name in arguments.fit}
 else:

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from tfembloss import data, replicas
 from tfembloss.losses.base import no_targets
+from tfembloss.models import grad_cache
 
 
 class ColumnModel(keras.Model):
@@ -12,7 +13,16 @@ class ColumnModel(keras.Model):
 
     A subclass writes `build` and `call`, columns in, embeddings `[B, D]` or `[B, n, D]`
     out; and, if it takes raw inputs, `takes_raw_inputs` and `encoder_inputs`.
+
+    Args:
+        mini_batch_size: rows of a batch that go through `call` at once, in training and in
+            evaluation; None for all.
+        name, dtype: as in `keras.Model`.
     """
+
+    def __init__(self, mini_batch_size=None, name=None, dtype=None):
+        super().__init__(name=name, dtype=dtype)
+        self.mini_batch_size = grad_cache.check_size(mini_batch_size)
 
     # Loss from embeddings.
 
@@ -96,15 +106,23 @@ class ColumnModel(keras.Model):
 
         return dataset.map(encoder_inputs, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
-    # Several workers.
+    # Steps: by mini-batches, and of several workers.
 
     def train_step(self, data):
         """One step; its logs are those of all workers."""
-        return replicas.worker_logs(super().train_step(data))
+        if self.mini_batch_size is None:
+            return replicas.worker_logs(super().train_step(data))
+        return replicas.worker_logs(grad_cache.train_step(self, data))
 
     def test_step(self, data):
         """One step of evaluation; its logs are those of all workers."""
-        return replicas.worker_logs(super().test_step(data))
+        if self.mini_batch_size is None:
+            return replicas.worker_logs(super().test_step(data))
+        return replicas.worker_logs(grad_cache.test_step(self, data))
+
+    def _encoder_layers(self):
+        """The layers that `call` uses."""
+        return self._flatten_layers(include_self=False)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         # Keras 3.15 averages the replicas' batches to learn their shapes, which fails

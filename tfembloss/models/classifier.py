@@ -31,7 +31,7 @@ class EmbeddingClassifier(EmbeddingModel):
             rest, drawn anew in each step. Memory is then `[B, S]` instead of `[B, C]`. At
             least the classes of a batch, for which its rows are always enough, and at
             most C. Evaluation, and metrics, score all.
-        preprocessor: see `EmbeddingModel`.
+        preprocessor, mini_batch_size: see `EmbeddingModel`.
         name, dtype: as in `keras.Model`.
 
     Raises:
@@ -66,10 +66,11 @@ class EmbeddingClassifier(EmbeddingModel):
         head,
         num_sampled=None,
         preprocessor=None,
+        mini_batch_size=None,
         name=None,
         dtype=None,
     ):
-        super().__init__(encoder, preprocessor, name=name, dtype=dtype)
+        super().__init__(encoder, preprocessor, mini_batch_size, name=name, dtype=dtype)
         if not isinstance(head, keras.layers.Layer):
             raise ValueError(
                 "`head` maps embeddings to scores: expected a layer, as "
@@ -121,6 +122,11 @@ class EmbeddingClassifier(EmbeddingModel):
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """The compiled metrics, of the head's scores of the embeddings `y_pred`."""
         return super().compute_metrics(x, y, self.head(y_pred), sample_weight)
+
+    def _encoder_layers(self):
+        """The layers that `call` uses: not those of the head."""
+        of_head = {id(layer) for layer in self.head._flatten_layers()}
+        return [layer for layer in super()._encoder_layers() if id(layer) not in of_head]
 
     def _sampled_scores(self, embeddings, y):
         """Scores `[B, S]` of the sampled classes, and the labels as numbers of these."""

@@ -38,6 +38,9 @@ class DualEncoder(ColumnModel):
         initial_scale: where it begins, 1 to 100: 1 / 0.07 for `CLIPLoss`, 10 for
             `SigLIPLoss`.
         initial_bias: where the bias begins, -10 for `SigLIPLoss`; None for no bias.
+        mini_batch_size: number of rows of a batch, a row of each tower, that go through the
+            towers at once: see `EmbeddingModel`. That of a tower counts where the tower is
+            trained by itself.
         name, dtype: as in `keras.Model`.
 
     Raises:
@@ -72,10 +75,11 @@ class DualEncoder(ColumnModel):
         learn_scale=True,
         initial_scale=1 / 0.07,
         initial_bias=None,
+        mini_batch_size=None,
         name=None,
         dtype=None,
     ):
-        super().__init__(name=name, dtype=dtype)
+        super().__init__(mini_batch_size, name=name, dtype=dtype)
         is_dict = isinstance(towers, dict) and len(towers) == 2
         if not is_dict or not all(
             isinstance(tower, keras.layers.Layer) for tower in towers.values()
@@ -211,6 +215,7 @@ class DualEncoder(ColumnModel):
             "learn_scale": self.learn_scale,
             "initial_scale": self.initial_scale,
             "initial_bias": self.initial_bias,
+            "mini_batch_size": self.mini_batch_size,
             "name": self.name,
             "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
         }

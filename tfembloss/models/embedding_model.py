@@ -27,11 +27,19 @@ class EmbeddingModel(ColumnModel):
             as arrays, lists or a batched `tf.data.Dataset`, and it runs in tf.data. To
             be saved with the model it must be Keras-serialisable, as
             `tfembloss.text.TextPreprocessor` is.
+        mini_batch_size: number of rows of a batch that go through the encoder at once, all
+            columns of these, in `fit` and `evaluate`: a step then takes the encoder's
+            memory for so many rows, and the batch may be as large as the loss alone
+            allows. The loss and its gradient are those of the whole batch, dropout
+            included (gradient caching), for a second forward pass of the encoder. None
+            for all rows at once.
         name, dtype: as in `keras.Model`.
 
     Raises:
-        ValueError: `encoder` is no Keras layer or `preprocessor` cannot be called; in
-            use, inputs that cannot be columns.
+        ValueError: `encoder` is no Keras layer, `preprocessor` cannot be called or
+            `mini_batch_size` is no number of rows; in use, inputs that cannot be columns,
+            or, with `mini_batch_size`, an encoder with `BatchNormalization` that is not
+            frozen or with layers that add losses when they are called.
 
     Example:
 
@@ -46,10 +54,22 @@ class EmbeddingModel(ColumnModel):
     >>> history = model.fit((texts[:2], texts[2:]), epochs=2, verbose=0)
     >>> model.predict(texts, verbose=0).shape
     (4, 8)
+
+    Reference:
+        Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited
+        Setup", 2021, https://arxiv.org/abs/2101.06983
+
+    Relations:
+        sentence-transformers has losses of their own for mini-batches:
+        CachedMultipleNegativesRankingLoss, CachedGISTEmbedLoss and the others named Cached,
+        and the mini-batched version of MegaBatchMarginLoss. Here that is any loss of
+        `tfembloss.losses` with `mini_batch_size`.
     """
 
-    def __init__(self, encoder, preprocessor=None, name=None, dtype=None):
-        super().__init__(name=name, dtype=dtype)
+    def __init__(
+        self, encoder, preprocessor=None, mini_batch_size=None, name=None, dtype=None
+    ):
+        super().__init__(mini_batch_size, name=name, dtype=dtype)
         if not isinstance(encoder, keras.layers.Layer):
             raise ValueError(
                 "`encoder` maps one column's input to embeddings [rows, D]: expected a "
@@ -103,6 +123,7 @@ class EmbeddingModel(ColumnModel):
         return {
             "encoder": keras.saving.serialize_keras_object(self.encoder),
             "preprocessor": keras.saving.serialize_keras_object(self.preprocessor),
+            "mini_batch_size": self.mini_batch_size,
             "name": self.name,
             "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
         }
