@@ -140,20 +140,29 @@ def _classes(loss, oracle, **options):
     return Case(functools.partial(OfNumbers, **options), of_numbers, 0, labels)
 
 
+def _in_tiles(case, tile_size):
+    """The same, a few rows at a time: so it must be tiled at least once."""
+    return case._replace(make=functools.partial(case.make, tile_size=tile_size))
+
+
 def _matryoshka(loss, dtype=None, **options):
     return losses.MatryoshkaLoss(loss(scale=5.0, dtype=dtype), **options)
 
 
 CASES = {
     "ranking": _ranking(2),
-    "ranking-negatives": _ranking(4),
+    "ranking-negatives": _in_tiles(_ranking(4), 4),
     "ranking-dot": _ranking(2, similarity="dot", scale=1.0),
     "ranking-euclidean": _ranking(3, similarity="euclidean", scale=2.0),
     "ranking-manhattan": _ranking(2, similarity="manhattan", scale=1.0),
     "ranking-symmetric": _ranking(2, symmetric=True),
-    "ranking-symmetric-negatives": _ranking(3, symmetric=True),
+    "ranking-symmetric-negatives": _in_tiles(_ranking(3, symmetric=True), 1),
     "ranking-ids": _ranking(3, targets=ids),
-    "ranking-symmetric-ids": _ranking(3, symmetric=True, targets=ids),
+    "ranking-symmetric-ids": _in_tiles(_ranking(3, symmetric=True, targets=ids), 2),
+    "mega-batch": _columns(losses.MegaBatchMarginLoss, oracles.mega_batch_margin, None),
+    "mega-batch-ids": _in_tiles(_columns(
+        functools.partial(losses.MegaBatchMarginLoss, exclude_equal_ids=True),
+        oracles.mega_batch_margin, ids, positive_margin=0.9, negative_margin=0.0), 2),
     "batch-all": _labels(losses.BatchAllTripletLoss, oracles.triplet_margin,
                          margin=1.0, distance="euclidean"),
     "batch-hard": _labels(losses.BatchHardTripletLoss, oracles.batch_hard,
@@ -181,10 +190,11 @@ CASES = {
         miners.HDCMiner(), oracles.mine_hdc, "triplets", margin=0.2,
     )._replace(by_order="of two equally hard pairs the first is taken"),
     "nt-xent": _labels(losses.NTXentLoss, oracles.nt_xent, temperature=0.5),
-    "nt-xent-semihard-mined": _mined(
+    "nt-xent-semihard-mined": _in_tiles(_mined(
         losses.NTXentLoss, oracles.nt_xent,
         miners.TripletMarginMiner(0.3, "semihard"), _semihard, "pairs", temperature=0.5),
-    "sup-con": _labels(losses.SupConLoss, oracles.sup_con),
+        2),
+    "sup-con": _in_tiles(_labels(losses.SupConLoss, oracles.sup_con), 4),
     "multi-similarity": _labels(losses.MultiSimilarityLoss, oracles.multi_similarity),
     "multi-similarity-mined": _mined(
         losses.MultiSimilarityLoss, oracles.multi_similarity,
@@ -213,13 +223,13 @@ CASES = {
     "distill-kl": _columns(losses.DistillKLDivLoss, oracles.distill_kl_div, _numbers(3), 4,
                            student_temperature=0.5, similarity="cosine"),
     "gist": _columns(losses.GISTEmbedLoss, oracles.gist, _numbers(2, 4), temperature=0.1),
-    "gist-negatives": _columns(losses.GISTEmbedLoss, oracles.gist, _numbers(3, 4), 3,
-                               margin_strategy="relative", margin=0.1, temperature=0.5,
-                               contrast_anchors=False),
-    "clip": _columns(losses.CLIPLoss, oracles.clip, None, scale=0.5),
+    "gist-negatives": _in_tiles(_columns(
+        losses.GISTEmbedLoss, oracles.gist, _numbers(3, 4), 3, margin_strategy="relative",
+        margin=0.1, temperature=0.5, contrast_anchors=False), 4),
+    "clip": _in_tiles(_columns(losses.CLIPLoss, oracles.clip, None, scale=0.5), 4),
     "sig-lip": _columns(losses.SigLIPLoss, oracles.sig_lip, None, bias=-1.0),
-    "sig-lip-ids": _columns(losses.SigLIPLoss, oracles.sig_lip, ids,
-                            exclude_equal_ids=True),
+    "sig-lip-ids": _in_tiles(_columns(losses.SigLIPLoss, oracles.sig_lip, ids,
+                                      exclude_equal_ids=True), 2),
     "arc-face": _classes(losses.ArcFaceLoss, oracles.arc_face, scale=8.0),
     "cos-face": _classes(losses.CosFaceLoss, oracles.cos_face),
     "normalized-softmax": _classes(losses.NormalizedSoftmaxLoss,

@@ -42,6 +42,23 @@ def multiple_negatives_ranking(ids, columns, scale=20.0, similarity_name="cosine
     return values
 
 
+def mega_batch_margin(ids, columns, positive_margin=0.8, negative_margin=0.3):
+    """Values [B]. `ids` of no entries: every other row's positive is a negative."""
+    num_rows = len(columns)
+    values = np.zeros(num_rows)
+    for i in range(num_rows):
+        anchor = columns[i, 0]
+        values[i] = max(0, positive_margin - similarity("cosine", anchor, columns[i, 1]))
+        others = [
+            similarity("cosine", anchor, columns[j, 1])
+            for j in range(num_rows)
+            if j != i and (ids.size == 0 or ids[j] != ids[i])
+        ]
+        if others:
+            values[i] += max(0, max(others) - negative_margin)
+    return values
+
+
 def distance(name, a, b):
     """Distance of two vectors."""
     if name == "cosine":

@@ -1,11 +1,16 @@
 import pathlib
 
+import goldens
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfembloss.losses import MultipleNegativeRankingLoss, MultipleNegativesRankingLoss
+from tfembloss.losses import (
+    MegaBatchMarginLoss,
+    MultipleNegativeRankingLoss,
+    MultipleNegativesRankingLoss,
+)
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "sentence_transformers.npz")
 VARIANTS = {
@@ -40,6 +45,25 @@ def test_equals_sentence_transformers(variant, case, dtype, rtol):
     np.testing.assert_allclose(value, golden["loss"], rtol=rtol)
     error = tape.gradient(value, columns) - gradients
     assert np.linalg.norm(error) <= rtol * np.linalg.norm(gradients)
+
+
+MARGINS = {
+    "MegaBatchMarginLoss": {},
+    "MegaBatchMarginLoss-p0.9n0.0": {"positive_margin": 0.9, "negative_margin": 0.0},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "case", "dtype", "rtol", "compiled"), goldens.runs(MARGINS)
+)
+@pytest.mark.parametrize("tile_size", [None, 4])
+def test_mega_batch_equals_sentence_transformers(
+    name, case, dtype, rtol, compiled, tile_size
+):
+    golden = goldens.arrays("sentence_transformers", name, case)
+    x, gradient = goldens.columns(golden)
+    loss = MegaBatchMarginLoss(**MARGINS[name], tile_size=tile_size, dtype=dtype)
+    goldens.assert_equal(loss, None, x, golden["loss"], gradient, rtol, compiled)
 
 
 def columns_of(rows, num_columns=2, seed=0):

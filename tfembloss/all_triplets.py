@@ -308,7 +308,8 @@ def _forward(x, labels, miners_own, margin, smooth, miner):
     return over_positives(labels, step, (zeros, zeros))
 
 
-def _backward(upstream, _, x, labels, miners_own, margin, smooth, miner):
+def _backward(upstreams, result, x, labels, miners_own, margin, smooth, miner):
+    upstream, _ = upstreams  # of the sums, and of the counts
     triplets = triplets_of(miner, miners_own)
     num_keys = tf.shape(x[0])[1]
 

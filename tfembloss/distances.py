@@ -40,11 +40,18 @@ class Distance(NamedTuple):
 
     Args:
         rowwise: `(a [..., D], b [..., D]) -> [...]`, broadcasting.
-        pairwise: `(a [B, D], b [N, D]) -> [B, N]`.
+        of_prepared: `(a [B, D], b [N, D]) -> [B, N]`, of prepared rows.
+        prepare: `[..., D] -> [..., D]`: what is done once for each row, and not once for
+            each pair of rows.
     """
 
     rowwise: Callable
-    pairwise: Callable
+    of_prepared: Callable
+    prepare: Callable = lambda x: x
+
+    def pairwise(self, a, b):
+        """Distances `[B, N]` of all pairs of rows `a [B, D]` and `b [N, D]`."""
+        return self.of_prepared(self.prepare(a), self.prepare(b))
 
 
 def sum_last(x):
@@ -97,7 +104,7 @@ def _dot_pairs(a, b):
     a, b = tf.stop_gradient(a), tf.stop_gradient(b)
 
     def gradient(upstream):
-        return -tf.matmul(upstream, b), -tf.matmul(upstream, a, transpose_a=True)
+        return -tf.matmul(upstream, b), tf.matmul(upstream, -a, transpose_a=True)
 
     return tf.matmul(-a, b, transpose_b=True), gradient
 
@@ -106,8 +113,8 @@ def _cosine(a, b):
     return 1 - sum_last(l2_normalize(a) * l2_normalize(b))
 
 
-def _cosine_pairs(a, b):
-    return 1 + _dot_pairs(directions(a), directions(b))
+def _one_minus_dot_pairs(a, b):
+    return 1 + _dot_pairs(a, b)
 
 
 def _squared_euclidean(a, b):
@@ -174,10 +181,6 @@ def _normalized_euclidean(a, b):
     return _euclidean(l2_normalize(a), l2_normalize(b))
 
 
-def _normalized_euclidean_pairs(a, b):
-    return _euclidean_pairs(directions(a), directions(b))
-
-
 def _manhattan(a, b):
     return tf.reduce_sum(tf.abs(a - b), axis=-1)
 
@@ -208,11 +211,11 @@ def _sum_of_signs(a, b, weights):
     return tf.map_fn(row_gradient, (a, weights), fn_output_signature=a.dtype)  # [B, D]
 
 
-cosine = Distance(_cosine, _cosine_pairs)
+cosine = Distance(_cosine, _one_minus_dot_pairs, directions)
 dot = Distance(_dot, _dot_pairs)
 squared_euclidean = Distance(_squared_euclidean, _squared_euclidean_pairs)
 euclidean = Distance(_euclidean, _euclidean_pairs)
-normalized_euclidean = Distance(_normalized_euclidean, _normalized_euclidean_pairs)
+normalized_euclidean = Distance(_normalized_euclidean, _euclidean_pairs, directions)
 manhattan = Distance(_manhattan, _manhattan_pairs)
 
 _BY_NAME = {

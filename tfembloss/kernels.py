@@ -18,21 +18,21 @@ def differentiable(forward, backward=None):
     which for a loss are several `[B, N]`, and cannot pass a loop.
 
     Args:
-        forward: `(x, *constants) -> values [B]`, or `(values [B], counts [B])`; x a tuple
-            of tensors.
-        backward: `(upstream [B], values [B], x, *constants) -> gradients`, a tuple as long
-            as x: the gradients of `sum(upstream * values)`. By default `forward` is
-            computed again, under a tape.
+        forward: `(x, *constants) -> result`, a tensor or a tuple of tensors; x a tuple of
+            tensors.
+        backward: `(upstream, result, x, *constants) -> gradients`, a tuple as long as x:
+            the gradients of `sum(upstream * result)`. By default `forward` is computed
+            again, under a tape.
 
     Returns:
-        Function like `forward`, with a gradient in x; counts have none.
+        Function like `forward`, with a gradient in x.
     """
 
-    def replay(upstream, _, x, *constants):
+    def replay(upstream, x, *constants):
         with tf.GradientTape() as tape:
             tape.watch(x)
-            values = _values(forward(x, *constants))
-        return tape.gradient(values, x, upstream, unconnected_gradients="zero")
+            result = forward(x, *constants)
+        return tape.gradient(result, x, upstream, unconnected_gradients="zero")
 
     forward_kernel = compiled(forward)
     backward_kernel = compiled(backward or replay)
@@ -45,15 +45,14 @@ def differentiable(forward, backward=None):
             x = tuple(map(tf.stop_gradient, x))
             result = forward_kernel(x, *constants)
 
-            def gradient(upstream, *_):
-                return backward_kernel(upstream, _values(result), x, *constants)
+            def gradient(*upstream):
+                upstream = tf.nest.pack_sequence_as(result, upstream)
+                # What is not passed on need not be computed again in a tile's gradient.
+                known = (upstream, result) if backward else (upstream,)
+                return backward_kernel(*known, x, *constants)
 
             return result, gradient
 
         return evaluate(*x)
 
     return function
-
-
-def _values(result):
-    return result[0] if isinstance(result, tuple) else result

@@ -41,13 +41,13 @@ class Labels(NamedTuple):
     """Which pairs of this replica's rows and all rows are of one class.
 
     Args:
-        ids: ids of this replica's rows `[B]`.
-        key_ids: ids of the rows of all replicas `[N]`.
+        ids: ids of this replica's rows `[B]`; None where every row is its own class.
+        key_ids: ids of the rows of all replicas `[N]`; or None.
         rows: position of each of this replica's rows among all rows `[B]`.
     """
 
-    ids: tf.Tensor
-    key_ids: tf.Tensor
+    ids: tf.Tensor | None
+    key_ids: tf.Tensor | None
     rows: tf.Tensor
 
     @property
@@ -95,15 +95,24 @@ def row_any(mask):
 
 def row_logsumexp(x, weights):
     """Log of each row's weighted sum of exponentials `[B]`; -inf where there is none."""
-    selected = weights > 0
-    largest = tf.stop_gradient(row_max(x, selected))
+    return _logsumexp(x, weights, axis=1)
+
+
+def column_logsumexp(x, weights):
+    """The same of each column, `[N]`."""
+    return _logsumexp(x, weights, axis=0)
+
+
+def _logsumexp(x, weights, axis):
+    selected = tf.where(weights > 0, x, float("-inf"))
+    largest = tf.stop_gradient(tf.reduce_max(selected, axis, keepdims=True))
     largest = tf.where(tf.math.is_finite(largest), largest, tf.zeros_like(largest))
     # -inf and not 0 after the exponential, whose gradient would be infinite there.
-    shifted = tf.where(selected, x - largest[:, None], float("-inf"))
-    total = tf.reduce_sum(weights * tf.exp(shifted), axis=1)
+    shifted = tf.where(weights > 0, x - largest, float("-inf"))
+    total = tf.reduce_sum(weights * tf.exp(shifted), axis)
     empty = total <= 0
-    log_total = tf.math.log(tf.where(empty, tf.ones_like(total), total)) + largest
-    return tf.where(~empty, log_total, float("-inf"))
+    log_total = tf.math.log(tf.where(empty, tf.ones_like(total), total))
+    return tf.where(~empty, log_total + tf.squeeze(largest, axis), float("-inf"))
 
 
 def row_mean(x, weights):

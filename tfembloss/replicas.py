@@ -67,6 +67,11 @@ def total(x):
     return context.all_reduce(tf.distribute.ReduceOp.SUM, x)
 
 
+def logsumexp(x):
+    """Log of the sum of the exponentials of `x` over all replicas, with gradient."""
+    return x if count() == 1 else tf.reduce_logsumexp(gather(x[None]), axis=0)
+
+
 def first_local(values):
     """One replica's part of a structure of per-replica values."""
     strategy = tf.distribute.get_strategy()

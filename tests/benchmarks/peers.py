@@ -113,6 +113,39 @@ def gist_embed():
     return make
 
 
+def cached_ranking(mini_batch_size=32):
+    """What CachedMultipleNegativesRankingLoss makes of embeddings in mini-batches."""
+
+    def make():
+        import torch
+        from sentence_transformers.sentence_transformer import losses
+
+        loss = losses.CachedMultipleNegativesRankingLoss(
+            model=[None], mini_batch_size=mini_batch_size
+        )
+
+        class Cached(torch.autograd.Function):
+            @staticmethod
+            def forward(context, *columns):
+                parts = [
+                    [part.detach().requires_grad_() for part in x.split(mini_batch_size)]
+                    for x in columns
+                ]
+                with torch.enable_grad():
+                    value = loss.calculate_loss(parts, with_backward=True)
+                gradients = (torch.cat([part.grad for part in x]) for x in parts)
+                context.save_for_backward(*gradients)
+                return value
+
+            @staticmethod
+            def backward(context, upstream):
+                return tuple(upstream * x for x in context.saved_tensors)
+
+        return lambda _, columns: Cached.apply(*columns), []
+
+    return make
+
+
 def metric_learning(name, miner=None, miner_options=None, **options):
     """A loss of pytorch-metric-learning, with its miner."""
 

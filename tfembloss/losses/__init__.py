@@ -34,6 +34,7 @@ from tfembloss.losses.pairs import (
     OnlineContrastiveLoss,
 )
 from tfembloss.losses.ranking import (
+    MegaBatchMarginLoss,
     MultipleNegativeRankingLoss,
     MultipleNegativesRankingLoss,
 )
@@ -71,6 +72,7 @@ __all__ = [
     "MarginLoss",
     "MarginMSELoss",
     "MatryoshkaLoss",
+    "MegaBatchMarginLoss",
     "MultiSimilarityLoss",
     "MultipleNegativeRankingLoss",
     "MultipleNegativesRankingLoss",

@@ -191,6 +191,24 @@ def check_number(name, value, expected, right=lambda value: True):
     raise ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}")
 
 
+def column_labels(columns, y_true=None):
+    """`masks.Labels` of columns `[B, n, D]`, with the ids `y_true [B]` if there are any."""
+    rows = replicas.first_row(columns) + tf.range(tf.shape(columns)[0])
+    if y_true is None:
+        return masks.Labels(None, None, rows)
+    ids = check_ids(y_true, columns)
+    return masks.Labels(ids, replicas.gather(ids), rows)
+
+
+def check_tile_size(tile_size):
+    """A whole number of rows, or None."""
+    if tile_size is None:
+        return None
+    whole = lambda size: size >= 1 and size == int(size)  # noqa: E731
+    expected = "a whole number of rows >= 1, or None"
+    return int(check_number("tile_size", tile_size, expected, whole))
+
+
 def nan_where_not_finite(x, dtype=None):
     """0, or NaN if any entry of x is not finite: what is not to be hidden by a mask."""
     x = tf.cast(tf.stop_gradient(x), dtype or x.dtype)

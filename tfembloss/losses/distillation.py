@@ -3,12 +3,13 @@
 import keras
 import tensorflow as tf
 
-from tfembloss import distances, masks, replicas
+from tfembloss import distances, masks, replicas, softmax
 from tfembloss.kernels import differentiable
 from tfembloss.losses.base import (
     EmbeddingLoss,
     check_columns,
     check_number,
+    check_tile_size,
     nan_where_not_finite,
 )
 
@@ -307,6 +308,7 @@ class GISTEmbedLoss(EmbeddingLoss):
             so much of its size.
         margin: a cosine, or a share of one, >= 0.
         contrast_anchors, contrast_positives: whether $(a_i, a_j)$ and $(p_i, p_j)$ count.
+        tile_size: see `MultipleNegativesRankingLoss`.
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
@@ -341,6 +343,7 @@ class GISTEmbedLoss(EmbeddingLoss):
         margin=0.0,
         contrast_anchors=True,
         contrast_positives=True,
+        tile_size=None,
         reduction="sum_over_batch_size",
         name=None,
         dtype=None,
@@ -356,6 +359,7 @@ class GISTEmbedLoss(EmbeddingLoss):
         self.margin = check_number("margin", margin, "a number >= 0", lambda m: m >= 0)
         self.contrast_anchors = bool(contrast_anchors)
         self.contrast_positives = bool(contrast_positives)
+        self.tile_size = check_tile_size(tile_size)
 
     def call(self, y_true, y_pred):
         """Values `[B]` of the columns `y_pred [B, n, D]`, guided by `y_true [B, n, G]`."""
@@ -378,16 +382,22 @@ class GISTEmbedLoss(EmbeddingLoss):
         if self.contrast_positives:
             blocks.append((1, 1, "dropped"))
         blocks += [(0, k, "as others") for k in range(2, columns.shape[1])]
-        values = _gist(
-            (directions, keys),
-            guides,
-            tf.stop_gradient(key_guides),
-            rows,
-            self.temperature,
-            self.margin,
-            self.margin_strategy == "relative",
-            tuple(blocks),
-        )
+
+        def guided(directions, keys, guides, rows):
+            return _gist(
+                (directions, keys),
+                guides,
+                tf.stop_gradient(key_guides),
+                rows,
+                self.temperature,
+                self.margin,
+                self.margin_strategy == "relative",
+                tuple(blocks),
+            )
+
+        values = softmax.by_tiles(
+            guided, directions, keys, [guides, rows], self.tile_size
+        )  # [B]
         return values + nan_where_not_finite(key_guides) + nan_where_not_finite(keys)
 
     def get_config(self):
@@ -399,4 +409,5 @@ class GISTEmbedLoss(EmbeddingLoss):
             "margin": self.margin,
             "contrast_anchors": self.contrast_anchors,
             "contrast_positives": self.contrast_positives,
+            "tile_size": self.tile_size,
         }

@@ -9,9 +9,9 @@ changes the weights. Where a formula needs a similarity, it is the negative dist
 import keras
 import tensorflow as tf
 
-from tfembloss import distances, masks, mining, replicas
+from tfembloss import distances, masks, mining, replicas, softmax
 from tfembloss.kernels import compiled, differentiable
-from tfembloss.losses.base import LabelLoss, check_number
+from tfembloss.losses.base import Batch, LabelLoss, check_number, check_tile_size
 
 
 class _PairLoss(LabelLoss):
@@ -66,6 +66,49 @@ def _finite(name, value):
     return check_number(name, value, "a finite number")
 
 
+class _TiledPairLoss(_PairLoss):
+    """Base of those that compare a tile of rows with all keys at a time."""
+
+    def __init__(self, distance, miner, tile_size, reduction, name, dtype):
+        super().__init__(distance, miner, reduction, name, dtype)
+        self.tile_size = check_tile_size(tile_size)
+        if tile_size is not None and self._needs_all_pairs():
+            raise ValueError(
+                f"{type(miner).__name__} looks at all pairs of the batch at once, which "
+                "tiles would not leave in memory. Expected tile_size=None with it. "
+                f"Received: tile_size={tile_size!r}"
+            )
+
+    def _needs_all_pairs(self):
+        return self.miner is not None and self.miner.needs_key_distances
+
+    def formula(self, batch):
+        """Sums and counts of each anchor, by the kernel on tiles of anchors."""
+        if self._needs_all_pairs():
+            return super().formula(batch)
+        distance = distances.get(self.distance)
+        anchors, keys = distance.prepare(batch.embeddings), distance.prepare(batch.keys)
+        embeddings = [] if self.miner is None else [batch.embeddings]
+
+        def of_rows(anchors, keys, ids, rows, *embeddings):
+            labels = batch.labels._replace(ids=ids, rows=rows)
+            x = distance.of_prepared(anchors, keys)  # [B, N]
+            candidates = mining.Candidates(x, labels, None, batch.keys.shape[-1])
+            pairs = self.pairs(
+                Batch(*embeddings or [anchors], batch.keys, labels), candidates
+            )
+            sums_and_counts = type(self).kernel((x,), pairs, *self.kernel_options())
+            return tf.stack(sums_and_counts, axis=1)  # [B, 2]
+
+        constants = [batch.labels.ids, batch.labels.rows, *embeddings]
+        both = softmax.by_tiles(of_rows, anchors, keys, constants, self.tile_size)
+        return tf.unstack(both, 2, axis=1)
+
+    def get_config(self):
+        """The arguments that make this loss again."""
+        return {**super().get_config(), "tile_size": self.tile_size}
+
+
 @differentiable
 def _nt_xent(x, pairs, temperature):
     (distances,) = x
@@ -78,7 +121,7 @@ def _nt_xent(x, pairs, temperature):
 
 
 @keras.saving.register_keras_serializable("tfembloss")
-class NTXentLoss(_PairLoss):
+class NTXentLoss(_TiledPairLoss):
     r"""Each positive pair against the anchor's negatives, by a softmax: InfoNCE on labels.
 
     $$L = \mathrm{mean}_{(a,p)} -\log \frac{e^{-d(a,p)/T}}
@@ -94,11 +137,13 @@ class NTXentLoss(_PairLoss):
         distance: see `tfembloss.distances`; `"cosine"` is the usual one.
         miner: of `tfembloss.miners`: only pairs that it selects. A pair that stands in
             several selected triplets counts as often.
+        tile_size: how many of the B rows are compared with all rows at a time, >= 1; by
+            default as many as are fast. It sets the memory, not the result.
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: `temperature` is not positive, `distance` or `miner` is unknown, or
-            the ids are missing.
+        ValueError: a number is out of range, `distance` or `miner` is unknown, `miner`
+            needs all pairs at once and there is a `tile_size`, or the ids are missing.
 
     Example:
 
@@ -128,11 +173,12 @@ class NTXentLoss(_PairLoss):
         temperature=0.07,
         distance="cosine",
         miner=None,
+        tile_size=None,
         reduction="sum_over_batch_size",
         name=None,
         dtype=None,
     ):
-        super().__init__(distance, miner, reduction, name, dtype)
+        super().__init__(distance, miner, tile_size, reduction, name, dtype)
         self.temperature = _positive("temperature", temperature)
 
 
@@ -149,7 +195,7 @@ def _sup_con(x, pairs, temperature):
 
 
 @keras.saving.register_keras_serializable("tfembloss")
-class SupConLoss(_PairLoss):
+class SupConLoss(_TiledPairLoss):
     r"""Supervised contrastive loss: a softmax over all rows, the mean over the positives.
 
     With $P$ the positives of an anchor and $K$ its positives and negatives:
@@ -166,11 +212,13 @@ class SupConLoss(_PairLoss):
         temperature: T, > 0.
         distance: see `tfembloss.distances`; `"cosine"` is the usual one.
         miner: of `tfembloss.miners`: only pairs that it selects.
+        tile_size: how many of the B rows are compared with all rows at a time, >= 1; by
+            default as many as are fast. It sets the memory, not the result.
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: `temperature` is not positive, `distance` or `miner` is unknown, or
-            the ids are missing.
+        ValueError: a number is out of range, `distance` or `miner` is unknown, `miner`
+            needs all pairs at once and there is a `tile_size`, or the ids are missing.
 
     Example:
 
@@ -197,11 +245,12 @@ class SupConLoss(_PairLoss):
         temperature=0.1,
         distance="cosine",
         miner=None,
+        tile_size=None,
         reduction="sum_over_batch_size",
         name=None,
         dtype=None,
     ):
-        super().__init__(distance, miner, reduction, name, dtype)
+        super().__init__(distance, miner, tile_size, reduction, name, dtype)
         self.temperature = _positive("temperature", temperature)
 
 

@@ -6,13 +6,15 @@ Every other row's documents serve as negatives too, on all replicas.
 import keras
 import tensorflow as tf
 
-from tfembloss import distances, masks, replicas
+from tfembloss import distances, masks, replicas, softmax
 from tfembloss.kernels import differentiable
 from tfembloss.losses.base import (
     EmbeddingLoss,
     check_columns,
-    check_ids,
     check_number,
+    check_tile_size,
+    column_labels,
+    nan_where_not_finite,
 )
 
 
@@ -21,16 +23,31 @@ def _first_and_rest(columns):
 
 
 @differentiable
-def _find_own(x, rows, labels, width, scale):
-    (distances,) = x  # [B, N * m]
+def _find_own(x, labels, width, scale):
+    """-log probability of each row's own first document among all documents."""
+    logits, own = _logits(*x, labels, width, scale)
+    return tf.reduce_logsumexp(logits, axis=1) - own
+
+
+@differentiable
+def _find_each_other(x, labels, real, width, scale):
+    """The same, less the own logit again; and the log sum of each document's logits."""
+    logits, own = _logits(*x, labels, width, scale)
+    of_rows = tf.cast(real, logits.dtype)[:, None]  # [B, 1]
+    allowed = tf.where(logits > float("-inf"), of_rows, tf.zeros_like(of_rows))
+    log_sums = masks.column_logsumexp(logits, allowed)  # [N * m]
+    return tf.reduce_logsumexp(logits, axis=1) - 2 * own, log_sums
+
+
+def _logits(distances, labels, width, scale):
     # A softmax is blind to constants: -distance serves as the similarity.
-    logits = -scale * distances
-    own = masks.own_rows(rows * width, tf.shape(logits)[1])  # [B, N * m]
-    positives = tf.reduce_sum(tf.where(own, logits, tf.zeros_like(logits)), axis=1)  # [B]
-    if labels is not None:  # other rows of the same id are no negatives
+    logits = -scale * distances  # [B, N * m]
+    own = masks.own_rows(labels.rows * width, tf.shape(logits)[1])
+    own_logits = tf.reduce_sum(tf.where(own, logits, tf.zeros_like(logits)), axis=1)  # [B]
+    if labels.ids is not None:  # other rows of the same id are no negatives
         allowed = tf.repeat(~labels.positive, width, axis=1)  # [B, N * m]
         logits = tf.where(allowed, logits, float("-inf"))
-    return tf.reduce_logsumexp(logits, axis=1) - positives
+    return logits, own_logits
 
 
 @keras.saving.register_keras_serializable("tfembloss")
@@ -59,10 +76,12 @@ class MultipleNegativesRankingLoss(EmbeddingLoss):
             documents of another row with the same id are no negatives. Without it a
             positive that stands twice in a batch is its own negative, and the loss
             cannot fall below log 2.
+        tile_size: how many of the B rows are compared with all documents at a time, >= 1;
+            by default as many as are fast. It sets the memory, not the result.
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: `scale` is not positive, `similarity` is unknown, `y_pred` has fewer
+        ValueError: a number is out of range, `similarity` is unknown, `y_pred` has fewer
             than two columns, or the ids are missing.
 
     Example:
@@ -84,7 +103,9 @@ class MultipleNegativesRankingLoss(EmbeddingLoss):
         Equal to sentence-transformers' class of this name; `symmetric=True` is its
         directions ("query_to_doc", "doc_to_query") per direction. Finetuner spells it
         `MultipleNegativeRankingLoss`. On several replicas it is what
-        sentence-transformers computes with `gather_across_devices=True`.
+        sentence-transformers computes with `gather_across_devices=True`. Its
+        `CachedMultipleNegativesRankingLoss` is this loss with
+        `tfembloss.EmbeddingModel(encoder, mini_batch_size=...)`.
     """
 
     def __init__(
@@ -93,6 +114,7 @@ class MultipleNegativesRankingLoss(EmbeddingLoss):
         similarity="cosine",
         symmetric=False,
         exclude_equal_ids=False,
+        tile_size=None,
         reduction="sum_over_batch_size",
         name=None,
         dtype=None,
@@ -104,34 +126,40 @@ class MultipleNegativesRankingLoss(EmbeddingLoss):
         self.similarity = similarity
         self.symmetric = symmetric
         self.exclude_equal_ids = exclude_equal_ids
+        self.tile_size = check_tile_size(tile_size)
         self._distance = distances.get(similarity, argument="similarity")
 
     def call(self, y_true, y_pred):
         """Values `[B]` of the columns `y_pred [B, n, D]`."""
         columns = check_columns(y_pred, at_least=2)  # [B, n, D]
         # Split, not sliced: the gradient of a slice is a whole [B, n, D] each.
-        anchors, documents = _first_and_rest(columns)  # [B, 1, D], [B, n - 1, D]
-        rows = replicas.first_row(columns) + tf.range(tf.shape(columns)[0])  # [B]
-        labels = None
-        if self.exclude_equal_ids:
-            ids = check_ids(y_true, columns)  # [B]
-            labels = masks.Labels(ids, replicas.gather(ids), rows)
-        values = self._find_own(anchors, documents, rows, labels)  # [B]
-        if self.symmetric:
-            positives = documents
-            if columns.shape[1] != 2:
-                positives, _ = _first_and_rest(documents)
-            values += self._find_own(positives, anchors, rows, labels)
-            values /= 2
-        return values
-
-    def _find_own(self, queries, documents, rows, labels):
-        """-log probability of each query's own first document, among all replicas'."""
+        anchors, documents = _first_and_rest(self._distance.prepare(columns))
+        anchors = tf.squeeze(anchors, axis=1)  # [B, D]
         keys = replicas.gather(documents)  # [N, m, D]
         _, width, dim = tf.unstack(tf.shape(keys))
-        flat = tf.reshape(keys, [-1, dim])  # [N * m, D]
-        x = self._distance.pairwise(tf.squeeze(queries, axis=1), flat)  # [B, N * m]
-        return _find_own((x,), rows, labels, width, self.scale)
+        keys = tf.reshape(keys, [-1, dim])  # [N * m, D]
+        labels = column_labels(columns, y_true if self.exclude_equal_ids else None)
+
+        def find_own(anchors, keys, ids, rows):
+            x = self._distance.of_prepared(anchors, keys)  # [B, N * m]
+            tile = labels._replace(ids=ids, rows=rows)
+            return _find_own((x,), tile, width, self.scale)
+
+        def find_each_other(anchors, keys, ids, rows, real):
+            x = self._distance.of_prepared(anchors, keys)  # [B, N * m]
+            tile = labels._replace(ids=ids, rows=rows)
+            return _find_each_other((x,), tile, real, width, self.scale)
+
+        of_rows = [labels.ids, labels.rows]
+        if not self.symmetric:
+            return softmax.by_tiles(find_own, anchors, keys, of_rows, self.tile_size)
+        of_rows.append(tf.ones_like(labels.rows, tf.bool))
+        values, log_sums = softmax.by_tiles(
+            find_each_other, anchors, keys, of_rows, self.tile_size, log_sums=True
+        )  # [B], [N * m]
+        of_firsts = tf.reshape(replicas.logsumexp(log_sums), [-1, width])[:, 0]  # [N]
+        first = replicas.first_row(columns)
+        return (values + of_firsts[first : first + tf.shape(columns)[0]]) / 2
 
     def get_config(self):
         """The arguments that make this loss again."""
@@ -141,8 +169,113 @@ class MultipleNegativesRankingLoss(EmbeddingLoss):
             "similarity": self.similarity,
             "symmetric": self.symmetric,
             "exclude_equal_ids": self.exclude_equal_ids,
+            "tile_size": self.tile_size,
         }
 
 
 # Finetuner's spelling.
 MultipleNegativeRankingLoss = MultipleNegativesRankingLoss
+
+
+@differentiable
+def _with_hardest(x, labels, positive_margin, negative_margin):
+    (distances,) = x  # [B, N]
+    similarity = 1 - distances
+    own = masks.own_rows(labels.rows, tf.shape(distances)[1])
+    positive = tf.reduce_sum(tf.where(own, similarity, 0), axis=1)  # [B]
+    rivals = ~own
+    if labels.ids is not None:  # other rows of the same id are no negatives
+        rivals &= labels.negative
+    hardest = masks.row_max(similarity, rivals)  # -inf without a negative
+    too_near = tf.where(masks.row_any(rivals), hardest - negative_margin, 0)
+    return tf.nn.relu(positive_margin - positive) + tf.nn.relu(too_near)
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class MegaBatchMarginLoss(EmbeddingLoss):
+    r"""Each anchor near its positive and far from the nearest of all other positives.
+
+    With cosines s of the anchors $a_i$ and the positives $p_j$ of all replicas, and
+    $[x] = \max(0, x)$:
+
+    $$L_i = [m_p - s(a_i, p_i)] + [\max_{j \ne i} s(a_i, p_j) - m_n]$$
+
+    One negative for each anchor, which is the harder the larger the batch: large ones need
+    `tfembloss.EmbeddingModel(encoder, mini_batch_size=...)`.
+
+    Call arguments: `y_pred` columns `[B, 2, D]`. `y_true` is not used, or ids `[B]` with
+    `exclude_equal_ids=True`.
+
+    Args:
+        positive_margin: $m_p$, the cosine that a positive should have at least.
+        negative_margin: $m_n$, the cosine that a negative should have at most.
+        exclude_equal_ids, tile_size: see `MultipleNegativesRankingLoss`.
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: a number is out of range, `y_pred` has not two columns, or the ids are
+            missing.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> pairs = tf.constant([[[1.0, 0.0], [0.6, 0.8]], [[0.0, 1.0], [0.8, 0.6]]])
+    >>> round(float(MegaBatchMarginLoss()(None, pairs)), 4)   # 0.8 - 0.6 + 0.8 - 0.3
+    0.7
+
+    Reference:
+        Wieting and Gimpel, "ParaNMT-50M: Pushing the Limits of Paraphrastic Sentence
+        Embeddings with Millions of Machine Translations", 2018,
+        https://arxiv.org/abs/1711.05732
+
+    Relations:
+        Equal to sentence-transformers' class of this name. Its mini-batched version is this
+        loss with `mini_batch_size`; there the negatives are those of one device.
+    """
+
+    def __init__(
+        self,
+        positive_margin=0.8,
+        negative_margin=0.3,
+        exclude_equal_ids=False,
+        tile_size=None,
+        reduction="sum_over_batch_size",
+        name=None,
+        dtype=None,
+    ):
+        super().__init__(reduction=reduction, name=name, dtype=dtype)
+        self.positive_margin = check_number(
+            "positive_margin", positive_margin, "a finite number"
+        )
+        self.negative_margin = check_number(
+            "negative_margin", negative_margin, "a finite number"
+        )
+        self.exclude_equal_ids = exclude_equal_ids
+        self.tile_size = check_tile_size(tile_size)
+
+    def call(self, y_true, y_pred):
+        """Values `[B]` of the columns `y_pred [B, 2, D]`."""
+        columns = check_columns(y_pred, at_least=2, at_most=2)  # [B, 2, D]
+        columns = distances.cosine.prepare(columns)
+        anchors, positives = tf.unstack(columns, 2, axis=1)  # [B, D] each
+        keys = replicas.gather(positives)  # [N, D]
+        labels = column_labels(columns, y_true if self.exclude_equal_ids else None)
+
+        def with_hardest(anchors, keys, ids, rows):
+            x = distances.cosine.of_prepared(anchors, keys)  # [B, N]
+            tile = labels._replace(ids=ids, rows=rows)
+            return _with_hardest((x,), tile, self.positive_margin, self.negative_margin)
+
+        of_rows = [labels.ids, labels.rows]
+        values = softmax.by_tiles(with_hardest, anchors, keys, of_rows, self.tile_size)
+        return values + nan_where_not_finite(keys)
+
+    def get_config(self):
+        """The arguments that make this loss again."""
+        return {
+            **super().get_config(),
+            "positive_margin": self.positive_margin,
+            "negative_margin": self.negative_margin,
+            "exclude_equal_ids": self.exclude_equal_ids,
+            "tile_size": self.tile_size,
+        }

@@ -7,13 +7,14 @@ scale (and bias) folded in, so that the dot products of the columns are the logi
 import keras
 import tensorflow as tf
 
-from tfembloss import distances, masks, replicas
+from tfembloss import distances, masks, replicas, softmax
 from tfembloss.kernels import differentiable
 from tfembloss.losses.base import (
     EmbeddingLoss,
     check_columns,
-    check_ids,
     check_number,
+    check_tile_size,
+    column_labels,
     nan_where_not_finite,
 )
 from tfembloss.losses.ranking import MultipleNegativesRankingLoss
@@ -37,10 +38,11 @@ class CLIPLoss(MultipleNegativesRankingLoss):
         exclude_equal_ids: if true, `y_true` are ids (integers or strings), and rows with
             equal ids, as images of one class with the same text, are no negatives of each
             other.
+        tile_size: see `MultipleNegativesRankingLoss`.
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: `scale` is not positive, `y_pred` has not two columns, or the ids are
+        ValueError: a number is out of range, `y_pred` has not two columns, or the ids are
             missing.
 
     Example:
@@ -65,11 +67,14 @@ class CLIPLoss(MultipleNegativesRankingLoss):
         self,
         scale=1.0,
         exclude_equal_ids=False,
+        tile_size=None,
         reduction="sum_over_batch_size",
         name=None,
         dtype=None,
     ):
-        super().__init__(scale, "dot", True, exclude_equal_ids, reduction, name, dtype)
+        super().__init__(
+            scale, "dot", True, exclude_equal_ids, tile_size, reduction, name, dtype
+        )
 
     def call(self, y_true, y_pred):
         """Values `[B]` of the columns `y_pred [B, 2, D]`."""
@@ -89,12 +94,12 @@ class CLIPLoss(MultipleNegativesRankingLoss):
 
 
 @differentiable
-def _sig_lip(x, rows, labels, scale, bias):
+def _sig_lip(x, labels, scale, bias):
     (distances,) = x  # [B, N]
     logits = bias - scale * distances
-    own = masks.own_rows(rows, tf.shape(logits)[1])
+    own = masks.own_rows(labels.rows, tf.shape(logits)[1])
     values = tf.nn.softplus(tf.where(own, -logits, logits))
-    if labels is not None:  # other rows of the same id are no negatives
+    if labels.ids is not None:  # other rows of the same id are no negatives
         values = tf.where(labels.positive, tf.zeros_like(values), values)
     return tf.reduce_sum(values, axis=1)
 
@@ -118,6 +123,7 @@ class SigLIPLoss(EmbeddingLoss):
             carry its learned bias.
         exclude_equal_ids: if true, `y_true` are ids (integers or strings), and rows with
             equal ids are no negatives of each other.
+        tile_size: see `MultipleNegativesRankingLoss`.
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
@@ -146,6 +152,7 @@ class SigLIPLoss(EmbeddingLoss):
         scale=1.0,
         bias=0.0,
         exclude_equal_ids=False,
+        tile_size=None,
         reduction="sum_over_batch_size",
         name=None,
         dtype=None,
@@ -154,19 +161,22 @@ class SigLIPLoss(EmbeddingLoss):
         self.scale = check_number("scale", scale, "a number > 0", lambda s: s > 0)
         self.bias = check_number("bias", bias, "a finite number")
         self.exclude_equal_ids = exclude_equal_ids
+        self.tile_size = check_tile_size(tile_size)
 
     def call(self, y_true, y_pred):
         """Values `[B]` of the columns `y_pred [B, 2, D]`."""
         columns = check_columns(y_pred, at_least=2, at_most=2)  # [B, 2, D]
         a, b = tf.unstack(columns, 2, axis=1)  # [B, D] each
         keys = replicas.gather(b)  # [N, D]
-        rows = replicas.first_row(columns) + tf.range(tf.shape(columns)[0])  # [B]
-        labels = None
-        if self.exclude_equal_ids:
-            ids = check_ids(y_true, columns)  # [B]
-            labels = masks.Labels(ids, replicas.gather(ids), rows)
-        x = distances.dot.pairwise(a, keys)  # [B, N]
-        values = _sig_lip((x,), rows, labels, self.scale, self.bias)
+        labels = column_labels(columns, y_true if self.exclude_equal_ids else None)
+
+        def of_pairs(a, keys, ids, rows):
+            x = distances.dot.pairwise(a, keys)  # [B, N]
+            tile = labels._replace(ids=ids, rows=rows)
+            return _sig_lip((x,), tile, self.scale, self.bias)
+
+        of_rows = [labels.ids, labels.rows]
+        values = softmax.by_tiles(of_pairs, a, keys, of_rows, self.tile_size)
         return values + nan_where_not_finite(keys)
 
     def truncate(self, y_pred, dim):
@@ -183,4 +193,5 @@ class SigLIPLoss(EmbeddingLoss):
             "scale": self.scale,
             "bias": self.bias,
             "exclude_equal_ids": self.exclude_equal_ids,
+            "tile_size": self.tile_size,
         }
