@@ -44,22 +44,35 @@ class Labels(NamedTuple):
         ids: ids of this replica's rows `[B]`; None where every row is its own class.
         key_ids: ids of the rows of all replicas `[N]`; or None.
         rows: position of each of this replica's rows among all rows `[B]`.
+        present: whether there is such a row `[N]`, as in a queue that is not yet full; None
+            where there are all.
     """
 
     ids: tf.Tensor | None
     key_ids: tf.Tensor | None
     rows: tf.Tensor
+    present: tf.Tensor | None = None
 
     @property
     def positive(self):
         """Pairs of two different rows of one class `[B, N]`."""
         num_keys = tf.shape(self.key_ids)[0]
-        return equal_ids(self.ids, self.key_ids) & ~own_rows(self.rows, num_keys)
+        same = equal_ids(self.ids, self.key_ids)
+        return self._present(same & ~own_rows(self.rows, num_keys))
 
     @property
     def negative(self):
         """Pairs of two classes `[B, N]`."""
-        return ~equal_ids(self.ids, self.key_ids)
+        return self._present(~equal_ids(self.ids, self.key_ids))
+
+    def _present(self, mask):
+        return mask if self.present is None else mask & self.present[None, :]
+
+    def rivals(self, num_keys):
+        """Pairs of two rows `[B, N]`, but not of one class where there are classes."""
+        if self.ids is not None:
+            return self.negative
+        return self._present(~own_rows(self.rows, num_keys))
 
     def all_rows(self):
         """The same of all rows instead of this replica's, `[N, N]`."""

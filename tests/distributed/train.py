@@ -170,6 +170,11 @@ MODELS = {
         tfembloss.losses.CosFaceLoss(scale=8.0), 50, num_sampled=20
     ),
     "clip": lambda: dual_encoder(tfembloss.losses.CLIPLoss()),
+    "memory": lambda: embedding_model(
+        tfembloss.losses.MultipleNegativesRankingLoss(scale=1.0),
+        arguments.rows,
+        memory=tfembloss.layers.CrossBatchMemory(20),
+    ),
     "sig-lip": lambda: dual_encoder(
         tfembloss.losses.SigLIPLoss(), initial_scale=10.0, initial_bias=-10.0
     ),

@@ -32,6 +32,7 @@ class EmbeddingLoss(keras.losses.Loss):
     """
 
     targets_are_embeddings = False  # of the same dimensions as y_pred
+    takes_past = False  # whether `call` has a further argument `past`
 
     def __init__(self, reduction="sum_over_batch_size", name=None, dtype=None):
         if dtype is None:
@@ -44,16 +45,28 @@ class EmbeddingLoss(keras.losses.Loss):
         super().__init__(reduction=reduction, name=name, dtype=dtype)
         self._reduce = _Reduce(reduction=reduction, name=self.name, dtype=dtype)
 
-    def __call__(self, y_true, y_pred, sample_weight=None):
-        """The reduced loss."""
+    def __call__(self, y_true, y_pred, sample_weight=None, past=None):
+        """The reduced loss; `past` is what a `tfembloss.layers.CrossBatchMemory` holds."""
+        if past is not None:
+            past = self._check_past(past)
         with keras.name_scope(self.name):
             embeddings = tf.cast(tf.convert_to_tensor(y_pred), self.dtype)
             y_true = (
                 no_targets(embeddings) if y_true is None else tf.convert_to_tensor(y_true)
             )
-            values = self.call(y_true, embeddings)  # [B]
+            of_past = () if past is None else (past,)
+            values = self.call(y_true, embeddings, *of_past)  # [B]
             values *= self._share_of_the_mean(values, sample_weight)
             return self._reduce(values, values, sample_weight)
+
+    def _check_past(self, past):
+        if self.takes_past:
+            return past._replace(embeddings=tf.cast(past.embeddings, self.dtype))
+        raise ValueError(
+            f"{type(self).__name__} takes no memory of past batches. Expected a loss that "
+            "compares each row with all others, on ids or on columns in one direction, as "
+            "SupConLoss, TripletMarginLoss or MultipleNegativesRankingLoss."
+        )
 
     def truncate(self, y_pred, dim):
         """The first `dim` dimensions of embeddings, as vectors of length 1."""
@@ -127,16 +140,20 @@ class LabelLoss(EmbeddingLoss):
                 f"miner=BatchHardMiner(). Received: miner={miner!r}"
             )
 
-    def call(self, y_true, y_pred):
+    @property
+    def takes_past(self):
+        """Unless a miner looks at the distances between all keys."""
+        return self.miner is None or not self.miner.needs_key_distances
+
+    def call(self, y_true, y_pred, past=None):
         """Values `[B]` of the embeddings `y_pred [B, D]` with ids `y_true [B]`."""
         embeddings = check_rows(y_pred)  # [B, D]
         ids = check_ids(y_true, embeddings)  # [B]
-        rows = replicas.first_row(embeddings) + tf.range(tf.shape(embeddings)[0])
-        keys = replicas.gather(embeddings)  # [N, D]
-        labels = masks.Labels(ids, replicas.gather(ids), rows)
+        rows = replicas.gather(embeddings)
+        num_rows = tf.cast(tf.shape(rows)[0], rows.dtype)
+        keys, labels = rows_and_past(rows, embeddings, ids, past)  # [N, D]
         sums, counts = self.formula(Batch(embeddings, keys, labels))  # [B], [B]
-        num_keys = tf.cast(tf.shape(keys)[0], sums.dtype)
-        share = num_keys / tf.maximum(replicas.total(tf.reduce_sum(counts)), 1)
+        share = num_rows / tf.maximum(replicas.total(tf.reduce_sum(counts)), 1)
         return sums * share + nan_where_not_finite(keys)  # a mask would hide it
 
     def candidates(self, batch, key_distances=False):
@@ -166,7 +183,7 @@ class Batch(NamedTuple):
 
     Args:
         embeddings: of this replica `[B, D]`.
-        keys: of all replicas `[N, D]`.
+        keys: of all replicas, and of past batches if there are any, `[N, D]`.
         labels: `masks.Labels` of their pairs.
     """
 
@@ -191,13 +208,39 @@ def check_number(name, value, expected, right=lambda value: True):
     raise ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}")
 
 
-def column_labels(columns, y_true=None):
-    """`masks.Labels` of columns `[B, n, D]`, with the ids `y_true [B]` if there are any."""
-    rows = replicas.first_row(columns) + tf.range(tf.shape(columns)[0])
-    if y_true is None:
-        return masks.Labels(None, None, rows)
-    ids = check_ids(y_true, columns)
-    return masks.Labels(ids, replicas.gather(ids), rows)
+class Past(NamedTuple):
+    """Rows of past batches, which a loss compares with those of this one.
+
+    Args:
+        embeddings: `[M, D]` or `[M, n, D]`, as in `y_pred`.
+        ids: `[M]`, as of `masks.integer_ids`.
+        present: whether there is such a row, `[M]`.
+    """
+
+    embeddings: tf.Tensor
+    ids: tf.Tensor
+    present: tf.Tensor
+
+
+def rows_and_past(keys, rows, ids=None, past=None):
+    """Keys `[N, ...]` of this batch with those of the past, and the `masks.Labels` of all.
+
+    Args:
+        keys: of all replicas' rows, gathered.
+        rows: tensor `[B, ...]` of this replica's rows.
+        ids: of this replica's rows `[B]`, as `check_ids` returns them, or None.
+        past: `Past`, its embeddings such as the keys are; or None.
+    """
+    positions = replicas.first_row(rows) + tf.range(tf.shape(rows)[0])  # [B]
+    key_ids = None if ids is None else replicas.gather(ids)
+    if past is None:
+        return keys, masks.Labels(ids, key_ids, positions)
+    now = tf.fill(tf.shape(keys)[:1], True)
+    present = tf.concat([now, past.present], axis=0)
+    keys = tf.concat([keys, tf.stop_gradient(past.embeddings)], axis=0)
+    if ids is not None:
+        key_ids = tf.concat([key_ids, past.ids], axis=0)
+    return keys, masks.Labels(ids, key_ids, positions, present)
 
 
 def check_tile_size(tile_size):

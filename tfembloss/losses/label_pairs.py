@@ -463,6 +463,7 @@ class LiftedStructureLoss(_PairLoss):
         `GeneralizedLiftedStructureLoss` takes all of an anchor's positives at once.
     """
 
+    takes_past = False  # of which the negatives of their own are not known
     options = ("neg_margin", "pos_margin")
     counts_repeats = True
 
@@ -628,6 +629,8 @@ class NPairsLoss(LabelLoss):
         Equal to pytorch-metric-learning's loss of this name. `NTXentLoss` and
         `MultipleNegativesRankingLoss` use all rows of the batch.
     """
+
+    takes_past = False  # only the first two rows of a class count
 
     def __init__(
         self,

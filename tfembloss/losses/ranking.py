@@ -11,10 +11,11 @@ from tfembloss.kernels import differentiable
 from tfembloss.losses.base import (
     EmbeddingLoss,
     check_columns,
+    check_ids,
     check_number,
     check_tile_size,
-    column_labels,
     nan_where_not_finite,
+    rows_and_past,
 )
 
 
@@ -44,8 +45,10 @@ def _logits(distances, labels, width, scale):
     logits = -scale * distances  # [B, N * m]
     own = masks.own_rows(labels.rows * width, tf.shape(logits)[1])
     own_logits = tf.reduce_sum(tf.where(own, logits, tf.zeros_like(logits)), axis=1)  # [B]
-    if labels.ids is not None:  # other rows of the same id are no negatives
-        allowed = tf.repeat(~labels.positive, width, axis=1)  # [B, N * m]
+    if labels.ids is not None or labels.present is not None:
+        num_keys = tf.shape(logits)[1] // width
+        rivals = labels.rivals(num_keys) | masks.own_rows(labels.rows, num_keys)  # [B, N]
+        allowed = tf.repeat(rivals, width, axis=1)  # [B, N * m]
         logits = tf.where(allowed, logits, float("-inf"))
     return logits, own_logits
 
@@ -129,16 +132,24 @@ class MultipleNegativesRankingLoss(EmbeddingLoss):
         self.tile_size = check_tile_size(tile_size)
         self._distance = distances.get(similarity, argument="similarity")
 
-    def call(self, y_true, y_pred):
+    @property
+    def takes_past(self):
+        """Not in both directions: the past's positives would have to find anchors, too."""
+        return not self.symmetric
+
+    def call(self, y_true, y_pred, past=None):
         """Values `[B]` of the columns `y_pred [B, n, D]`."""
         columns = check_columns(y_pred, at_least=2)  # [B, n, D]
+        ids = check_ids(y_true, columns) if self.exclude_equal_ids else None  # [B]
         # Split, not sliced: the gradient of a slice is a whole [B, n, D] each.
         anchors, documents = _first_and_rest(self._distance.prepare(columns))
         anchors = tf.squeeze(anchors, axis=1)  # [B, D]
-        keys = replicas.gather(documents)  # [N, m, D]
+        if past is not None:
+            _, of_past = _first_and_rest(self._distance.prepare(past.embeddings))
+            past = past._replace(embeddings=of_past)  # [M, m, D]
+        keys, labels = rows_and_past(replicas.gather(documents), columns, ids, past)
         _, width, dim = tf.unstack(tf.shape(keys))
         keys = tf.reshape(keys, [-1, dim])  # [N * m, D]
-        labels = column_labels(columns, y_true if self.exclude_equal_ids else None)
 
         def find_own(anchors, keys, ids, rows):
             x = self._distance.of_prepared(anchors, keys)  # [B, N * m]
@@ -183,9 +194,7 @@ def _with_hardest(x, labels, positive_margin, negative_margin):
     similarity = 1 - distances
     own = masks.own_rows(labels.rows, tf.shape(distances)[1])
     positive = tf.reduce_sum(tf.where(own, similarity, 0), axis=1)  # [B]
-    rivals = ~own
-    if labels.ids is not None:  # other rows of the same id are no negatives
-        rivals &= labels.negative
+    rivals = labels.rivals(tf.shape(distances)[1])
     hardest = masks.row_max(similarity, rivals)  # -inf without a negative
     too_near = tf.where(masks.row_any(rivals), hardest - negative_margin, 0)
     return tf.nn.relu(positive_margin - positive) + tf.nn.relu(too_near)
@@ -253,13 +262,17 @@ class MegaBatchMarginLoss(EmbeddingLoss):
         self.exclude_equal_ids = exclude_equal_ids
         self.tile_size = check_tile_size(tile_size)
 
-    def call(self, y_true, y_pred):
+    takes_past = True
+
+    def call(self, y_true, y_pred, past=None):
         """Values `[B]` of the columns `y_pred [B, 2, D]`."""
         columns = check_columns(y_pred, at_least=2, at_most=2)  # [B, 2, D]
-        columns = distances.cosine.prepare(columns)
-        anchors, positives = tf.unstack(columns, 2, axis=1)  # [B, D] each
-        keys = replicas.gather(positives)  # [N, D]
-        labels = column_labels(columns, y_true if self.exclude_equal_ids else None)
+        ids = check_ids(y_true, columns) if self.exclude_equal_ids else None  # [B]
+        prepare = distances.cosine.prepare
+        anchors, positives = tf.unstack(prepare(columns), 2, axis=1)  # [B, D] each
+        if past is not None:
+            past = past._replace(embeddings=prepare(past.embeddings[:, 1]))  # [M, D]
+        keys, labels = rows_and_past(replicas.gather(positives), columns, ids, past)
 
         def with_hardest(anchors, keys, ids, rows):
             x = distances.cosine.of_prepared(anchors, keys)  # [B, N]

@@ -12,10 +12,11 @@ from tfembloss.kernels import differentiable
 from tfembloss.losses.base import (
     EmbeddingLoss,
     check_columns,
+    check_ids,
     check_number,
     check_tile_size,
-    column_labels,
     nan_where_not_finite,
+    rows_and_past,
 )
 from tfembloss.losses.ranking import MultipleNegativesRankingLoss
 
@@ -167,8 +168,8 @@ class SigLIPLoss(EmbeddingLoss):
         """Values `[B]` of the columns `y_pred [B, 2, D]`."""
         columns = check_columns(y_pred, at_least=2, at_most=2)  # [B, 2, D]
         a, b = tf.unstack(columns, 2, axis=1)  # [B, D] each
-        keys = replicas.gather(b)  # [N, D]
-        labels = column_labels(columns, y_true if self.exclude_equal_ids else None)
+        ids = check_ids(y_true, columns) if self.exclude_equal_ids else None  # [B]
+        keys, labels = rows_and_past(replicas.gather(b), columns, ids)  # [N, D]
 
         def of_pairs(a, keys, ids, rows):
             x = distances.dot.pairwise(a, keys)  # [B, N]

@@ -73,7 +73,12 @@ class MatryoshkaLoss(EmbeddingLoss):
             for weight in weights
         ]
 
-    def call(self, y_true, y_pred):
+    @property
+    def takes_past(self):
+        """Where the loss does."""
+        return self.loss.takes_past
+
+    def call(self, y_true, y_pred, past=None):
         """Values `[B]`, the weighted sum of the loss's own."""
         if y_pred.shape[-1] < max(self.dims):
             raise ValueError(
@@ -83,7 +88,12 @@ class MatryoshkaLoss(EmbeddingLoss):
         total = 0
         for dim, weight in zip(self.dims, self.weights, strict=True):
             targets = y_true[..., :dim] if self.loss.targets_are_embeddings else y_true
-            total += weight * self.loss.call(targets, self.loss.truncate(y_pred, dim))
+            of_past = ()
+            if past is not None:
+                rows = self.loss.truncate(past.embeddings, dim)
+                of_past = (past._replace(embeddings=rows),)
+            rows = self.loss.truncate(y_pred, dim)
+            total += weight * self.loss.call(targets, rows, *of_past)
         return total
 
     def get_config(self):

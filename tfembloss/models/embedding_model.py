@@ -3,6 +3,8 @@
 import keras
 import tensorflow as tf
 
+from tfembloss.layers import CrossBatchMemory
+from tfembloss.losses.base import EmbeddingLoss, check_ids, no_targets
 from tfembloss.models.base import ColumnModel, check_no_strings, column_shapes
 
 
@@ -33,13 +35,17 @@ class EmbeddingModel(ColumnModel):
             allows. The loss and its gradient are those of the whole batch, dropout
             included (gradient caching), for a second forward pass of the encoder. None
             for all rows at once.
+        memory: `tfembloss.layers.CrossBatchMemory`: the loss compares each row with those
+            of past batches, too, in training. For losses on ids and on columns in one
+            direction.
         name, dtype: as in `keras.Model`.
 
     Raises:
-        ValueError: `encoder` is no Keras layer, `preprocessor` cannot be called or
-            `mini_batch_size` is no number of rows; in use, inputs that cannot be columns,
-            or, with `mini_batch_size`, an encoder with `BatchNormalization` that is not
-            frozen or with layers that add losses when they are called.
+        ValueError: `encoder` is no Keras layer, `preprocessor` cannot be called,
+            `mini_batch_size` is no number of rows or `memory` no memory; in use, inputs
+            that cannot be columns, with `mini_batch_size` an encoder with
+            `BatchNormalization` that is not frozen or with layers that add losses when they
+            are called, with `memory` a loss that takes none.
 
     Example:
 
@@ -67,7 +73,13 @@ class EmbeddingModel(ColumnModel):
     """
 
     def __init__(
-        self, encoder, preprocessor=None, mini_batch_size=None, name=None, dtype=None
+        self,
+        encoder,
+        preprocessor=None,
+        mini_batch_size=None,
+        memory=None,
+        name=None,
+        dtype=None,
     ):
         super().__init__(mini_batch_size, name=name, dtype=dtype)
         if not isinstance(encoder, keras.layers.Layer):
@@ -80,8 +92,15 @@ class EmbeddingModel(ColumnModel):
                 "`preprocessor` maps a batch of raw inputs to the encoder's input: "
                 f"expected a function or None. Received: preprocessor={preprocessor!r}"
             )
+        if memory is not None and not isinstance(memory, CrossBatchMemory):
+            raise ValueError(
+                "`memory` holds the rows of past batches: expected a "
+                "tfembloss.layers.CrossBatchMemory(size) or None. Received: "
+                f"memory={memory!r}"
+            )
         self.encoder = encoder
         self.preprocessor = preprocessor
+        self.memory = memory
         self.built = encoder.built
 
     # Columns in, embeddings out.
@@ -102,6 +121,28 @@ class EmbeddingModel(ColumnModel):
             embeddings = self.encoder(rows, training=training)  # [n * B, D]
             return tf.stack(tf.split(embeddings, len(x)), axis=1)
         return tf.stack([self.encoder(c, training=training) for c in x], axis=1)
+
+    # Loss from embeddings, and from those of past batches.
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """The compiled loss of the embeddings `y_pred`, and in training of the memory."""
+        if self.memory is None:
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
+        if not self.memory.built:
+            self.memory.build(y_pred.shape)
+        if not training:
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
+        if not isinstance(self.loss, EmbeddingLoss):
+            raise ValueError(
+                "With `memory`, expected one loss of tfembloss.losses in `compile`. "
+                f"Received: loss={self.loss!r}"
+            )
+        y = no_targets(y_pred) if y is None else tf.convert_to_tensor(y)
+        loss = self.loss(y, y_pred, sample_weight, past=self.memory.past())
+        has_ids = not y.dtype.is_floating
+        ids = check_ids(y, y_pred) if has_ids else tf.zeros(tf.shape(y_pred)[:1], tf.int64)
+        self.memory.enqueue(y_pred, ids)
+        return sum(map(self._aggregate_additional_loss, self.losses), loss)
 
     # Raw inputs, through the preprocessor.
 
@@ -124,6 +165,7 @@ class EmbeddingModel(ColumnModel):
             "encoder": keras.saving.serialize_keras_object(self.encoder),
             "preprocessor": keras.saving.serialize_keras_object(self.preprocessor),
             "mini_batch_size": self.mini_batch_size,
+            "memory": keras.saving.serialize_keras_object(self.memory),
             "name": self.name,
             "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
         }
