@@ -37,7 +37,8 @@ def by_tiles(function, x, keys, constants=(), tile_size=None, log_sums=False):
     known = None not in sizes
     num_rows, num_keys = sizes if known else (tf.shape(x)[0], tf.shape(keys)[0])
     if tile_size is None:
-        tile_size = (max if known else tf.maximum)(LEAST_ROWS, ENTRIES // num_keys)
+        largest = max if known else tf.maximum
+        tile_size = largest(LEAST_ROWS, ENTRIES // largest(num_keys, 1))
     if known and num_rows <= tile_size:
         return function(x, keys, *constants)
     together = function if log_sums else lambda *rows: (function(*rows), None)

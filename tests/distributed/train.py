@@ -29,7 +29,12 @@ parser.add_argument("--rows", type=int, default=12)
 parser.add_argument("--uneven", action="store_true", help="the first has fewer rows")
 parser.add_argument("--string-ids", action="store_true")
 parser.add_argument("--no-gather", action="store_true")
+parser.add_argument("--no-xla", action="store_true", help="it compiles each number of rows")
 arguments = parser.parse_args()
+
+if arguments.no_xla:  # before tfembloss makes its kernels
+    tf_function = tf.function
+    tf.function = lambda *args, jit_compile=None, **options: tf_function(*args, **options)
 
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
@@ -227,7 +232,7 @@ def descend(cases):
             new[name] = weights[name] - 0.1 * total(tape.gradient(value, weights[name]))
         return values, new
 
-    @tf.function
+    @tf.function(autograph=False)
     def step(weights):
         values, new = strategy.run(replica_step, args=(batches, weights))
         first = lambda value: strategy.experimental_local_results(value)[0]  # noqa: E731

@@ -88,19 +88,18 @@ class _TiledPairLoss(_PairLoss):
             return super().formula(batch)
         distance = distances.get(self.distance)
         anchors, keys = distance.prepare(batch.embeddings), distance.prepare(batch.keys)
-        embeddings = [] if self.miner is None else [batch.embeddings]
 
-        def of_rows(anchors, keys, ids, rows, *embeddings):
+        def of_rows(anchors, keys, ids, rows, embeddings):
             labels = batch.labels._replace(ids=ids, rows=rows)
             x = distance.of_prepared(anchors, keys)  # [B, N]
             candidates = mining.Candidates(x, labels, None, batch.keys.shape[-1])
-            pairs = self.pairs(
-                Batch(*embeddings or [anchors], batch.keys, labels), candidates
-            )
-            sums_and_counts = type(self).kernel((x,), pairs, *self.kernel_options())
-            return tf.stack(sums_and_counts, axis=1)  # [B, 2]
+            pairs = self.pairs(Batch(embeddings, batch.keys, labels), candidates)
+            sums, counts = type(self).kernel((x,), pairs, *self.kernel_options())
+            return tf.stack([sums, counts], axis=1)  # [B, 2]
 
-        constants = [batch.labels.ids, batch.labels.rows, *embeddings]
+        # A miner may have a distance of its own, for which it prepares them otherwise.
+        embeddings = None if self.miner is None else batch.embeddings
+        constants = [batch.labels.ids, batch.labels.rows, embeddings]
         both = softmax.by_tiles(of_rows, anchors, keys, constants, self.tile_size)
         return tf.unstack(both, 2, axis=1)
 
