@@ -242,3 +242,21 @@ CASES = {
         oracles.matryoshka(functools.partial(oracles.co_sent, scale=5.0),
                            [6, 2], [1.0, 0.5]), 2, _scores),
 }  # fmt: skip
+
+ONE_OF_EACH_KIND = [
+    "ranking-symmetric-ids",
+    "batch-all",
+    "batch-hard",
+    "triplet-swap",
+    "triplet-semihard-mined",
+    "triplet-hdc-mined",
+    "nt-xent",
+    "lifted",
+    "n-pairs",
+    "online-contrastive",
+    "co-sent",
+    "gist",
+    "sig-lip-ids",
+    "proxy-anchor",
+    "mega-batch-ids",
+]

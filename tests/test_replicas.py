@@ -5,6 +5,7 @@ import socket
 
 import numpy as np
 import pytest
+from cases import ONE_OF_EACH_KIND
 from replica_runs import Run
 
 
@@ -31,32 +32,14 @@ def test_several_replicas_train_as_one(every_case, num_replicas):
     assert_same(every_case[num_replicas], every_case[1])
 
 
-ONE_OF_EACH_KIND = [
-    "ranking-symmetric-ids",
-    "batch-all",
-    "batch-hard",
-    "triplet-swap",
-    "triplet-semihard-mined",
-    "triplet-hdc-mined",
-    "nt-xent",
-    "lifted",
-    "n-pairs",
-    "online-contrastive",
-    "co-sent",
-    "gist",
-    "sig-lip",
-    "proxy-anchor",
-]
-
-
 def test_without_gathering_they_do_not(every_case, tmp_path):
-    results = train(tmp_path, 2, "--no-gather", "--only", *ONE_OF_EACH_KIND)
+    results = train(tmp_path, 2, "--no-xla", "--no-gather", "--only", *ONE_OF_EACH_KIND)
     for name, value in results.items():
         assert np.abs(value - every_case[1][name]).max() > 1e-3, name
 
 
 def test_string_ids(every_case, tmp_path):
-    options = ["--string-ids", "--only", "ranking-ids", "batch-all", "lifted"]
+    options = ["--no-xla", "--string-ids", "--only", "ranking-ids", "batch-all", "lifted"]
     assert_same(train(tmp_path, 2, *options), every_case[1])
 
 
@@ -73,7 +56,10 @@ def test_fit_on_several_replicas(alone_through_fit, tmp_path):
 
 
 def test_classifiers_and_towers_on_several_replicas(tmp_path):
-    one, two, four = (Run(tmp_path / str(n), n, "--models") for n in (1, 2, 4))
+    one, two, four = (
+        Run(tmp_path / str(n), n, *options, "--models")
+        for n, options in ((1, ["--no-xla"]), (2, []), (4, ["--no-xla"]))
+    )
     expected = one.finish()
     assert_same(two.finish(), expected)
     assert_same(four.finish(), expected)

@@ -120,7 +120,7 @@ def embed(model, batches, training):
         return i + 1, parts.write(i, model(batches[i], training=training))
 
     parts = tf.TensorArray(first.dtype, batches.count, element_shape=first.shape)
-    return _loop(batches, one_more, parts.write(0, first)).stack()
+    return _loop(batches, one_more, parts.write(0, first), after=[first]).stack()
 
 
 def encoder_gradients(model, batches, variables, upstream):
@@ -151,14 +151,18 @@ def encoder_gradients(model, batches, variables, upstream):
         return i + 1, [t + g for t, g in zip(totals, found, strict=True)]
 
     first = of_one(0)
-    totals = iter(_loop(batches, one_more, [g for g in first if g is not None]))
+    found = [g for g in first if g is not None]
+    totals = iter(_loop(batches, one_more, found, after=found))
     return [None if g is None else next(totals) for g in first]
 
 
-def _loop(batches, body, carried):
+def _loop(batches, body, carried, after):
     """What `body(i, carried)` makes of it, from the second mini-batch to the last."""
+    # Else a graph begins with the second while it still holds the activations of the first.
+    with tf.control_dependencies(after):
+        second = tf.identity(1)
     _, carried = tf.while_loop(
-        lambda i, _: i < batches.count, body, (1, carried), parallel_iterations=1
+        lambda i, _: i < batches.count, body, (second, carried), parallel_iterations=1
     )
     return carried
 
