@@ -65,7 +65,8 @@ class EmbeddingLoss(keras.losses.Loss):
         raise ValueError(
             f"{type(self).__name__} takes no memory of past batches. Expected a loss that "
             "compares each row with all others, on ids or on columns in one direction, as "
-            "SupConLoss, TripletMarginLoss or MultipleNegativesRankingLoss."
+            "SupConLoss, TripletMarginLoss or MultipleNegativesRankingLoss, and no miner "
+            "that needs the distances between all keys."
         )
 
     def truncate(self, y_pred, dim):
