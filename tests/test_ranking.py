@@ -39,11 +39,12 @@ def test_equals_sentence_transformers(variant, case, dtype, rtol):
     )
     columns = tf.constant(columns, dtype)
     loss = MultipleNegativesRankingLoss(**VARIANTS[variant], dtype=dtype)
-    with tf.GradientTape() as tape:
-        tape.watch(columns)
-        value = loss(tf.zeros([len(columns), 0]), columns)
+    with goldens.kernels(compiled=False):  # test_contract compares what XLA makes of them
+        with tf.GradientTape() as tape:
+            tape.watch(columns)
+            value = loss(tf.zeros([len(columns), 0]), columns)
+        error = tape.gradient(value, columns) - gradients
     np.testing.assert_allclose(value, golden["loss"], rtol=rtol)
-    error = tape.gradient(value, columns) - gradients
     assert np.linalg.norm(error) <= rtol * np.linalg.norm(gradients)
 
 

@@ -149,8 +149,10 @@ class EmbeddingClassifier(EmbeddingModel):
 
     def get_config(self):
         """The arguments that make this model again."""
+        config = super().get_config()
+        del config["memory"]  # of which scores of classes have no use
         return {
-            **super().get_config(),
+            **config,
             "head": keras.saving.serialize_keras_object(self.head),
             "num_sampled": self.num_sampled,
         }
