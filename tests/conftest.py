@@ -1,5 +1,11 @@
 """What begins before the first test."""
 
+import os
+
+# Hundreds of small kernels, each for a few calls: LLVM would optimise them for longer than
+# they run. Before TensorFlow is imported; the processes of tests inherit it.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
 import pytest
 import replica_runs
 
