@@ -144,7 +144,12 @@ class LabelLoss(EmbeddingLoss):
     @property
     def takes_past(self):
         """Unless a miner looks at the distances between all keys."""
-        return self.miner is None or not self.miner.needs_key_distances
+        return not self.mines_all_pairs
+
+    @property
+    def mines_all_pairs(self):
+        """Whether there is a miner that needs the distances between all keys."""
+        return self.miner is not None and self.miner.needs_key_distances
 
     def call(self, y_true, y_pred, past=None):
         """Values `[B]` of the embeddings `y_pred [B, D]` with ids `y_true [B]`."""

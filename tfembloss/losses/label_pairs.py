@@ -72,19 +72,16 @@ class _TiledPairLoss(_PairLoss):
     def __init__(self, distance, miner, tile_size, reduction, name, dtype):
         super().__init__(distance, miner, reduction, name, dtype)
         self.tile_size = check_tile_size(tile_size)
-        if tile_size is not None and self._needs_all_pairs():
+        if tile_size is not None and self.mines_all_pairs:
             raise ValueError(
                 f"{type(miner).__name__} looks at all pairs of the batch at once, which "
                 "tiles would not leave in memory. Expected tile_size=None with it. "
                 f"Received: tile_size={tile_size!r}"
             )
 
-    def _needs_all_pairs(self):
-        return self.miner is not None and self.miner.needs_key_distances
-
     def formula(self, batch):
         """Sums and counts of each anchor, by the kernel on tiles of anchors."""
-        if self._needs_all_pairs():
+        if self.mines_all_pairs:
             return super().formula(batch)
         distance = distances.get(self.distance)
         anchors, keys = distance.prepare(batch.embeddings), distance.prepare(batch.keys)

@@ -151,23 +151,21 @@ class MultipleNegativesRankingLoss(EmbeddingLoss):
         _, width, dim = tf.unstack(tf.shape(keys))
         keys = tf.reshape(keys, [-1, dim])  # [N * m, D]
 
-        def find_own(anchors, keys, ids, rows):
+        def find(anchors, keys, ids, rows, real):
             x = self._distance.of_prepared(anchors, keys)  # [B, N * m]
             tile = labels._replace(ids=ids, rows=rows)
+            if self.symmetric:
+                return _find_each_other((x,), tile, real, width, self.scale)
             return _find_own((x,), tile, width, self.scale)
 
-        def find_each_other(anchors, keys, ids, rows, real):
-            x = self._distance.of_prepared(anchors, keys)  # [B, N * m]
-            tile = labels._replace(ids=ids, rows=rows)
-            return _find_each_other((x,), tile, real, width, self.scale)
-
-        of_rows = [labels.ids, labels.rows]
+        # Zeros fill the last tile: what is real there tells the documents' sums.
+        of_rows = [labels.ids, labels.rows, tf.ones_like(labels.rows, tf.bool)]
+        found = softmax.by_tiles(
+            find, anchors, keys, of_rows, self.tile_size, log_sums=self.symmetric
+        )
         if not self.symmetric:
-            return softmax.by_tiles(find_own, anchors, keys, of_rows, self.tile_size)
-        of_rows.append(tf.ones_like(labels.rows, tf.bool))
-        values, log_sums = softmax.by_tiles(
-            find_each_other, anchors, keys, of_rows, self.tile_size, log_sums=True
-        )  # [B], [N * m]
+            return found
+        values, log_sums = found  # [B], [N * m]
         of_firsts = tf.reshape(replicas.logsumexp(log_sums), [-1, width])[:, 0]  # [N]
         first = replicas.first_row(columns)
         return (values + of_firsts[first : first + tf.shape(columns)[0]]) / 2
@@ -242,6 +240,8 @@ class MegaBatchMarginLoss(EmbeddingLoss):
         loss with `mini_batch_size`; there the negatives are those of one device.
     """
 
+    takes_past = True
+
     def __init__(
         self,
         positive_margin=0.8,
@@ -261,8 +261,6 @@ class MegaBatchMarginLoss(EmbeddingLoss):
         )
         self.exclude_equal_ids = exclude_equal_ids
         self.tile_size = check_tile_size(tile_size)
-
-    takes_past = True
 
     def call(self, y_true, y_pred, past=None):
         """Values `[B]` of the columns `y_pred [B, 2, D]`."""
