@@ -36,6 +36,9 @@ from tfembloss import (  # noqa: E402
 )
 from tfembloss.export import export_encoder  # noqa: E402
 from tfembloss.models import (  # noqa: E402
+    ContrastiveTensionModel,
+    CrossEncoder,
+    DenoisingAutoEncoder,
     DualEncoder,
     EmbeddingClassifier,
     EmbeddingModel,
@@ -44,6 +47,9 @@ from tfembloss.models import (  # noqa: E402
 __version__ = importlib.metadata.version("tfembloss")
 
 __all__ = [
+    "ContrastiveTensionModel",
+    "CrossEncoder",
+    "DenoisingAutoEncoder",
     "DualEncoder",
     "EmbeddingClassifier",
     "EmbeddingModel",

@@ -157,6 +157,115 @@ class TextPreprocessor:
 
 
 @keras.saving.register_keras_serializable("tfembloss")
+class TextPairPreprocessor:
+    """Pairs of texts to token ids, one after the other, for `tfembloss.CrossEncoder`.
+
+    Each of the two has places of its own, so that an encoder with positions knows which
+    token is whose: no separator is needed.
+
+    Call arguments: texts `[rows]` and texts `[rows]`, strings. Returns token ids
+    `[rows, first_length + T]`, int32, those of the second text from `first_length` on;
+    padded with 0.
+
+    Args:
+        vocabulary: see `TextPreprocessor`.
+        first_length: the most tokens of a first text, > 0.
+        second_length: the most tokens of a second text, > 0.
+        padding: `"max_length"`: T is `second_length`. `"longest"`: T is the length of the
+            batch's longest second text.
+
+    Raises:
+        ValueError: as `TextPreprocessor`.
+
+    Example:
+
+    >>> preprocess = TextPairPreprocessor(["[PAD]", "[UNK]", "new", "##er"], 2, 3)
+    >>> preprocess(["new"], ["Newer!"]).numpy().tolist()
+    [[2, 0, 2, 3, 1]]
+    """
+
+    def __init__(self, vocabulary, first_length, second_length, padding="max_length"):
+        self.first = TextPreprocessor(vocabulary, first_length)
+        self.second = TextPreprocessor(vocabulary, second_length, padding)
+
+    def __call__(self, first, second):
+        """Token ids `[rows, first_length + T]` of both texts."""
+        return tf.concat([self.first(first), self.second(second)], axis=1)
+
+    def get_config(self):
+        """The arguments that make this preprocessor again."""
+        return {
+            "vocabulary": self.first.vocabulary,
+            "first_length": self.first.sequence_length,
+            "second_length": self.second.sequence_length,
+            "padding": self.second.padding,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """The preprocessor that `get_config` described."""
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class DeleteWords:
+    """Noise: texts without a random share of their words, one word at least left.
+
+    Each word, what stands between white space, is deleted or not by itself; if all would
+    be, one of them, drawn evenly, stays. Words that stay are joined by single spaces.
+
+    Call arguments: texts `[rows]`, strings; seed `[2]`, integers: with the same seed the
+    same words of the same texts are deleted. Returns texts `[rows]`.
+
+    Args:
+        ratio: the probability that a word is deleted, 0 to 1.
+
+    Raises:
+        ValueError: `ratio` is out of range.
+
+    Example:
+
+    >>> DeleteWords(ratio=0.6)(["to be or not to be", "be", ""], seed=[0, 2]).numpy()
+    array([b'be or not to', b'be', b''], dtype=object)
+
+    Reference:
+        Wang et al., "TSDAE: Using Transformer-based Sequential Denoising Auto-Encoder for
+        Unsupervised Sentence Embedding Learning", 2021, https://arxiv.org/abs/2104.06979
+
+    Relations:
+        sentence-transformers deletes what nltk takes for words, punctuation included.
+    """
+
+    def __init__(self, ratio=0.6):
+        if not 0 <= ratio <= 1:
+            raise ValueError(f"Expected a ratio from 0 to 1. Received: ratio={ratio!r}")
+        self.ratio = float(ratio)
+
+    def __call__(self, texts, seed):
+        """Texts `[rows]` with words deleted."""
+        # tensorflow-text's WhitespaceTokenizer (2.21) cuts characters in two.
+        words = tensorflow_text.regex_split(_valid_utf8(texts), r"[\s\p{Z}]+")
+        draws = words.with_flat_values(
+            tf.random.stateless_uniform(tf.shape(words.flat_values), seed)
+        )
+        # Of a text of which no word is to stay, the one that came nearest to it does.
+        largest = tf.reduce_max(draws, axis=1, keepdims=True)
+        stays = (draws >= self.ratio) | (draws == largest)
+        return tf.strings.reduce_join(
+            tf.ragged.boolean_mask(words, stays), axis=1, separator=" "
+        )
+
+    def get_config(self):
+        """The arguments that make this noise again."""
+        return {"ratio": self.ratio}
+
+    @classmethod
+    def from_config(cls, config):
+        """The noise that `get_config` described."""
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable("tfembloss")
 class TextEncoder(keras.Model):
     """A small text encoder that trains well from scratch on a CPU.
 
@@ -224,6 +333,11 @@ class TextEncoder(keras.Model):
             "num_heads": num_heads,
             "dropout": dropout,
         }
+
+    @property
+    def token_embedding(self):
+        """The layer of the token embeddings, as keras-hub's backbones name it."""
+        return next(x for x in self.layers if isinstance(x, layers.Embedding))
 
     def get_config(self):
         """The arguments that make this encoder again, and which layers are frozen."""

@@ -10,6 +10,10 @@ from tfembloss.losses.classification import (
     ProxyNCALoss,
     SoftmaxLoss,
 )
+from tfembloss.losses.contrastive_tension import (
+    ContrastiveTensionLoss,
+    ContrastiveTensionLossInBatchNegatives,
+)
 from tfembloss.losses.distillation import (
     DistillKLDivLoss,
     GISTEmbedLoss,
@@ -38,6 +42,7 @@ from tfembloss.losses.ranking import (
     MultipleNegativeRankingLoss,
     MultipleNegativesRankingLoss,
 )
+from tfembloss.losses.reconstruction import DenoisingAutoEncoderLoss
 from tfembloss.losses.triplets import (
     BatchAllTripletLoss,
     BatchHardSoftMarginTripletLoss,
@@ -60,8 +65,11 @@ __all__ = [
     "CircleLoss",
     "CoSENTLoss",
     "ContrastiveLoss",
+    "ContrastiveTensionLoss",
+    "ContrastiveTensionLossInBatchNegatives",
     "CosFaceLoss",
     "CosineSimilarityLoss",
+    "DenoisingAutoEncoderLoss",
     "DistillKLDivLoss",
     "EmbeddingLoss",
     "GISTEmbedLoss",

@@ -1,7 +1,20 @@
 """Models that train encoders: columns of inputs in, columns of embeddings out."""
 
 from tfembloss.models.classifier import EmbeddingClassifier, HeadOptimizer
+from tfembloss.models.contrastive_tension import ContrastiveTensionModel, twin
+from tfembloss.models.cross_encoder import CrossEncoder
+from tfembloss.models.denoising_autoencoder import DenoisingAutoEncoder, SentenceDecoder
 from tfembloss.models.dual_encoder import DualEncoder
 from tfembloss.models.embedding_model import EmbeddingModel
 
-__all__ = ["DualEncoder", "EmbeddingClassifier", "EmbeddingModel", "HeadOptimizer"]
+__all__ = [
+    "ContrastiveTensionModel",
+    "CrossEncoder",
+    "DenoisingAutoEncoder",
+    "DualEncoder",
+    "EmbeddingClassifier",
+    "EmbeddingModel",
+    "HeadOptimizer",
+    "SentenceDecoder",
+    "twin",
+]

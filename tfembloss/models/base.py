@@ -39,6 +39,10 @@ class ColumnModel(keras.Model):
         """What `call` takes, from a batch of raw inputs; in tf.data."""
         raise NotImplementedError
 
+    def step_batches(self, batches, training):
+        """What the steps of `fit` and `evaluate` take, from a dataset of raw batches."""
+        return map_inputs(self.encoder_inputs, batches)
+
     def fit(
         self,
         x=None,
@@ -63,8 +67,10 @@ class ColumnModel(keras.Model):
             if validation_data is not None:
                 raw = keras.utils.unpack_x_y_sample_weight(validation_data)
                 size = kwargs.pop("validation_batch_size", None) or batch_size
-                validation_data = self._preprocess(*raw, size)
-            x = self._preprocess(x, y, sample_weight, batch_size, shuffle)
+                validation_data = self._batches_for_steps(*raw, size)
+            x = self._batches_for_steps(
+                x, y, sample_weight, batch_size, shuffle, training=True
+            )
             shuffle = False
         return super().fit(x, validation_data=validation_data, shuffle=shuffle, **kwargs)
 
@@ -74,37 +80,22 @@ class ColumnModel(keras.Model):
         if not self.takes_raw_inputs or kwargs.get("_use_cached_eval_dataset"):
             kwargs.update(y=y, sample_weight=sample_weight, batch_size=batch_size)
         else:
-            x = self._preprocess(x, y, sample_weight, batch_size)
+            x = self._batches_for_steps(x, y, sample_weight, batch_size)
         return super().evaluate(x, **kwargs)
 
     def predict(self, x, batch_size=None, **kwargs):
         """`keras.Model.predict`, also on raw inputs: embeddings as a numpy array."""
         if self.takes_raw_inputs:
-            x, batch_size = self._preprocess(x, None, None, batch_size), None
+            batches = _raw_batches(x, None, None, batch_size)
+            x = map_inputs(self.encoder_inputs, batches).prefetch(tf.data.AUTOTUNE)
+            batch_size = None
         return super().predict(x, batch_size=batch_size, **kwargs)
 
-    def _preprocess(self, x, y, sample_weight, batch_size, shuffle=False):
-        """A dataset of batches for the encoder, from batches or arrays of raw inputs."""
-        if isinstance(x, tf.data.Dataset):
-            if y is not None or sample_weight is not None:
-                raise ValueError(
-                    "A dataset's elements carry y and sample_weight themselves: "
-                    "(x, y, sample_weight). Expected no y beside it."
-                )
-            dataset = x
-        else:
-            dataset = data.from_arrays(x, y, sample_weight)
-            if shuffle:
-                dataset = dataset.shuffle(len(dataset))
-            dataset = dataset.batch(batch_size or 32)
-
-        def encoder_inputs(*element):
-            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(element)
-            return keras.utils.pack_x_y_sample_weight(
-                self.encoder_inputs(x), y, sample_weight
-            )
-
-        return dataset.map(encoder_inputs, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    def _batches_for_steps(
+        self, x, y, sample_weight, batch_size, shuffle=False, training=False
+    ):
+        batches = _raw_batches(x, y, sample_weight, batch_size, shuffle)
+        return self.step_batches(batches, training).prefetch(tf.data.AUTOTUNE)
 
     # Steps: by mini-batches, and of several workers.
 
@@ -167,6 +158,31 @@ class ColumnModel(keras.Model):
                 for name, value in config.items()
             }
         )
+
+
+def _raw_batches(x, y, sample_weight, batch_size, shuffle=False):
+    """A dataset of batches of raw inputs, from arrays of them or as it is."""
+    if not isinstance(x, tf.data.Dataset):
+        dataset = data.from_arrays(x, y, sample_weight)
+        if shuffle:
+            dataset = dataset.shuffle(len(dataset))
+        return dataset.batch(batch_size or 32)
+    if y is None and sample_weight is None:
+        return x
+    raise ValueError(
+        "A dataset's elements carry y and sample_weight themselves: "
+        "(x, y, sample_weight). Expected no y beside it."
+    )
+
+
+def map_inputs(function, batches):
+    """The same batches with `function(x)` in the place of their x."""
+
+    def changed(*element):
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(element)
+        return keras.utils.pack_x_y_sample_weight(function(x), y, sample_weight)
+
+    return batches.map(changed, tf.data.AUTOTUNE)
 
 
 def check_no_strings(x):

@@ -1,0 +1,88 @@
+"""A loss on words that a decoder makes of an embedding."""
+
+import keras
+import tensorflow as tf
+
+from tfembloss import replicas
+from tfembloss.losses.base import EmbeddingLoss, nan_where_not_finite
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class DenoisingAutoEncoderLoss(EmbeddingLoss):
+    r"""How well a text is told from its embedding: cross-entropy of its tokens.
+
+    With the decoder's distribution $p_{it}$ over the vocabulary at token t of text i, M
+    tokens that are not padding on all replicas, and N texts:
+
+    $$L_i = -\frac{N}{M} \sum_{t:\; y_{it} \ne \text{padding}} \log p_{it}(y_{it})$$
+
+    So the mean of the values is the mean over all tokens. A text without tokens adds 0.
+
+    Call arguments: `y_pred` logits `[B, T, V]`; `y_true` token ids `[B, T]`, integers.
+
+    Args:
+        padding: the token id that stands for no token.
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: the logits have not three axes, or the token ids are no integers of
+            shape `[B, T]`.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> logits, tokens = tf.zeros([1, 3, 8]), tf.constant([[5, 2, 0]])
+    >>> round(float(DenoisingAutoEncoderLoss()(tokens, logits)), 4)   # log 8
+    2.0794
+
+    Reference:
+        Wang et al., "TSDAE: Using Transformer-based Sequential Denoising Auto-Encoder for
+        Unsupervised Sentence Embedding Learning", 2021, https://arxiv.org/abs/2104.06979
+
+    Relations:
+        For `tfembloss.DenoisingAutoEncoder`, which makes the logits. Equal to
+        sentence-transformers' class of this name, which is given the texts and owns the
+        decoder.
+    """
+
+    def __init__(self, padding=0, reduction="sum_over_batch_size", name=None, dtype=None):
+        super().__init__(reduction=reduction, name=name, dtype=dtype)
+        self.padding = int(padding)
+
+    def call(self, y_true, y_pred):
+        """Values `[B]` of the logits `y_pred [B, T, V]` with tokens `y_true [B, T]`."""
+        tokens = _check_tokens(y_true, y_pred)  # [B, T]
+        is_token = tokens != self.padding
+        errors = tf.nn.sparse_softmax_cross_entropy_with_logits(tokens, y_pred)
+        errors = tf.where(is_token, errors, tf.zeros_like(errors))  # [B, T]
+        num_tokens = replicas.total(tf.reduce_sum(tf.cast(is_token, self.dtype)))
+        num_rows = replicas.total(tf.cast(tf.shape(tokens)[0], self.dtype))
+        share = num_rows / tf.maximum(num_tokens, 1)
+        return share * tf.reduce_sum(errors, axis=1) + nan_where_not_finite(y_pred)
+
+    def truncate(self, y_pred, dim):
+        """Not of logits."""
+        raise ValueError(
+            "DenoisingAutoEncoderLoss takes logits, which cannot be truncated: expected a "
+            "loss on embeddings."
+        )
+
+    def get_config(self):
+        """The arguments that make this loss again."""
+        return {**super().get_config(), "padding": self.padding}
+
+
+def _check_tokens(y_true, y_pred):
+    """Token ids `[B, T]`, one for each position of the logits, or a ValueError."""
+    if (
+        y_true.dtype.is_integer
+        and y_pred.shape.rank == 3
+        and y_true.shape.is_compatible_with(y_pred.shape[:2])
+    ):
+        return y_true
+    raise ValueError(
+        "Expected logits y_pred of shape [B, T, V] and token ids y_true of shape [B, T], "
+        f"integers. Received: y_pred.shape={tuple(y_pred.shape)}, "
+        f"y_true.shape={tuple(y_true.shape)} of {y_true.dtype.name}. "
+        "tfembloss.DenoisingAutoEncoder makes both from texts."
+    )

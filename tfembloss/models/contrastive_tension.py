@@ -1,0 +1,115 @@
+"""Two copies of an encoder that learn to agree on equal texts only."""
+
+import keras
+import tensorflow as tf
+
+from tfembloss.models.base import check_no_strings, column_shapes, map_inputs
+from tfembloss.models.embedding_model import EmbeddingModel
+
+
+def twin(encoder):
+    """A copy of an encoder, with weights of its own that begin as the encoder's.
+
+    Args:
+        encoder: Keras model or layer; if it is not built, the copy is not, and begins
+            with weights of its own.
+
+    Returns:
+        A Keras model or layer of the same class.
+
+    Example:
+
+    >>> import numpy as np
+    >>> encoder = keras.Sequential([keras.Input([3]), keras.layers.Dense(2)])
+    >>> np.abs(twin(encoder)(np.ones([1, 3])) - encoder(np.ones([1, 3]))).max().item()
+    0.0
+    """
+    serialized = keras.saving.serialize_keras_object(encoder)
+    copy = keras.saving.deserialize_keras_object(serialized)
+    if encoder.built:
+        copy.set_weights(encoder.get_weights())
+    return copy
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class ContrastiveTensionModel(EmbeddingModel):
+    """Trains an encoder on texts alone, against a copy of itself.
+
+    Both begin with the same weights, and learn to give equal texts similar embeddings and
+    different texts different ones. `fit(texts)` gives the loss columns `[B, 2, D]`: of the
+    copy and of the encoder, for `ContrastiveTensionLossInBatchNegatives`. A tuple of two
+    columns, `fit((texts, others), labels)`, is embedded by the copy and by the encoder, for
+    `ContrastiveTensionLoss`; `tfembloss.data.contrastive_tension_batches` makes it.
+
+    What `predict` gives of one column, and what `export_encoder` writes, is the encoder's.
+
+    Args:
+        encoder: Keras model or layer from one column's input to embeddings `[rows, D]`.
+        preprocessor, mini_batch_size: see `EmbeddingModel`. Without a preprocessor `fit`
+            takes `(x, x)` instead of one column.
+        name, dtype: as in `keras.Model`.
+
+    Raises:
+        ValueError: as `EmbeddingModel`; in use, another number of columns than two.
+
+    Example:
+
+    >>> import tfembloss
+    >>> texts = ["a red apple", "a green pear", "the blue sky", "the grey sea"]
+    >>> vocabulary = tfembloss.text.learn_vocabulary(texts, size=100)
+    >>> model = ContrastiveTensionModel(
+    ...     tfembloss.text.TextEncoder(len(vocabulary), dim=8),
+    ...     tfembloss.text.TextPreprocessor(vocabulary, sequence_length=16),
+    ... )
+    >>> loss = tfembloss.losses.ContrastiveTensionLossInBatchNegatives()
+    >>> model.compile("adam", loss=loss)
+    >>> history = model.fit(texts, epochs=2, verbose=0)
+    >>> model.predict(texts, verbose=0).shape
+    (4, 8)
+
+    Reference:
+        Carlsson et al., "Semantic Re-tuning with Contrastive Tension", 2021,
+        https://openreview.net/forum?id=Ov_sMNau-PF
+
+    Relations:
+        In sentence-transformers the loss owns the copy, which is not saved with the model.
+    """
+
+    def __init__(
+        self, encoder, preprocessor=None, mini_batch_size=None, name=None, dtype=None
+    ):
+        super().__init__(encoder, preprocessor, mini_batch_size, name=name, dtype=dtype)
+        self.twin = twin(encoder)
+
+    def build(self, input_shape):
+        """Builds both encoders from the shapes of the columns."""
+        if not self.encoder.built:
+            shape = column_shapes(input_shape)[0]
+            self.encoder.build(shape)
+            self.twin.build(shape)
+            self.twin.set_weights(self.encoder.get_weights())
+        self.built = True
+
+    def call(self, x, training=None):
+        """Embeddings `[B, D]` of one column; of two `[B, 2, D]`, the copy's first."""
+        if not isinstance(x, (tuple, list)):
+            return super().call(x, training=training)
+        check_no_strings(x)
+        if len(x) != 2:
+            raise ValueError(
+                "A ContrastiveTensionModel compares one text with one other: expected one "
+                f"column or two. Received: {len(x)} columns"
+            )
+        columns = zip((self.twin, self.encoder), x, strict=True)
+        return tf.stack([encoder(c, training=training) for encoder, c in columns], axis=1)
+
+    def step_batches(self, batches, training):
+        """Of one column, the same column for both encoders."""
+        prepared = super().step_batches(batches, training)
+        return map_inputs(lambda x: x if isinstance(x, tuple) else (x, x), prepared)
+
+    def get_config(self):
+        """The arguments that make this model again."""
+        config = super().get_config()
+        del config["memory"]
+        return config

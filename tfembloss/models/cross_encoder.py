@@ -1,0 +1,118 @@
+"""A pair of texts to one score."""
+
+import keras
+import numpy as np
+
+from tfembloss.models.base import ColumnModel, check_no_strings
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class CrossEncoder(ColumnModel):
+    """Trains an encoder to score pairs of texts, which it reads together.
+
+    More exact than the similarity of two embeddings, for each word of one text may look at
+    each word of the other; and slower, for every pair is read anew. So it scores the few
+    hits of a search again, or is the teacher of an `EmbeddingModel`: see
+    `tfembloss.synthesis`.
+
+    `fit` takes a tuple of two columns and labels or scores y, by any Keras loss of one
+    logit: `keras.losses.BinaryCrossentropy(from_logits=True)` for labels 0 and 1,
+    `"mse"` for scores of a teacher. `model(x)` gives scores `[B, 1]`, and
+    `predict((queries, texts))` scores `[rows]`; logits, without bound.
+
+    Args:
+        encoder: Keras model or layer from token ids of a pair, joined, to embeddings
+            `[rows, D]` or `[rows, T, D]`, of which the first token's is taken.
+        preprocessor: function from two batches of texts to the encoder's input, as
+            `tfembloss.text.TextPairPreprocessor`. Without one `fit` takes that input as x.
+        mini_batch_size: see `EmbeddingModel`.
+        name, dtype: as in `keras.Model`.
+
+    Raises:
+        ValueError: `encoder` is no Keras layer or `preprocessor` cannot be called; in use,
+            x that is no tuple of two columns.
+
+    Example:
+
+    >>> import tfembloss
+    >>> queries, texts = ["a fruit", "a fruit"], ["a red apple", "the blue sky"]
+    >>> vocabulary = tfembloss.text.learn_vocabulary(queries + texts, size=100)
+    >>> encoder = tfembloss.text.TextEncoder(
+    ...     len(vocabulary), dim=8, num_layers=1, num_heads=2
+    ... )
+    >>> preprocessor = tfembloss.text.TextPairPreprocessor(vocabulary, 8, 16)
+    >>> model = CrossEncoder(encoder, preprocessor)
+    >>> loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    >>> model.compile("adam", loss)
+    >>> history = model.fit((queries, texts), [1, 0], verbose=0)
+    >>> model.predict((queries, texts), verbose=0).shape
+    (2,)
+
+    Reference:
+        Nogueira and Cho, "Passage Re-ranking with BERT", 2019,
+        https://arxiv.org/abs/1901.04085
+
+    Relations:
+        sentence-transformers' CrossEncoder with one label, its BinaryCrossEntropyLoss and
+        MSELoss. There `predict` gives the sigmoid of a model trained by cross-entropy, here
+        always the logit, whose differences `MarginMSELoss` learns.
+    """
+
+    def __init__(
+        self, encoder, preprocessor=None, mini_batch_size=None, name=None, dtype=None
+    ):
+        super().__init__(mini_batch_size, name=name, dtype=dtype)
+        if not isinstance(encoder, keras.layers.Layer):
+            raise ValueError(
+                "`encoder` maps the tokens of a pair to embeddings [rows, D]: expected a "
+                f"Keras model or layer. Received: encoder={encoder!r}"
+            )
+        if preprocessor is not None and not callable(preprocessor):
+            raise ValueError(
+                "`preprocessor` maps two batches of texts to the encoder's input: expected "
+                f"a function or None. Received: preprocessor={preprocessor!r}"
+            )
+        self.encoder = encoder
+        self.preprocessor = preprocessor
+        self.score = keras.layers.Dense(1, dtype=self.dtype_policy)
+
+    def call(self, x, training=None):
+        """Scores `[B, 1]` of the encoder's input."""
+        check_no_strings(x)
+        embeddings = self.encoder(x, training=training)
+        if embeddings.shape.rank == 3:
+            embeddings = embeddings[:, 0]  # [B, D]
+        return self.score(embeddings)
+
+    def predict(self, x, batch_size=None, **kwargs):
+        """`keras.Model.predict`, also on raw inputs: scores `[rows]` as a numpy array."""
+        return np.squeeze(super().predict(x, batch_size, **kwargs), axis=1)
+
+    # Raw inputs, through the preprocessor.
+
+    @property
+    def takes_raw_inputs(self):
+        """Whether there is a preprocessor."""
+        return self.preprocessor is not None
+
+    def encoder_inputs(self, x):
+        """Both columns through the preprocessor, together."""
+        if isinstance(x, tuple) and len(x) == 2:
+            return self.preprocessor(*x)
+        received = f"{len(x)} columns" if isinstance(x, tuple) else type(x).__name__
+        raise ValueError(
+            "A CrossEncoder scores pairs: expected a tuple of two columns, "
+            f"x=(queries, texts). Received: {received}"
+        )
+
+    # Saving.
+
+    def get_config(self):
+        """The arguments that make this model again."""
+        return {
+            "encoder": keras.saving.serialize_keras_object(self.encoder),
+            "preprocessor": keras.saving.serialize_keras_object(self.preprocessor),
+            "mini_batch_size": self.mini_batch_size,
+            "name": self.name,
+            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
+        }

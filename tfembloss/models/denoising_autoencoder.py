@@ -1,0 +1,315 @@
+"""An encoder that learns from texts alone: damaged texts in, whole ones out."""
+
+import random
+
+import keras
+import tensorflow as tf
+
+from tfembloss.layers import PositionEmbedding
+from tfembloss.models.embedding_model import EmbeddingModel
+from tfembloss.text import DeleteWords
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class SentenceDecoder(keras.layers.Layer):
+    """A transformer decoder that tells the tokens of a text from its one embedding.
+
+    Position t sees the tokens before t and the embedding, nothing else: causal
+    self-attention, and cross-attention to the embedding. Cross-attention to a single
+    vector is a linear map of it, since a softmax over one number is 1; so that is what
+    each block adds.
+
+    Call arguments: embedded tokens `[B, T, D]` and embeddings of the texts `[B, E]`.
+    Returns states `[B, T, D]`, of which the logits are the products with the token
+    embeddings.
+
+    Args:
+        num_layers: number of blocks.
+        num_heads: attention heads of a block, of D // num_heads dimensions each; None for
+            one for every 64 dimensions.
+        sequence_length: the largest T.
+        dropout: share of the entries dropped in training, 0 to 1.
+        **kwargs: as in `keras.layers.Layer`, `name` and `dtype`.
+
+    Raises:
+        ValueError: in use, more heads than dimensions, or texts longer than
+            `sequence_length`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> decoder = SentenceDecoder(num_layers=2, sequence_length=16)
+    >>> decoder(np.zeros([3, 5, 8]), np.zeros([3, 4])).shape
+    TensorShape([3, 5, 8])
+    """
+
+    def __init__(
+        self, num_layers=1, num_heads=None, sequence_length=256, dropout=0.1, **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.num_layers = num_layers
+        self.num_heads = num_heads
+        self.sequence_length = sequence_length
+        self.dropout = dropout
+
+    def build(self, tokens_shape, embeddings_shape):
+        """Makes the blocks."""
+        dim = tokens_shape[-1]
+        num_heads = max(1, dim // 64) if self.num_heads is None else self.num_heads
+        if num_heads > dim:
+            raise ValueError(
+                "Expected at most one head for each dimension. Received: "
+                f"num_heads={num_heads}, token embeddings of {dim} dimensions."
+            )
+        self.start = self.add_weight(shape=(dim,), name="start")
+        self.positions = PositionEmbedding(self.sequence_length, dtype=self.dtype_policy)
+        self.blocks = [
+            _DecoderBlock(num_heads, self.dropout, dtype=self.dtype_policy)
+            for _ in range(self.num_layers)
+        ]
+        self.norm = keras.layers.LayerNormalization(dtype=self.dtype_policy)
+        for layer in (self.positions, self.norm):
+            layer.build(tokens_shape)
+        for block in self.blocks:
+            block.build(tokens_shape, embeddings_shape)
+        self.built = True
+
+    def call(self, tokens, embeddings, training=None):
+        """States `[B, T, D]`; that of position t is made of the tokens before t."""
+        start = tf.broadcast_to(self.start, tf.shape(tokens[:, :1]))
+        x = self.positions(tf.concat([start, tokens[:, :-1]], axis=1))  # [B, T, D]
+        for block in self.blocks:
+            x = block(x, embeddings, training=training)
+        return self.norm(x)
+
+    def compute_output_shape(self, tokens_shape, embeddings_shape):
+        """`[B, T, D]`."""
+        return tokens_shape
+
+    def get_config(self):
+        """The arguments that make this layer again."""
+        return {
+            **super().get_config(),
+            "num_layers": self.num_layers,
+            "num_heads": self.num_heads,
+            "sequence_length": self.sequence_length,
+            "dropout": self.dropout,
+        }
+
+
+class _DecoderBlock(keras.layers.Layer):
+    """What tokens before and the embedding say, and a feed-forward layer, are added."""
+
+    def __init__(self, num_heads, dropout, **kwargs):
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.dropout = dropout
+
+    def build(self, tokens_shape, embeddings_shape):
+        layers, options = keras.layers, {"dtype": self.dtype_policy}
+        dim = tokens_shape[-1]
+        self.attention_norm = layers.LayerNormalization(**options)
+        self.attention = layers.MultiHeadAttention(
+            self.num_heads, dim // self.num_heads, dropout=self.dropout, **options
+        )
+        self.cross_attention = layers.Dense(dim, **options)
+        self.feed_forward = keras.Sequential(
+            [
+                layers.LayerNormalization(**options),
+                layers.Dense(4 * dim, activation="gelu", **options),
+                layers.Dense(dim, **options),
+                layers.Dropout(self.dropout, **options),
+            ]
+        )
+        self.attention_norm.build(tokens_shape)
+        self.attention.build(tokens_shape, tokens_shape)
+        self.cross_attention.build(embeddings_shape)
+        self.feed_forward.build(tokens_shape)
+        self.built = True
+
+    def call(self, x, embeddings, training=None):
+        y = self.attention_norm(x)
+        x += self.attention(y, y, use_causal_mask=True, training=training)
+        x += self.cross_attention(embeddings)[:, None]
+        return x + self.feed_forward(x, training=training)  # [B, T, D]
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class DenoisingAutoEncoder(EmbeddingModel):
+    r"""Trains an encoder on texts alone, by telling damaged texts' whole (TSDAE).
+
+    The encoder embeds a text without most of its words; a decoder has to tell the whole
+    text from that one embedding. So the embedding has to hold what the text is about.
+
+    `fit` takes one column of texts, without y; the noise is drawn anew in each epoch, the
+    same for `keras.utils.set_random_seed` and the same batches. `evaluate` has one noise
+    for all calls. What the model gives, by `model(x)` and `predict`, is embeddings of texts
+    as they are, and `export_encoder` leaves the decoder out.
+
+    The token embeddings, of the decoder's input and of its logits, are those of the
+    encoder, where it has them as `encoder.token_embedding`, as `tfembloss.text.TextEncoder`
+    and keras-hub's backbones do; else the decoder has its own.
+
+    Args:
+        encoder: Keras model or layer from token ids to embeddings `[rows, D]`.
+        preprocessor: from texts `[rows]` to the encoder's input: token ids `[rows, T]`, or
+            a dict with `"token_ids"`; as `tfembloss.text.TextPreprocessor`.
+        decoder: layer from embedded tokens and embeddings to states, as the default,
+            `SentenceDecoder(sequence_length=preprocessor.sequence_length)`.
+        noise: function from texts `[rows]` and a seed `[2]` to texts `[rows]`, in tf.data;
+            `tfembloss.text.DeleteWords()` by default.
+        mini_batch_size: see `EmbeddingModel`. The decoder takes the whole batch all the
+            same.
+        name, dtype: as in `keras.Model`.
+
+    Raises:
+        ValueError: an argument is not of the kind; in use, texts in several columns or
+            with y.
+
+    Example:
+
+    >>> import tfembloss
+    >>> texts = ["a red apple on a tree", "the blue sky over the grey sea"]
+    >>> vocabulary = tfembloss.text.learn_vocabulary(texts, size=100)
+    >>> model = DenoisingAutoEncoder(
+    ...     tfembloss.text.TextEncoder(len(vocabulary), dim=8),
+    ...     tfembloss.text.TextPreprocessor(vocabulary, sequence_length=16),
+    ... )
+    >>> model.compile("adam", loss=tfembloss.losses.DenoisingAutoEncoderLoss())
+    >>> history = model.fit(texts, epochs=2, verbose=0)
+    >>> model.predict(["a grey apple"], verbose=0).shape
+    (1, 8)
+
+    Reference:
+        Wang et al., "TSDAE: Using Transformer-based Sequential Denoising Auto-Encoder for
+        Unsupervised Sentence Embedding Learning", 2021, https://arxiv.org/abs/2104.06979
+
+    Relations:
+        In sentence-transformers the loss owns the decoder, a copy of the encoder with
+        cross-attention, and all weights that both have can be tied; here those of the
+        tokens are.
+    """
+
+    def __init__(
+        self,
+        encoder,
+        preprocessor,
+        decoder=None,
+        noise=None,
+        mini_batch_size=None,
+        name=None,
+        dtype=None,
+    ):
+        super().__init__(encoder, preprocessor, mini_batch_size, name=name, dtype=dtype)
+        if preprocessor is None:
+            raise ValueError(
+                "Expected a preprocessor from texts to token ids: noise deletes words of "
+                "texts. Received: preprocessor=None"
+            )
+        if noise is not None and not callable(noise):
+            raise ValueError(
+                "`noise` maps texts [rows] and a seed [2] to texts: expected a function or "
+                f"None. Received: noise={noise!r}"
+            )
+        if decoder is None:
+            length = getattr(preprocessor, "sequence_length", 256)
+            decoder = SentenceDecoder(sequence_length=length, dtype=self.dtype_policy)
+        if not isinstance(decoder, keras.layers.Layer):
+            raise ValueError(
+                "`decoder` maps embedded tokens and embeddings to states: expected a Keras "
+                f"layer, as SentenceDecoder(), or None. Received: decoder={decoder!r}"
+            )
+        self.decoder = decoder
+        self.noise = DeleteWords() if noise is None else noise
+        self.token_embedding = _token_embedding(encoder, preprocessor)
+
+    # Texts in, damaged and whole, and what the loss takes.
+
+    def step_batches(self, batches, training):
+        """Batches `(damaged, whole)` of token ids; in training damaged anew each epoch."""
+        _check_texts(batches.element_spec)
+        seed = random.getrandbits(63) if training else 0
+        seeds = tf.data.Dataset.random(seed, rerandomize_each_iteration=training)
+        seeds = seeds.batch(2, drop_remainder=True)
+
+        def damaged_and_whole(element, seed):
+            texts, _, sample_weight = keras.utils.unpack_x_y_sample_weight(element)
+            damaged = self.encoder_inputs(self.noise(texts, seed))
+            whole = _token_ids(self.encoder_inputs(texts))
+            return keras.utils.pack_x_y_sample_weight(damaged, whole, sample_weight)
+
+        return tf.data.Dataset.zip(batches, seeds).map(damaged_and_whole, tf.data.AUTOTUNE)
+
+    def logits(self, tokens, embeddings, training=None):
+        """Logits `[B, T, V]` of each token, given those before it and the embedding."""
+        embedded = self.token_embedding(tokens)  # [B, T, D]
+        states = self.decoder(embedded, embeddings, training=training)
+        table = tf.cast(self.token_embedding.embeddings, states.dtype)  # [V, D]
+        return tf.matmul(states, table, transpose_b=True)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """The compiled loss of the logits of the tokens y, given the embeddings."""
+        logits = self.logits(y, y_pred, training)
+        return super().compute_loss(x, y, logits, sample_weight, training)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """The compiled metrics, if there are any, of the same logits."""
+        if self._compile_metrics is not None:
+            y_pred = self.logits(y, y_pred, training=False)
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    # Saving.
+
+    def get_config(self):
+        """The arguments that make this model again."""
+        config = super().get_config()
+        del config["memory"]
+        serialize = keras.saving.serialize_keras_object
+        parts = {"decoder": serialize(self.decoder), "noise": serialize(self.noise)}
+        return {**config, **parts}
+
+
+def _token_embedding(encoder, preprocessor):
+    """The encoder's, if it shows it; or a new one for the preprocessor's vocabulary."""
+    layer = getattr(encoder, "token_embedding", None)
+    if isinstance(layer, keras.layers.Embedding):
+        return layer
+    vocabulary = getattr(preprocessor, "vocabulary", None)
+    dim = getattr(encoder, "output_shape", [None])[-1]
+    if vocabulary is None or dim is None:
+        raise ValueError(
+            "Expected an encoder with an attribute `token_embedding`, a "
+            "keras.layers.Embedding, to be the decoder's too; or, for one of the decoder's "
+            "own, an encoder whose output shape is known and a preprocessor with "
+            f"`vocabulary`. Received: {encoder!r} and {preprocessor!r}. For a keras-hub "
+            "backbone in it: encoder.token_embedding = backbone.token_embedding."
+        )
+    layer = keras.layers.Embedding(len(vocabulary), dim)
+    layer.build()
+    return layer
+
+
+def _token_ids(inputs):
+    """Token ids `[rows, T]` of an encoder's input."""
+    if isinstance(inputs, dict) and "token_ids" in inputs:
+        return inputs["token_ids"]
+    if tf.is_tensor(inputs) and inputs.dtype.is_integer and inputs.shape.rank == 2:
+        return inputs
+    raise ValueError(
+        "Expected a preprocessor that gives token ids [rows, T], or a dict with them as "
+        f"'token_ids'. Received: {inputs!r}"
+    )
+
+
+def _check_texts(spec):
+    """One column of texts without y, or a ValueError."""
+    texts, y, _ = keras.utils.unpack_x_y_sample_weight(spec)
+    is_text = isinstance(texts, tf.TensorSpec) and texts.dtype == tf.string
+    # from_arrays puts y of no numbers between x and sample_weight.
+    if is_text and texts.shape.rank == 1 and (y is None or y.shape[1:] == [0]):
+        return
+    raise ValueError(
+        "A DenoisingAutoEncoder learns from texts alone: expected one column of them, "
+        "strings of shape [rows] in batches, and no y. Received elements of "
+        f"{spec}. Put all columns' texts into one list."
+    )
