@@ -119,6 +119,12 @@ def _binary(rng, num_rows):
     return rng.integers(2, size=num_rows)
 
 
+def _tokens(rng, num_rows):
+    """Of 6, the last ones of a text padding, a text of nothing else among them."""
+    tokens = rng.integers(1, 6, size=[num_rows, 4])
+    return tokens * (np.arange(4) < rng.integers(5, size=[num_rows, 1]))
+
+
 def _numbers(*shape):
     return lambda rng, num_rows: rng.normal(size=[num_rows, *shape])
 
@@ -230,6 +236,14 @@ CASES = {
     "sig-lip": _columns(losses.SigLIPLoss, oracles.sig_lip, None, bias=-1.0),
     "sig-lip-ids": _in_tiles(_columns(losses.SigLIPLoss, oracles.sig_lip, ids,
                                       exclude_equal_ids=True), 2),
+    "contrastive-tension": _columns(losses.ContrastiveTensionLoss,
+                                    oracles.contrastive_tension, _scores),
+    "contrastive-tension-in-batch": _in_tiles(Case(
+        functools.partial(losses.ContrastiveTensionLossInBatchNegatives, scale=5.0),
+        lambda _, x: oracles.multiple_negatives_ranking(None, x, 5.0, symmetric=True), 2),
+        4),
+    "denoising": _columns(losses.DenoisingAutoEncoderLoss, oracles.denoising_auto_encoder,
+                          _tokens, 4),
     "arc-face": _classes(losses.ArcFaceLoss, oracles.arc_face, scale=8.0),
     "cos-face": _classes(losses.CosFaceLoss, oracles.cos_face),
     "normalized-softmax": _classes(losses.NormalizedSoftmaxLoss,

@@ -616,3 +616,24 @@ def matryoshka(oracle, dims, weights=None):
                                                    strict=True)], axis=0)  # fmt: skip
 
     return values
+
+
+def contrastive_tension(labels, columns):
+    """Values [B]: each row's term times the number of rows."""
+    values = []
+    for y, (u, v) in zip(labels, columns, strict=True):
+        p = 1 / (1 + np.exp(-np.dot(u, v)))
+        values.append(-y * np.log(p) - (1 - y) * np.log(1 - p))
+    return len(values) * np.array(values)
+
+
+def denoising_auto_encoder(tokens, logits, padding=0):
+    """Values [B]; their mean is the mean over all tokens."""
+    num_tokens, sums = 0, np.zeros(len(tokens))
+    for i, text in enumerate(tokens):
+        for t, token in enumerate(text):
+            if token != padding:
+                num_tokens += 1
+                p = np.exp(logits[i, t]) / np.exp(logits[i, t]).sum()
+                sums[i] -= np.log(p[token])
+    return sums * len(tokens) / max(num_tokens, 1)

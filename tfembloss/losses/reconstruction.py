@@ -53,7 +53,8 @@ class DenoisingAutoEncoderLoss(EmbeddingLoss):
         """Values `[B]` of the logits `y_pred [B, T, V]` with tokens `y_true [B, T]`."""
         tokens = _check_tokens(y_true, y_pred)  # [B, T]
         is_token = tokens != self.padding
-        errors = tf.nn.sparse_softmax_cross_entropy_with_logits(tokens, y_pred)
+        targets = tf.where(is_token, tokens, tf.zeros_like(tokens))  # any within V
+        errors = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, y_pred)
         errors = tf.where(is_token, errors, tf.zeros_like(errors))  # [B, T]
         num_tokens = replicas.total(tf.reduce_sum(tf.cast(is_token, self.dtype)))
         num_rows = replicas.total(tf.cast(tf.shape(tokens)[0], self.dtype))
@@ -79,7 +80,7 @@ def _check_tokens(y_true, y_pred):
         and y_pred.shape.rank == 3
         and y_true.shape.is_compatible_with(y_pred.shape[:2])
     ):
-        return y_true
+        return tf.cast(y_true, tf.int64)
     raise ValueError(
         "Expected logits y_pred of shape [B, T, V] and token ids y_true of shape [B, T], "
         f"integers. Received: y_pred.shape={tuple(y_pred.shape)}, "
