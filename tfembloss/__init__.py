@@ -2,7 +2,8 @@
 
 The data's way is the order of the modules: `data` and `text` feed `models`, whose
 embeddings are gathered over `replicas`, compared by `distances`, selected by `masks` and
-`miners` and reduced by `losses`; `search`, `evaluation` and `export` use what was trained.
+`miners` and reduced by `losses`; `search`, `evaluation` and `export` use what was trained,
+and `synthesis` makes data of it for the next training.
 """
 
 import importlib.metadata
@@ -32,6 +33,7 @@ from tfembloss import (  # noqa: E402
     miners,
     models,
     search,
+    synthesis,
     text,
 )
 from tfembloss.export import export_encoder  # noqa: E402
@@ -62,5 +64,6 @@ __all__ = [
     "miners",
     "models",
     "search",
+    "synthesis",
     "text",
 ]

@@ -1,0 +1,407 @@
+"""Negatives that a model takes for near: mined from a corpus, as columns for `fit`."""
+
+import itertools
+import math
+import numbers
+import random
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tfembloss import distances, search
+from tfembloss.scoring import (
+    BATCHES,
+    by_query,
+    check_count,
+    check_positives,
+    check_texts,
+    chunks,
+    embed_all,
+    embedders,
+    rows_of_known,
+    scorer,
+    unique,
+)
+
+_CHUNK = 4096  # rows, or pairs of them, compared at a time
+
+
+class HardNegatives(NamedTuple):
+    """Mined negatives: one entry for each pair of a query and one of its positives.
+
+    Args:
+        queries: texts; those of one query's pairs stand one after the other.
+        positives: texts.
+        negatives: a list of texts for each pair, highest score first; it may be short or
+            empty. All pairs of a query have the same.
+        scores: for each pair the scores of its positive and then of its negatives, a
+            float32 array `[1 + negatives]`.
+
+    Example:
+
+    >>> mined = HardNegatives(
+    ...     ["q", "r"], ["p", "o"], [["m", "n"], ["m"]], [[0.75, 0.5, 0.25], [0.5, 0.0]]
+    ... )
+    >>> mined.triplets()
+    (['q', 'q', 'r'], ['p', 'p', 'o'], ['m', 'n', 'm'])
+    >>> mined.triplet_scores().tolist()
+    [[0.75, 0.5], [0.75, 0.25], [0.5, 0.0]]
+    >>> mined.tuples()
+    (['q'], ['p'], ['m'], ['n'])
+    """
+
+    queries: list
+    positives: list
+    negatives: list
+    scores: list
+
+    def triplets(self):
+        """Columns (queries, positives, negatives), a row for each negative.
+
+        For `model.fit(mined.triplets())`, with a loss on triplets or ranking.
+        """
+        pairs = list(zip(self.queries, self.positives, self.negatives, strict=True))
+        rows = [(q, p, n) for q, p, negatives in pairs for n in negatives]
+        return _columns(rows, 3)
+
+    def triplet_scores(self):
+        """Scores `[rows, 2]` of each triplet's positive and negative, for MarginMSELoss.
+
+        `model.fit(mined.triplets(), mined.triplet_scores())`
+        """
+        rows = [(of[0], score) for of in self.scores for score in of[1:]]
+        return np.array(rows, "float32").reshape(-1, 2)
+
+    def tuples(self, num_negatives=None):
+        """Columns (queries, positives, negatives, more negatives, ...), a row for a pair.
+
+        Pairs with fewer negatives are left out, more are not taken. By default
+        `num_negatives` is the most that any pair has.
+        """
+        count = self._count(num_negatives)
+        entries = zip(self.queries, self.positives, self.negatives, strict=True)
+        rows = [(q, p, *of[:count]) for q, p, of in entries if len(of) >= count]
+        return _columns(rows, 2 + count)
+
+    def tuple_scores(self, num_negatives=None):
+        """Scores `[rows, 1 + n]` of each tuple's positive and negatives.
+
+        For MarginMSELoss and DistillKLDivLoss:
+        `model.fit(mined.tuples(), mined.tuple_scores())`
+        """
+        count = self._count(num_negatives)
+        rows = [of[: 1 + count] for of in self.scores if len(of) > count]
+        return np.array(rows, "float32").reshape(-1, 1 + count)
+
+    def pairs(self):
+        """Columns (texts, others), and labels `[rows]`: 1 for a positive, 0 for a negative.
+
+        Each pair once, also a negative of a query with several positives. For
+        `model.fit(*mined.pairs())`, with a loss on matches.
+        """
+        entries = zip(self.queries, self.positives, self.negatives, strict=True)
+        labels = {}
+        for query, positive, negatives in entries:
+            labels[query, positive] = 1
+            labels.update({(query, negative): 0 for negative in negatives})
+        return _columns(labels, 2), np.array(list(labels.values()), "int32")
+
+    def _count(self, num_negatives):
+        if num_negatives is not None:
+            return check_count(num_negatives, "num_negatives", 1)
+        return max([1, *map(len, self.negatives)])
+
+
+def _columns(rows, num_columns):
+    """Rows as a tuple of lists, also where there is no row."""
+    return tuple(map(list, zip(*rows, strict=True))) or ([],) * num_columns
+
+
+def mine_hard_negatives(
+    queries,
+    corpus,
+    positives,
+    embed,
+    num_negatives=3,
+    range_min=0,
+    range_max=None,
+    min_score=None,
+    max_score=None,
+    absolute_margin=None,
+    relative_margin=None,
+    sampling="top",
+    seed=None,
+    cross_encoder=None,
+    distance="cosine",
+    batch_size=256,
+    verbose=1,
+):
+    r"""Texts of a corpus that are near to a query, but are none of its positives.
+
+    For each query the nearest `range_max` texts of the corpus are its candidates. With the
+    score s of a text, and $s^+$ the lowest score of the query's positives, those remain
+    with
+
+    $$s \le s^+ - m_{abs}, \qquad s \le s^+ - m_{rel} \, |s^+|, \qquad
+      s_{min} \le s \le s_{max}$$
+
+    as far as these are given. Of them the `range_min` of highest score are skipped, and
+    from the rest `num_negatives` are taken: the highest, or at random.
+
+    A negative is never the query's own text, nor one of its positives, also where these
+    stand in the corpus more than once; and no text is there twice. A query that is there
+    twice is one query with the positives of both. Where few texts remain, a query has
+    fewer negatives, or none.
+
+    Args:
+        queries: Q texts.
+        corpus: N texts, the only ones that become negatives.
+        positives: for each query its positive text, or a list of them. They need not be
+            in the corpus.
+        embed: function from a list of texts to embeddings `[n, D]`, or a Keras model
+            whose `predict` takes texts, as `tfembloss.EmbeddingModel`; or a tuple of two
+            of them, for queries and for the rest.
+        num_negatives: negatives of a query, >= 1.
+        range_min: how many of the texts that remain are skipped, highest score first,
+            >= 0: they may well be positives that nobody has marked.
+        range_max: number of candidates, >= range_min + num_negatives. Positives and the
+            query's own text do not count. By default, with P the most positives of a
+            query, `range_min + 10 * num_negatives + P` where a cross encoder, `max_score`,
+            a margin or random sampling is given, else `range_min + num_negatives + P`.
+        min_score: least score of a negative.
+        max_score: greatest score of a negative.
+        absolute_margin: $m_{abs}$, by how much it is below its query's positives.
+        relative_margin: $m_{rel}$, by what share of the positive's score: 0.05 for 5%.
+        sampling: `"top"` or `"random"`.
+        seed: an integer >= 0 that decides a random sample. By default it comes from
+            Python's random numbers, which `keras.utils.set_random_seed` sets.
+        cross_encoder: function from two lists of texts, queries and others, to scores
+            `[n]`; or a Keras model whose `predict` maps a tuple of both to `[n]` or
+            `[n, 1]`. Candidates are what is near by `embed`; all scores are then the
+            cross encoder's.
+        distance: a distance of `tfembloss.distances`. A score is 1 - distance for cosine,
+            and -distance for the others.
+        batch_size: texts, or pairs of them, that a model is given at a time, > 0.
+        verbose: 1 for progress bars and a summary: how many queries have all, some or no
+            negatives, and what each condition has removed.
+
+    Returns:
+        `HardNegatives`, whose `triplets()`, `tuples()` and `pairs()` go into `fit`.
+
+    Raises:
+        ValueError: numbers of queries and positives differ, a query has no positive, a
+            text is empty or none, an option is out of range, options contradict each
+            other, or a model returns another shape or numbers that are not finite.
+
+    Example:
+
+    >>> def embed(texts):
+    ...     return [[text.count(letter) for letter in "abc"] for text in texts]
+    >>> mined = mine_hard_negatives(
+    ...     ["aaab"], ["aaab", "aab", "abb", "bbc", "abb"], ["aab"], embed,
+    ...     num_negatives=2, verbose=0,
+    ... )
+    >>> mined.negatives, mined.scores[0].round(2)
+    ([['abb', 'bbc']], array([0.99, 0.71, 0.28], dtype=float32))
+
+    Reference:
+        Moreira et al., "NV-Retriever: Improving text embedding models with effective
+        hard-negative mining", 2024, https://arxiv.org/abs/2407.15831: relative_margin=0.05
+
+    Relations:
+        sentence-transformers' function of this name. That one takes all positives into
+        the corpus: add them for the same result. It also offers the query's own text, a
+        cross encoder's scores where a condition is on them only, three random negatives
+        out of four by default, and lets a query with fewer positives than others have
+        candidates beyond range_max.
+    """
+    queries, corpus = check_texts(queries, "queries"), unique(check_texts(corpus, "corpus"))
+    positives_of = by_query(queries, check_positives(queries, positives))
+    queries, positives = list(positives_of), list(positives_of.values())
+    num_negatives = check_count(num_negatives, "num_negatives", 1)
+    range_min = check_count(range_min, "range_min", 0)
+    batch_size = check_count(batch_size, "batch_size", 1)
+    conditions = _check_conditions(
+        absolute_margin=absolute_margin,
+        relative_margin=relative_margin,
+        max_score=max_score,
+        min_score=min_score,
+    )
+    rng = _generator(sampling, seed)
+    if range_max is None:
+        thinned = rng is not None or cross_encoder is not None
+        thinned = thinned or any(name != "min_score" for name in conditions)
+        range_max = range_min + num_negatives * (10 if thinned else 1)
+        range_max += max(map(len, positives))
+    range_max = check_count(range_max, "range_max", 1)
+    if range_max < range_min + num_negatives:
+        raise ValueError(
+            "Expected range_max >= range_min + num_negatives candidates. Received: "
+            f"range_max={range_max}, range_min={range_min}, num_negatives={num_negatives}"
+        )
+    of_queries, of_corpus = embedders(embed, batch_size)
+    score = None if cross_encoder is None else scorer(cross_encoder, batch_size)
+
+    # Each text once: the corpus, and behind it the positives that are not in it.
+    texts = unique(itertools.chain(corpus, *positives))
+    row_of = {text: row for row, text in enumerate(texts)}
+    query_of_pair = np.repeat(np.arange(len(queries)), list(map(len, positives)))
+    row_of_pair = np.array([row_of[text] for of in positives for text in of])
+    pairs = query_of_pair, row_of_pair
+
+    embeddings = (
+        embed_all(of_queries, queries, batch_size, "queries", verbose),
+        embed_all(of_corpus, texts, batch_size, "texts", verbose),
+    )
+    excluded = rows_of_known(queries, corpus, positives)
+    found, rows = _search(*embeddings, len(corpus), excluded, range_max, distance, verbose)
+    candidates = ~np.stack([np.isin(*pair) for pair in zip(rows, excluded, strict=True)])
+    candidates &= np.cumsum(candidates, axis=1) <= range_max
+    if score is None:
+        scores = _similarity(distance, found)
+        positive_scores = _rowwise(distance, embeddings, pairs)
+    else:
+        more = np.nonzero(candidates)[0], rows[candidates]
+        both = [np.concatenate(parts) for parts in zip(pairs, more, strict=True)]
+        of_pairs = _pair_scores(score, queries, texts, both, batch_size, verbose)
+        scores = np.zeros(rows.shape, "float32")
+        positive_scores, scores[candidates] = np.split(of_pairs, [len(row_of_pair)])
+
+    (begins,) = np.nonzero(np.diff(query_of_pair, prepend=-1))
+    lowest = np.minimum.reduceat(positive_scores, begins)
+    remain, removed = _remove(candidates, scores, lowest, conditions)
+    taken = [
+        _take(*of_query, range_min, num_negatives, rng)
+        for of_query in zip(remain, scores, strict=True)
+    ]
+    if verbose:
+        print(_summary(taken, num_negatives, positive_scores, scores, candidates, removed))
+    return HardNegatives(
+        [queries[query] for query in query_of_pair],
+        [texts[row] for row in row_of_pair],
+        [[texts[row] for row in rows[query, taken[query]]] for query in query_of_pair],
+        [
+            np.append(score, scores[query, taken[query]])
+            for query, score in zip(query_of_pair, positive_scores, strict=True)
+        ],
+    )
+
+
+def _generator(sampling, seed):
+    """Random numbers for a random sample, else None."""
+    if sampling not in ("top", "random"):
+        raise ValueError(
+            f"Expected sampling='top' or sampling='random'. Received: {sampling!r}"
+        )
+    if sampling == "top":
+        return None
+    return np.random.default_rng(random.getrandbits(64) if seed is None else seed)
+
+
+def _check_conditions(**conditions):
+    """Those that are given, as numbers."""
+    given = {name: value for name, value in conditions.items() if value is not None}
+    for name, value in given.items():
+        if not isinstance(value, numbers.Real) or not math.isfinite(value):
+            raise ValueError(
+                f"Expected a finite number or None. Received: {name}={value!r}"
+            )
+    if given.get("min_score", -math.inf) > given.get("max_score", math.inf):
+        raise ValueError(
+            "Expected min_score <= max_score, or no text can be a negative. Received: "
+            f"min_score={given['min_score']}, max_score={given['max_score']}"
+        )
+    return given
+
+
+def _search(queries, embeddings, num_rows, excluded, range_max, distance, verbose):
+    """Distances and rows `[Q, K]` of so many texts that the candidates are among them."""
+    if verbose:
+        print(f"Searching {num_rows:,} texts", flush=True)
+    k = min(num_rows, range_max + max(map(len, excluded)))
+    # A function of distance makes [1024, chunk, D].
+    chunk = _CHUNK if isinstance(distance, str) else _CHUNK // 64
+    return search.top_k(queries, embeddings[:num_rows], k, distance, chunk, verbose)
+
+
+def _similarity(distance, values):
+    is_cosine = distances.get(distance) is distances.cosine
+    return 1 - values if is_cosine else -values
+
+
+def _rowwise(distance, embeddings, pairs):
+    """Scores `[P]` of pairs of rows of the queries' and the texts' embeddings."""
+    rowwise = distances.get(distance).rowwise
+    parts = []
+    for part in chunks(len(pairs[0]), _CHUNK):
+        a, b = (x[rows[part]] for x, rows in zip(embeddings, pairs, strict=True))
+        parts.append(np.asarray(rowwise(tf.constant(a), tf.constant(b))))
+    return _similarity(distance, np.concatenate(parts))
+
+
+def _pair_scores(score, queries, texts, pairs, batch_size, verbose):
+    """The cross encoder's scores `[P]` of pairs of rows of queries and texts."""
+    title = f"Scoring {len(pairs[0]):,} pairs"
+    parts = []
+    for part in chunks(len(pairs[0]), batch_size * BATCHES, title, verbose):
+        a, b = (
+            [of[row] for row in rows[part]]
+            for of, rows in zip((queries, texts), pairs, strict=True)
+        )
+        parts.append(score(a, b))
+    return np.concatenate(parts)
+
+
+def _remove(candidates, scores, lowest, conditions):
+    """Which candidates `[Q, K]` remain, and how many each condition has removed."""
+    lowest = lowest[:, None]
+    tests = {
+        "absolute_margin": lambda margin: scores > lowest - margin,
+        "relative_margin": lambda margin: scores > lowest - np.abs(lowest) * margin,
+        "max_score": lambda score: scores > score,
+        "min_score": lambda score: scores < score,
+    }
+    removed = {}
+    for name, value in conditions.items():
+        fails = candidates & tests[name](np.float32(value))
+        removed[f"{name}={value}"] = int(fails.sum())
+        candidates = candidates & ~fails
+    return candidates, removed
+
+
+def _take(remain, scores, range_min, num_negatives, rng):
+    """Places in a query's row of the negatives, highest score first."""
+    (places,) = np.nonzero(remain)
+    places = places[np.argsort(-scores[places], kind="stable")][range_min:]
+    if rng is None or len(places) <= num_negatives:
+        return places[:num_negatives]
+    return places[np.sort(rng.choice(len(places), num_negatives, replace=False))]
+
+
+def _summary(taken, num_negatives, positive_scores, scores, candidates, removed):
+    """What came out, in a few lines."""
+    sizes = np.array(list(map(len, taken)))
+    num_all, num_none = np.sum(sizes == num_negatives), np.sum(sizes == 0)
+    lines = [
+        f"{len(sizes):,} queries, {len(positive_scores):,} positives: {num_all:,} queries "
+        f"with all {num_negatives} negatives, {len(sizes) - num_all - num_none:,} with "
+        f"fewer, {num_none:,} with none.",
+        f"{candidates.sum():,} candidates"
+        + "".join(f"; {count:,} removed by {name}" for name, count in removed.items())
+        + ".",
+    ]
+    if sizes.any():
+        of_negatives = np.concatenate(
+            [row[places] for row, places in zip(scores, taken, strict=True)]
+        )
+        lines.append(
+            f"Mean score of a positive {positive_scores.mean():.3f}, of a negative "
+            f"{of_negatives.mean():.3f}."
+        )
+    if num_all < len(sizes):
+        names = [name.partition("=")[0] for name, count in removed.items() if count]
+        lines.append(
+            f"For more: a larger range_max{''.join(f', another {n}' for n in names)}."
+        )
+    return "\n".join(lines)
