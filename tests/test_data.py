@@ -302,3 +302,137 @@ def test_fit_on_balanced_batches_of_texts(labels):
         assert batches.element_spec[1].dtype == tf.string
     history = model.fit(batches, epochs=3, verbose=0, validation_data=batches)
     assert history.history["loss"][-1] < history.history["loss"][0]
+
+
+# Batches without duplicates.
+
+
+def rows_and_texts(batches, columns):
+    """Row numbers of each batch, checked to hold no text twice and to match the columns."""
+    found = []
+    for (row, *x), y in batches:
+        rows = row.numpy().tolist()
+        for column, values in zip(columns, x, strict=True):
+            assert [column[i].encode() for i in rows] == values.numpy().tolist()
+        texts = [{column[i] for column in columns} for i in rows]
+        assert sum(map(len, texts)) == len(set().union(*texts))
+        assert y.numpy().tolist() == [i % 3 for i in rows]
+        found.append(rows)
+    return found
+
+
+REPEATS = {"none": 10**9, "few": 500, "many": 40, "hardly different": 3, "all the same": 1}
+
+
+@pytest.mark.parametrize("drop_remainder", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 7, 300])
+@pytest.mark.parametrize("texts", REPEATS.values(), ids=REPEATS)
+def test_batches_without_duplicates(texts, batch_size, drop_remainder):
+    rng = np.random.default_rng(2)
+    columns = [[f"text {i}" for i in rng.integers(texts, size=200)] for _ in range(2)]
+    numbers = np.arange(200)  # bytes that are no texts
+    batches = data.batches_without_duplicates(
+        (numbers, *columns),
+        numbers % 3,
+        batch_size=batch_size,
+        drop_remainder=drop_remainder,
+        seed=0,
+    )
+    for _ in range(2):
+        found = rows_and_texts(batches, columns)
+        rows = [row for batch in found for row in batch]
+        assert len(set(rows)) == len(rows)
+        if drop_remainder:
+            assert all(len(batch) == batch_size for batch in found)
+            continue
+        assert sorted(rows) == list(range(200))
+        # A batch is smaller only where no row that is left fits.
+        for i, batch in enumerate(found):
+            taken = {column[row] for row in batch for column in columns}
+            left = [row for later in found[i + 1 :] for row in later]
+            fits = [r for r in left if not taken & {column[r] for column in columns}]
+            assert len(batch) == batch_size or not fits
+
+
+def test_batches_without_duplicates_fill_up_where_they_can():
+    answers = [f"answer {i % 40}" for i in range(400)]
+    batches = data.batches_without_duplicates(answers, batch_size=20, seed=3)
+    sizes = [len(batch) for batch in batches]
+    assert sum(sizes) == 400 and sizes[:15] == [20] * 15
+
+
+def test_rows_that_wait_come_first_in_the_next_batch():
+    texts = [(0,), (0,), (), (0,), (), ()]
+    order = np.arange(6)
+    found = list(data.batches._without_duplicates(order, texts, 2))
+    assert found == [[0, 2], [1, 4], [3, 5]]
+
+
+def test_epochs_without_duplicates_differ_and_the_seed_decides_them():
+    texts = [f"{i % 30}" for i in range(90)]
+    make = lambda seed: data.batches_without_duplicates(  # noqa: E731
+        {"a": texts, "row": np.arange(90)}, batch_size=8, seed=seed
+    )
+    epochs = lambda dataset: [  # noqa: E731
+        tuple(np.concatenate([batch["row"] for batch in dataset])) for _ in range(3)
+    ]
+    first = epochs(make(5))
+    assert len(set(first)) == 3
+    assert epochs(make(5)) == first != epochs(make(6))
+    unseeded = []
+    for _ in range(2):
+        keras.utils.set_random_seed(0)
+        unseeded.append(epochs(make(None)))
+    assert unseeded[0] == unseeded[1] != epochs(make(None))
+
+
+def test_no_duplicates_of_every_kind_of_input():
+    texts, others, scores = list("abca"), list("wxyz"), [0.1, 0.2, 0.3, 0.4]
+    images = np.array([[1, 2], [3, 4], [1, 2], [5, 6]], "float32")
+    options = {"batch_size": 2, "seed": 0}
+    source = tf.data.Dataset.from_tensor_slices
+    make = lambda *x: [  # noqa: E731
+        tf.nest.map_structure(lambda part: part.numpy().tolist(), element)
+        for element in data.batches_without_duplicates(*x, **options)
+    ]
+    pair = (texts, others)
+    assert make(texts) == make(source(texts)) == make(source((texts,)).batch(3))
+    assert make(pair) == make(source((pair,))) == make(source((pair,)).batch(3))
+    assert make(texts, scores) == make(source((texts, scores)).batch(3))
+    assert make(images, [1, 2, 3, 4]) == make(source((images, [1, 2, 3, 4])).batch(2))
+    for batch, _ in make(images, [1, 2, 3, 4]):
+        assert len({tuple(image) for image in batch}) == len(batch)
+    ((x,), *_) = make(pair)
+    assert len(x) == 2  # (x,), so that Keras reads no y
+
+
+@pytest.mark.parametrize(
+    "arguments, options, message",
+    [
+        ((["a"],), {"batch_size": 0}, "batch_size > 0"),
+        ((["a", "b"], [1]), {}, r"\[2\] rows, 1 labels or scores"),
+        (((["a", "b"], ["a"]),), {}, r"\[2, 1\] rows\."),
+        (((),), {}, "at least one column"),
+        ((tf.data.Dataset.range(3),), {}, "in x a text"),
+        ((data.from_arrays(["a"], [1]), [1]), {}, "no y beside it"),
+        ((data.from_arrays(["a"], [1], [1]),), {}, r"\(x,\) or \(x, y\)"),
+        ((data.from_arrays(["a"]).repeat(),), {}, "that ends"),
+        ((data.from_arrays(["a"]).take(0),), {}, "at least one element"),
+    ],
+)
+def test_what_makes_no_batches_without_duplicates(arguments, options, message):
+    with pytest.raises(ValueError, match=message):
+        data.batches_without_duplicates(*arguments, **{"batch_size": 2, **options})
+
+
+def test_fit_on_batches_without_duplicates():
+    texts = [f"text {i}" for i in range(12)]
+    vocabulary = tfembloss.text.learn_vocabulary(texts, size=60)
+    model = tfembloss.EmbeddingModel(
+        tfembloss.text.TextEncoder(len(vocabulary), dim=8),
+        tfembloss.text.TextPreprocessor(vocabulary, sequence_length=8),
+    )
+    model.compile("adam", loss=tfembloss.losses.MultipleNegativesRankingLoss())
+    batches = data.batches_without_duplicates((texts, texts[:6] * 2), batch_size=5)
+    history = model.fit(batches, epochs=2, verbose=0)
+    assert np.all(np.isfinite(history.history["loss"]))

@@ -1,0 +1,15 @@
+"""Datasets in the shapes that the models and losses take."""
+
+from tfembloss.data.batches import balanced_batches, batches_without_duplicates
+from tfembloss.data.columns import columns, from_arrays, split_rows
+from tfembloss.data.files import read, read_rows
+
+__all__ = [
+    "balanced_batches",
+    "batches_without_duplicates",
+    "columns",
+    "from_arrays",
+    "read",
+    "read_rows",
+    "split_rows",
+]
