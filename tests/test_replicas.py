@@ -33,7 +33,7 @@ def test_several_replicas_train_as_one(every_case, num_replicas):
 
 
 def test_without_gathering_they_do_not(every_case, tmp_path):
-    results = train(tmp_path, 2, "--no-xla", "--no-gather", "--only", *ONE_OF_EACH_KIND)
+    results = train(tmp_path, 2, "--eager", "--no-gather", "--only", *ONE_OF_EACH_KIND)
     for name, value in results.items():
         assert np.abs(value - every_case[1][name]).max() > 1e-3, name
 
@@ -57,7 +57,10 @@ def test_fit_on_several_replicas(alone_through_fit, tmp_path):
 
 def test_classifiers_and_towers_on_several_replicas(tmp_path):
     # XLA draws other classes than TensorFlow: all with it, or none.
-    one, two, four = (Run(tmp_path / str(n), n, "--no-xla", "--models") for n in (1, 2, 4))
+    options = {1: "--eager", 2: "--no-xla", 4: "--eager"}
+    one, two, four = (
+        Run(tmp_path / str(n), n, how, "--models") for n, how in options.items()
+    )
     expected = one.finish()
     assert_same(two.finish(), expected)
     assert_same(four.finish(), expected)

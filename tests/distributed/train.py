@@ -6,7 +6,8 @@ NUM_REPLICAS logical CPUs under MirroredStrategy; with TF_CONFIG in the environm
 process is one worker of MultiWorkerMirroredStrategy, and the first writes the file.
 
 Without --fit: every case, three steps of gradient descent written out here, all cases in
-one graph, because tracing `fit` for every case would take minutes.
+one graph, because tracing `fit` for every case would take minutes. With --eager there is
+no graph, whose making takes several times as long as the steps, and more for each replica.
 """
 
 import argparse
@@ -30,12 +31,15 @@ parser.add_argument("--uneven", action="store_true", help="the first has fewer r
 parser.add_argument("--string-ids", action="store_true")
 parser.add_argument("--no-gather", action="store_true")
 parser.add_argument("--no-xla", action="store_true", help="it compiles each number of rows")
+parser.add_argument("--eager", action="store_true", help="replicas and kernels, not traced")
 arguments = parser.parse_args()
 
 if arguments.no_xla:  # before tfembloss makes its kernels
     tf_function = tf.function
     tf.function = lambda *args, jit_compile=None, **options: tf_function(*args, **options)
 
+# Grappler, which takes longer than it saves in a few steps.
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
     [tf.config.LogicalDeviceConfiguration()] * arguments.num_replicas,
@@ -54,6 +58,20 @@ import keras  # noqa: E402
 from cases import CASES  # noqa: E402
 
 import tfembloss  # noqa: E402
+
+
+def all_gather(context, value, axis):
+    """TensorFlow's own is for graphs only."""
+
+    def joined(strategy, value):
+        return tf.concat(strategy.experimental_local_results(value), axis)
+
+    return context.merge_call(joined, args=(value,))
+
+
+if arguments.eager:
+    tf.config.run_functions_eagerly(True)
+    tf.distribute.ReplicaContext.all_gather = all_gather
 
 if arguments.no_gather:  # the negative control: each replica sees its own rows only
     tfembloss.replicas.gather = lambda x: x
@@ -132,6 +150,23 @@ def embedding_model(loss, rows, **options):
         return trained(tfembloss.EmbeddingModel(encoder, **options), loss, x)
 
 
+def text_model(model_class, loss, *others, y=None):
+    """A model on texts."""
+    rng = np.random.default_rng(0)
+    words = [f"w{i}" for i in range(10)]
+    texts = np.array([" ".join(rng.choice(words, 1 + i % 4)) for i in range(12)])
+    with strategy.scope():
+        keras.utils.set_random_seed(0)
+        vocabulary = ["[PAD]", "[UNK]", *words]
+        encoder = tfembloss.text.TextEncoder(12, dim=6, sequence_length=8, dropout=0.0)
+        preprocessor = tfembloss.text.TextPreprocessor(vocabulary, 4)
+        if model_class is tfembloss.CrossEncoder:
+            preprocessor = tfembloss.text.TextPairPreprocessor(vocabulary, 4, 4)
+        model = model_class(encoder, preprocessor, *others)
+        x = texts if y is None else (texts, np.roll(texts, 6))
+        return trained(model, loss, x, y)
+
+
 def counting_reductions(train_it):
     """Also how often a replica reduces gradients in a step, and what it reduces in loops.
 
@@ -182,6 +217,26 @@ MODELS = {
     ),
     "sig-lip": lambda: dual_encoder(
         tfembloss.losses.SigLIPLoss(), initial_scale=10.0, initial_bias=-10.0
+    ),
+}
+LABELS = [0, 1, 1] * 4
+MODELS |= {
+    "denoising": lambda: text_model(
+        tfembloss.DenoisingAutoEncoder,
+        tfembloss.losses.DenoisingAutoEncoderLoss(),
+        tfembloss.models.SentenceDecoder(dropout=0.0),
+        # Of a fixed seed: on several replicas an epoch may be another one's number.
+        lambda texts, _: tfembloss.text.DeleteWords()(texts, 7),
+    ),
+    "tension": lambda: text_model(
+        tfembloss.ContrastiveTensionModel,
+        tfembloss.losses.ContrastiveTensionLoss(),
+        y=LABELS,
+    ),
+    "cross": lambda: text_model(
+        tfembloss.CrossEncoder,
+        keras.losses.BinaryCrossentropy(from_logits=True),
+        y=LABELS,
     ),
 }
 CACHED = {  # by mini-batches: test_grad_cache asks for them
