@@ -214,8 +214,9 @@ class DeleteWords:
     Each word, what stands between white space, is deleted or not by itself; if all would
     be, one of them, drawn evenly, stays. Words that stay are joined by single spaces.
 
-    Call arguments: texts `[rows]`, strings; seed `[2]`, integers: with the same seed the
-    same words of the same texts are deleted. Returns texts `[rows]`.
+    Call arguments: texts `[rows]`, strings; seed, an integer. What is deleted of a text
+    follows from the text and the seed: not from the batch, the replica or the order that
+    it comes in. Returns texts `[rows]`.
 
     Args:
         ratio: the probability that a word is deleted, 0 to 1.
@@ -225,8 +226,8 @@ class DeleteWords:
 
     Example:
 
-    >>> DeleteWords(ratio=0.6)(["to be or not to be", "be", ""], seed=[0, 2]).numpy()
-    array([b'be or not to', b'be', b''], dtype=object)
+    >>> DeleteWords(ratio=0.6)(["to be or not to be", "be", ""], seed=3).numpy()
+    array([b'be not', b'be', b''], dtype=object)
 
     Reference:
         Wang et al., "TSDAE: Using Transformer-based Sequential Denoising Auto-Encoder for
@@ -244,16 +245,27 @@ class DeleteWords:
     def __call__(self, texts, seed):
         """Texts `[rows]` with words deleted."""
         # tensorflow-text's WhitespaceTokenizer (2.21) cuts characters in two.
-        words = tensorflow_text.regex_split(_valid_utf8(texts), r"[\s\p{Z}]+")
-        draws = words.with_flat_values(
-            tf.random.stateless_uniform(tf.shape(words.flat_values), seed)
-        )
+        texts = _valid_utf8(tf.convert_to_tensor(texts, tf.string))
+        words = tensorflow_text.regex_split(texts, r"[\s\p{Z}]+")
+        draws = self._draws(texts, words, seed)
         # Of a text of which no word is to stay, the one that came nearest to it does.
         largest = tf.reduce_max(draws, axis=1, keepdims=True)
         stays = (draws >= self.ratio) | (draws == largest)
         return tf.strings.reduce_join(
             tf.ragged.boolean_mask(words, stays), axis=1, separator=" "
         )
+
+    def _draws(self, texts, words, seed):
+        """A number from 0 to 1 for each of the words: a hash of text, place and seed."""
+        texts = tf.strings.to_hash_bucket_fast(texts, 2**62)
+        of_word = [
+            tf.gather(texts, words.value_rowids()),
+            tf.ragged.range(words.row_lengths()).flat_values,
+            tf.broadcast_to(tf.cast(seed, tf.int64), tf.shape(words.flat_values)),
+        ]
+        named = tf.strings.join([tf.strings.as_string(x) for x in of_word], " ")
+        draws = tf.cast(tf.strings.to_hash_bucket_fast(named, 2**24), tf.float32)
+        return words.with_flat_values(draws / 2**24)
 
     def get_config(self):
         """The arguments that make this noise again."""

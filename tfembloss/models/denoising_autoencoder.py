@@ -1,5 +1,6 @@
 """An encoder that learns from texts alone: damaged texts in, whole ones out."""
 
+import functools
 import random
 
 import keras
@@ -141,10 +142,11 @@ class DenoisingAutoEncoder(EmbeddingModel):
     The encoder embeds a text without most of its words; a decoder has to tell the whole
     text from that one embedding. So the embedding has to hold what the text is about.
 
-    `fit` takes one column of texts, without y; the noise is drawn anew in each epoch, the
-    same for `keras.utils.set_random_seed` and the same batches. `evaluate` has one noise
-    for all calls. What the model gives, by `model(x)` and `predict`, is embeddings of texts
-    as they are, and `export_encoder` leaves the decoder out.
+    `fit` takes one column of texts, without y. The noise is drawn anew in each epoch (of
+    batches that repeat without end, in each batch), and follows from
+    `keras.utils.set_random_seed`; `evaluate` has one noise for all calls. What the model
+    gives, by `model(x)` and `predict`, is embeddings of texts as they are, and
+    `export_encoder` leaves the decoder out.
 
     The token embeddings, of the decoder's input and of its logits, are those of the
     encoder, where it has them as `encoder.token_embedding`, as `tfembloss.text.TextEncoder`
@@ -156,8 +158,9 @@ class DenoisingAutoEncoder(EmbeddingModel):
             a dict with `"token_ids"`; as `tfembloss.text.TextPreprocessor`.
         decoder: layer from embedded tokens and embeddings to states, as the default,
             `SentenceDecoder(sequence_length=preprocessor.sequence_length)`.
-        noise: function from texts `[rows]` and a seed `[2]` to texts `[rows]`, in tf.data;
-            `tfembloss.text.DeleteWords()` by default.
+        noise: function from texts `[rows]` and a seed, an integer that is another one in
+            each epoch, to texts `[rows]`, in tf.data; by default
+            `tfembloss.text.DeleteWords()`.
         mini_batch_size: see `EmbeddingModel`. The decoder takes the whole batch all the
             same.
         name, dtype: as in `keras.Model`.
@@ -208,7 +211,7 @@ class DenoisingAutoEncoder(EmbeddingModel):
             )
         if noise is not None and not callable(noise):
             raise ValueError(
-                "`noise` maps texts [rows] and a seed [2] to texts: expected a function or "
+                "`noise` maps texts [rows] and a seed to texts: expected a function or "
                 f"None. Received: noise={noise!r}"
             )
         if decoder is None:
@@ -223,22 +226,39 @@ class DenoisingAutoEncoder(EmbeddingModel):
         self.noise = DeleteWords() if noise is None else noise
         self.token_embedding = _token_embedding(encoder, preprocessor)
 
+    def call(self, x, training=None):
+        """Embeddings `[B, D]` of token ids."""
+        embeddings = super().call(x, training=training)
+        if not self.decoder.built:  # which only the loss calls
+            dim = self.token_embedding.output_dim
+            self.decoder.build((None, None, dim), embeddings.shape)
+        return embeddings
+
     # Texts in, damaged and whole, and what the loss takes.
 
     def step_batches(self, batches, training):
         """Batches `(damaged, whole)` of token ids; in training damaged anew each epoch."""
         _check_texts(batches.element_spec)
-        seed = random.getrandbits(63) if training else 0
-        seeds = tf.data.Dataset.random(seed, rerandomize_each_iteration=training)
-        seeds = seeds.batch(2, drop_remainder=True)
+        seeds = tf.data.Dataset.random(
+            random.getrandbits(63) if training else 0, rerandomize_each_iteration=training
+        )
 
-        def damaged_and_whole(element, seed):
+        def damaged_and_whole(seed, *element):
             texts, _, sample_weight = keras.utils.unpack_x_y_sample_weight(element)
             damaged = self.encoder_inputs(self.noise(texts, seed))
             whole = _token_ids(self.encoder_inputs(texts))
             return keras.utils.pack_x_y_sample_weight(damaged, whole, sample_weight)
 
-        return tf.data.Dataset.zip(batches, seeds).map(damaged_and_whole, tf.data.AUTOTUNE)
+        size = batches.cardinality()
+        if size == tf.data.INFINITE_CARDINALITY:  # it has no epochs
+            return tf.data.Dataset.zip((seeds, batches)).map(damaged_and_whole)
+
+        def epoch(seed):
+            make = functools.partial(damaged_and_whole, seed)
+            return batches.map(make, tf.data.AUTOTUNE)
+
+        epochs = seeds.take(1).flat_map(epoch)
+        return epochs.apply(tf.data.experimental.assert_cardinality(size))
 
     def logits(self, tokens, embeddings, training=None):
         """Logits `[B, T, V]` of each token, given those before it and the embedding."""
