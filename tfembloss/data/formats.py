@@ -1,0 +1,436 @@
+"""Rows of cells from files, each numbered; what is wrong with one stands in its place."""
+
+import codecs
+import collections
+import functools
+import gzip
+import itertools
+import json
+import os
+import re
+import zlib
+
+import tensorflow as tf
+from google.protobuf import message
+
+HEAD = 20  # rows that are looked at before reading begins
+_UTF8_BOM = codecs.BOM_UTF8
+_OTHER_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
+
+
+class BadRow(ValueError):
+    """What is wrong with a row, and how many lines it is below the row's first."""
+
+    def __init__(self, message, lines_below=0):
+        super().__init__(message)
+        self.lines_below = lines_below
+
+
+def short(value):
+    """What stands in a message of a value."""
+    text = repr(value[:80] if isinstance(value, str | list) else value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def readable(path, unit, rows):
+    """Numbered rows; damage of the packing is an error that nothing leaves out."""
+    number = 0
+    try:
+        for number, row in rows:
+            yield number, row
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(
+            f"{path}, after {unit} {number}: Expected a whole gzip file. Received one that "
+            f"is truncated or damaged ({error}). Make or fetch it again."
+        ) from error
+
+
+def open_file(path, fields, columns, delimiter, quotes, max_row_bytes):
+    """The reader for a file's ending."""
+    ending = os.path.splitext(path.removesuffix(".gz"))[1].lower()
+    if ending in (".csv", ".tsv", ".txt"):
+        table = functools.partial(_Table, path, fields, columns, quotes, max_row_bytes)
+        return _table_that_fits([*map(table, delimiter or ",\t;|")])
+    if ending in (".jsonl", ".ndjson"):
+        return _JsonLines(path, fields, columns, max_row_bytes)
+    if ending in (".tfrecord", ".tfrecords"):
+        return _TFRecords(path, fields, columns, max_row_bytes)
+    raise ValueError(
+        "Expected a file that ends in .csv, .tsv, .txt, .jsonl, .ndjson, .tfrecord or "
+        f".tfrecords, or in one of these and .gz. Received: {path!r}"
+    )
+
+
+def _open(path):
+    return gzip.open(path) if path.endswith(".gz") else open(path, "rb")
+
+
+def _num_bytes(path):
+    with _open(path) as file:
+        return sum(map(len, iter(lambda: file.read(2**20), b"")))
+
+
+def _lines(path, limit):
+    """Lines with their ends; of one longer than the limit, limit + 1 bytes."""
+    with _open(path) as file:
+        line = file.readline(limit + 1 + len(_UTF8_BOM)).removeprefix(_UTF8_BOM)
+        if line.startswith(_OTHER_BOMS):
+            raise ValueError(
+                f"{path}, line 1, column 1: Expected UTF-8. Received a byte order mark of "
+                "UTF-16 or UTF-32. Write the file as UTF-8."
+            )
+        while line:
+            yield line
+            while len(line) > limit and not line.endswith(b"\n"):  # the rest of it
+                line = file.readline(limit + 1)
+            line = file.readline(limit + 1)
+
+
+def _without_end(line):
+    return line.removesuffix("\n").removesuffix("\r") if line.endswith("\n") else line
+
+
+def _too_long(limit):
+    return BadRow(
+        f"Expected a row of at most max_row_bytes={limit}. Received a longer one. Shorten "
+        "it or give a larger max_row_bytes."
+    )
+
+
+def _decoded(row, limit):
+    """A row's text."""
+    if len(row) > limit:
+        raise _too_long(limit)
+    try:
+        return row.decode()
+    except UnicodeDecodeError as error:
+        before = row[: error.start].decode()
+        column = len(before) - before.rfind("\n")
+        raise BadRow(
+            f"Expected UTF-8. Received the byte 0x{row[error.start]:02x} in column "
+            f"{column}. Write the file as UTF-8.",
+            before.count("\n"),
+        ) from None
+
+
+class _Table:
+    """Rows of fields between delimiters."""
+
+    unit = "line"
+
+    def __init__(self, path, fields, columns, quotes, max_row_bytes, delimiter):
+        self.path = path
+        self.quotes = quotes
+        self.max_row_bytes = max_row_bytes
+        self.delimiter = delimiter
+        self.names = columns or fields
+        character = re.escape(delimiter)
+        self.cell = re.compile(rf'"((?:[^"]++|"")*+)"|([^"{character}]*+)')
+        rows = readable(path, self.unit, self._lists())
+        self.head = list(itertools.islice(rows, HEAD))
+        self.first = self.head[0][1] if self.head else []
+        has_names = isinstance(self.first, list) and set(self.names) <= set(self.first)
+        is_header = has_names and (columns or len(self.first) == len(fields))
+        self.header = self.first if is_header else None
+        self.lacks_header = columns is not None and not is_header
+        self.expected = self.header or fields
+        self.places = [self.expected.index(n) for n in self.names] if is_header else None
+
+    def num_fitting(self):
+        """How many of the first rows have the fields expected."""
+        rows = [row for _, row in self.head if isinstance(row, list)]
+        fits = sum(len(row) == len(self.expected) for row in rows)
+        return 0 if self.lacks_header else fits
+
+    def check_header(self):
+        """Raises what is wrong with the header."""
+        received = f"Received, between {self.delimiter!r}: {short(self.first)}"
+        if self.lacks_header:
+            raise ValueError(
+                f"{self.path}: Expected a header with the columns {list(self.names)}. "
+                f"{received}"
+            )
+        for name in self.names if self.header else ():
+            if self.header.count(name) > 1:
+                raise ValueError(
+                    f"{self.path}: Expected one column {name!r} in the header. {received}"
+                )
+
+    def rows(self):
+        rows = self._lists()
+        for number, row in itertools.islice(rows, 1 if self.header else 0, None):
+            yield number, self._cells(row)
+
+    def _cells(self, row):
+        if isinstance(row, BadRow):
+            return row
+        if len(row) != len(self.expected):
+            return BadRow(
+                f"Expected {len(self.expected)} fields ({', '.join(self.expected)}) "
+                f"between {self.delimiter!r}. Received {len(row)}: {short(row)}. A field "
+                "with the delimiter in it belongs in quotes."
+            )
+        return row if self.places is None else [row[place] for place in self.places]
+
+    def _lists(self):
+        """Line number and list of all fields of each row, or what is wrong with it."""
+        lines = _lines(self.path, self.max_row_bytes)
+        ahead = collections.deque()  # lines that were read to find a closing quote
+        number = 1  # of the row's first line
+        while ahead or (line := next(lines, None)):
+            if not ahead:
+                ahead.append(line)
+            if ahead[0] in (b"\n", b"\r\n"):
+                ahead.popleft()
+                number += 1
+                continue
+            may_go_on = self.quotes and b'"' in ahead[0]
+            count = self._count_lines(ahead, lines) if may_go_on else 1
+            row = ahead[0] if count == 1 else b"".join(itertools.islice(ahead, count))
+            try:
+                row = self._split(row)
+            except BadRow as error:
+                row = error
+            if isinstance(row, _BadQuote):
+                count = row.lines_below + 1  # the other lines may be rows
+            yield number, row
+            for _ in range(count):
+                ahead.popleft()
+            number += count
+
+    def _count_lines(self, ahead, lines):
+        """How many lines the row has: to where the number of quotes is even."""
+        is_open, size, num_ahead = False, 0, len(ahead)
+        for count, line in enumerate(itertools.chain(ahead, lines), 1):
+            if count > num_ahead:
+                ahead.append(line)
+            size += len(line)
+            is_open ^= line.count(b'"') % 2 == 1
+            if not is_open or size > self.max_row_bytes:
+                break
+        return count
+
+    def _split(self, row):
+        """All fields of a row."""
+        is_quoted = self.quotes and b'"' in row
+        try:
+            text = _without_end(_decoded(row, self.max_row_bytes))
+        except BadRow:
+            if is_quoted:  # is all of it one row? If not, that is what to say
+                self._unquoted(_without_end(row.decode(errors="replace")))
+            raise
+        return self._unquoted(text) if is_quoted else text.split(self.delimiter)
+
+    def _unquoted(self, text):
+        fields, start = [], 0
+        while True:
+            match = self.cell.match(text, start)
+            quoted, plain = match.groups()
+            fields.append(plain if quoted is None else quoted.replace('""', '"'))
+            end = match.end()
+            if end == len(text):
+                return fields
+            if text[end] != self.delimiter:
+                raise self._bad_quote(text, start, quoted)
+            start = end + 1
+
+    def _bad_quote(self, text, start, quoted):
+        before = text[:start]
+        if quoted is not None:
+            what = "text after the closing quote"
+        elif text[start] == '"':
+            what = f"a quote that does not close within max_row_bytes={self.max_row_bytes}"
+        else:
+            what = "a quote within a field that does not begin with one"
+        return _BadQuote(
+            f'Expected a field in quotes, with each " in it doubled, or one without. '
+            f"Received {what} in column {start - before.rfind(chr(10))}: "
+            f"{short(text[start : start + 40])}. Where quotes are text, read with "
+            "quotes=False.",
+            before.count("\n"),
+        )
+
+
+class _BadQuote(BadRow):
+    """Where the row ends is not known."""
+
+
+def _table_that_fits(tables):
+    """The table with the delimiter by which most of the first rows have their fields."""
+    if len(tables) == 1 or not tables[0].head:
+        table = tables[0]
+    else:
+        most = max(table.num_fitting() for table in tables)
+        fitting = [table for table in tables if table.num_fitting() == most]
+        tab = [table for table in fitting if table.delimiter == "\t"]  # in no prose
+        table = (tab or fitting)[0]
+        if 2 * most < len(table.head):
+            raise ValueError(_no_delimiter(tables))
+        if len(fitting) > 1 and not tab:
+            raise ValueError(
+                f"{table.path}: Expected one delimiter that fits the first rows. Received "
+                f"rows that fit {[table.delimiter for table in fitting]}: give delimiter=."
+            )
+    table.check_header()
+    return table
+
+
+def _no_delimiter(tables):
+    """What was seen in a file that no delimiter fits."""
+    number, first = tables[0].head[0]
+    if all(isinstance(table.first, BadRow) for table in tables):
+        return f"{tables[0].path}, line {number + first.lines_below}: {first}"
+    seen = [
+        f"by {table.delimiter!r} "
+        + (str(table.first) if isinstance(table.first, BadRow) else short(table.first))
+        for table in tables
+    ]
+    expected = "a header with" if tables[0].lacks_header else "first rows of"
+    return (
+        f"{tables[0].path}, line {number}: Expected {expected} the fields "
+        f"{', '.join(tables[0].names)} between commas, tabs, semicolons or |. Received: "
+        f"{'; '.join(seen)}. Give delimiter=, or columns= for the names in a header."
+    )
+
+
+class _JsonLines:
+    """Rows of JSON objects or arrays."""
+
+    unit = "line"
+
+    def __init__(self, path, fields, columns, max_row_bytes):
+        self.path = path
+        self.fields = fields
+        self.columns = columns
+        self.max_row_bytes = max_row_bytes
+
+    def rows(self):
+        for number, line in enumerate(_lines(self.path, self.max_row_bytes), 1):
+            if line in (b"\n", b"\r\n"):
+                continue
+            try:
+                row = self._cells(_without_end(_decoded(line, self.max_row_bytes)))
+            except BadRow as error:
+                row = error
+            yield number, row
+
+    def _cells(self, line):
+        try:
+            row = json.loads(line, object_pairs_hook=_object)
+        except BadRow:
+            raise
+        except (ValueError, RecursionError) as error:
+            is_syntax = isinstance(error, json.JSONDecodeError)
+            what = f"{error.msg}, column {error.colno}" if is_syntax else error
+            raise BadRow(f"Expected JSON. Received: {short(line)} ({what}).") from None
+        names = self.columns or self.fields
+        if isinstance(row, list) and self.columns is None and len(row) == len(names):
+            cells = row
+        elif isinstance(row, dict) and set(names) <= row.keys():
+            cells = [row[name] for name in names]
+        else:
+            array = "" if self.columns else ", or an array of these"
+            raise BadRow(
+                f"Expected an object with {', '.join(names)}{array}. "
+                f"Received: {short(line)}"
+            )
+        for field, cell in zip(self.fields, cells, strict=True):
+            types = _JSON_TYPES.get(field, (str,))
+            if type(cell) not in types:
+                raise BadRow(
+                    f"Expected {' or '.join(each.__name__ for each in types)} as {field}. "
+                    f"Received: {short(cell)} of type {type(cell).__name__}."
+                )
+            if isinstance(cell, str) and not _is_unicode(cell):
+                raise BadRow(
+                    f"Expected Unicode text as {field}. Received half of a surrogate pair "
+                    f"in {short(cell)}."
+                )
+        return cells
+
+
+_JSON_TYPES = {"score": (int, float), "label": (str, int)}
+
+
+def _object(pairs):
+    if len(row := dict(pairs)) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise BadRow(f"Expected each name once in an object. Received: {short(names)}")
+    return row
+
+
+def _is_unicode(text):
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+class _TFRecords:
+    """Rows of `tf.train.Example`."""
+
+    unit = "record"
+
+    def __init__(self, path, fields, columns, max_row_bytes):
+        self.path = path
+        self.fields = fields
+        self.names = columns or fields
+        self.max_row_bytes = max_row_bytes
+
+    def rows(self):
+        compression = "GZIP" if self.path.endswith(".gz") else ""
+        records = tf.data.TFRecordDataset(self.path, compression).as_numpy_iterator()
+        number = num_bytes = 0
+        try:
+            for number, record in enumerate(records, 1):
+                num_bytes += len(record) + 16  # its length and checksums
+                try:
+                    row = self._cells(record)
+                except BadRow as error:
+                    row = error
+                yield number, row
+        except tf.errors.DataLossError:
+            num_bytes = None
+        # TensorFlow takes the first bytes of a record that was cut off for the end.
+        if num_bytes != _num_bytes(self.path):
+            raise ValueError(
+                f"{self.path}, record {number + 1}: Expected a TFRecord with its length "
+                "and checksums. Received a damaged or truncated one, after which nothing "
+                "can be found. Make or fetch the file again; packed by gzip its name ends "
+                "in .gz."
+            )
+
+    def _cells(self, record):
+        if len(record) > self.max_row_bytes:
+            raise _too_long(self.max_row_bytes)
+        try:
+            features = tf.train.Example.FromString(record).features.feature
+        except message.DecodeError:
+            raise BadRow("Expected a tf.train.Example. Received other bytes.") from None
+        if missing := [name for name in self.names if name not in features]:
+            raise BadRow(
+                f"Expected features {list(self.names)}. Received none for {missing}, "
+                f"only {short(sorted(features))}."
+            )
+        pairs = zip(self.fields, self.names, strict=True)
+        return [self._cell(field, features[name]) for field, name in pairs]
+
+    def _cell(self, field, feature):
+        lists = _FEATURES.get(field, ("bytes_list",))
+        found = feature.WhichOneof("kind")
+        values = getattr(feature, found).value if found in lists else ()
+        if len(values) != 1:
+            raise BadRow(
+                f"Expected one value as {field}, in {' or '.join(lists)}. "
+                f"Received: {short(str(feature))}"
+            )
+        if found != "bytes_list":
+            return values[0]
+        try:
+            return values[0].decode()
+        except UnicodeDecodeError as error:
+            raise BadRow(f"Expected UTF-8 as {field}. Received: {error}.") from None
+
+
+_FEATURES = {"score": ("float_list",), "label": ("bytes_list", "int64_list")}
