@@ -436,3 +436,49 @@ def test_fit_on_batches_without_duplicates():
     batches = data.batches_without_duplicates((texts, texts[:6] * 2), batch_size=5)
     history = model.fit(batches, epochs=2, verbose=0)
     assert np.all(np.isfinite(history.history["loss"]))
+
+
+# Pairs for contrastive tension.
+
+
+def test_contrastive_tension_batches():
+    texts = [f"text {i}" for i in range(100)]
+    make = lambda seed: data.contrastive_tension_batches(  # noqa: E731
+        texts, batch_size=16, seed=seed
+    )
+    batches, epochs = make(3), []
+    assert len(batches) == 7
+    for _ in range(2):
+        rows = [
+            row
+            for (a, b), y in batches.as_numpy_iterator()
+            for row in zip(a, b, y, strict=True)
+        ]
+        assert sorted(a.decode() for a, _, _ in rows) == sorted(texts)
+        assert [y for _, _, y in rows] == [int(i % 8 == 0) for i in range(100)]
+        assert all((a == b) == y for a, b, y in rows)
+        epochs.append(rows)
+    assert epochs[0] != epochs[1]
+    again = [a for (texts, _), _ in make(3).as_numpy_iterator() for a in texts]
+    assert again == [a for a, _, _ in epochs[0]]
+    assert (
+        len(data.contrastive_tension_batches(texts, batch_size=16, drop_remainder=True))
+        == 6
+    )
+    # A copy of a text is the same.
+    _, labels = next(iter(data.contrastive_tension_batches(["a", "a"], batch_size=2)))
+    assert labels.numpy().tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("texts", "options", "message"),
+    [
+        (["a"], {"batch_size": 2}, r"at least two texts.*shape \(1,\)"),
+        ([1, 2], {"batch_size": 2}, "strings.*int32"),
+        (["a", "b"], {"batch_size": 0}, "batch_size=0"),
+        (["a", "b"], {"batch_size": 2, "pos_neg_ratio": 1}, "pos_neg_ratio=1"),
+    ],
+)
+def test_what_makes_no_pairs_is_refused(texts, options, message):
+    with pytest.raises(ValueError, match=message):
+        data.contrastive_tension_batches(texts, **options)

@@ -1,6 +1,10 @@
 """Datasets in the shapes that the models and losses take."""
 
-from tfembloss.data.batches import balanced_batches, batches_without_duplicates
+from tfembloss.data.batches import (
+    balanced_batches,
+    batches_without_duplicates,
+    contrastive_tension_batches,
+)
 from tfembloss.data.columns import columns, from_arrays, split_rows
 from tfembloss.data.files import read, read_rows
 
@@ -8,6 +12,7 @@ __all__ = [
     "balanced_batches",
     "batches_without_duplicates",
     "columns",
+    "contrastive_tension_batches",
     "from_arrays",
     "read",
     "read_rows",

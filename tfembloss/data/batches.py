@@ -82,15 +82,8 @@ def balanced_batches(x, y=None, *, classes_per_batch, items_per_class=4, seed=No
         filled = _fill(groups, num_batches, classes_per_batch, rng)
         return _epoch(classes, filled, classes_per_batch, items_per_class, rng)
 
-    next_epoch = _epochs(draw, seed)
-
-    def batches_of_rows(_):
-        rows = tf.numpy_function(next_epoch, [], tf.int64)
-        rows.set_shape([num_batches, classes_per_batch * items_per_class])
-        return tf.data.Dataset.from_tensor_slices(rows)
-
-    rows = tf.data.Dataset.from_tensors(0).flat_map(batches_of_rows)
-    return _gather((x, y), rows.apply(tf.data.experimental.assert_cardinality(num_batches)))
+    rows = _slices(_epochs(draw, seed), [num_batches, classes_per_batch * items_per_class])
+    return _gather((x, y), rows)
 
 
 def _fill(groups, num_batches, classes_per_batch, rng):
@@ -265,6 +258,86 @@ def _waiting_for_others(waiting, taken):
             if not waiting[text]:
                 del waiting[text]
             yield row
+
+
+def contrastive_tension_batches(
+    texts, *, batch_size, pos_neg_ratio=8, drop_remainder=False, seed=None
+):
+    """Pairs of a text with itself and with others, for `ContrastiveTensionLoss`.
+
+    Each text comes once in an epoch as the first of a pair. Every `pos_neg_ratio`-th pair
+    is of the text and itself, the others are of it and another, drawn anew in each epoch:
+    every iteration over the dataset is the next one, and another dataset with the same
+    seed has the same epochs.
+
+    Args:
+        texts: array or list of N texts, N >= 2.
+        batch_size: pairs in a batch, > 0.
+        pos_neg_ratio: the number of pairs of which one is a text with itself, >= 2.
+        drop_remainder: leave out the last batch if it is smaller.
+        seed: an integer >= 0 that decides the epochs. By default it comes from Python's
+            random numbers, which `keras.utils.set_random_seed` sets. With several workers
+            give one, so that all draw the same epochs.
+
+    Returns:
+        A `tf.data.Dataset` of batches `((texts, others), labels)`: 1 where both are the
+        same, also as copies, and 0 where not.
+
+    Raises:
+        ValueError: there are fewer than two texts, they are no strings, or a number is
+            too small.
+
+    Example:
+
+    >>> texts = ["one", "two", "three", "four"]
+    >>> for (text, other), label in contrastive_tension_batches(
+    ...     texts, batch_size=4, pos_neg_ratio=2, seed=0
+    ... ):
+    ...     print(text.numpy(), other.numpy(), label.numpy())
+    [b'two' b'one' b'four' b'three'] [b'two' b'two' b'four' b'four'] [1 0 1 0]
+
+    Reference:
+        Carlsson et al., "Semantic Re-tuning with Contrastive Tension", 2021,
+        https://openreview.net/forum?id=Ov_sMNau-PF
+
+    Relations:
+        sentence-transformers' ContrastiveTensionDataLoader takes a text once in an epoch,
+        as the first or the second of a pair.
+    """
+    if batch_size < 1 or pos_neg_ratio < 2:
+        raise ValueError(
+            "Expected batch_size >= 1 and pos_neg_ratio >= 2. Received: "
+            f"batch_size={batch_size}, pos_neg_ratio={pos_neg_ratio}"
+        )
+    texts = as_rows(texts)
+    if texts.dtype != tf.string or texts.shape.rank != 1 or len(texts) < 2:
+        raise ValueError(
+            "Expected at least two texts, as strings of shape [N]. Received: "
+            f"{texts.dtype.name} of shape {tuple(texts.shape)}"
+        )
+
+    def draw(rng):
+        order = rng.permutation(len(texts))
+        is_same = np.arange(len(texts)) % pos_neg_ratio == 0
+        return np.stack([order, np.where(is_same, order, np.roll(order, 1))], axis=1)
+
+    def pairs(rows):
+        text, other = tf.unstack(tf.gather(texts, rows), 2, axis=1)
+        return (text, other), tf.cast(text == other, tf.int32)
+
+    rows = _slices(_epochs(draw, seed), [len(texts), 2])
+    return rows.batch(batch_size, drop_remainder).map(pairs).prefetch(tf.data.AUTOTUNE)
+
+
+def _slices(next_epoch, shape):
+    """A dataset of the slices of `next_epoch()`, integers of this shape, in each epoch."""
+
+    def slices(_):
+        numbers = tf.numpy_function(next_epoch, [], tf.int64)
+        return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(numbers, shape))
+
+    epochs = tf.data.Dataset.from_tensors(0).flat_map(slices)
+    return epochs.apply(tf.data.experimental.assert_cardinality(shape[0]))
 
 
 def _epochs(draw, seed):
