@@ -73,7 +73,7 @@ class MSELoss(EmbeddingLoss):
             raise ValueError(
                 "Expected the teacher's embeddings as y_true, of the shape of y_pred, "
                 "[B, D] or [B, n, D], or [B, D] for all columns. Received: y_true.shape="
-                f"{tuple(y_true.shape)}, y_pred.shape={tuple(y_pred.shape)}. If only the "
+                f"{y_true.shape}, y_pred.shape={tuple(y_pred.shape)}. If only the "
                 "dimensions differ, train a projection: tfembloss.EmbeddingClassifier("
                 "encoder, keras.layers.Dense(dimension_of_the_teacher))."
             )
@@ -162,7 +162,7 @@ def _teacher_scores(y_true, columns, widths, dtype):
     raise ValueError(
         f"Expected the teacher's numbers y_true of shape [B, m], m = "
         f"{' or '.join(map(str, widths))} for {columns.shape[1]} columns. Received: "
-        f"y_true.shape={tuple(y_true.shape)} of {y_true.dtype.name}, "
+        f"y_true.shape={y_true.shape} of {y_true.dtype.name}, "
         f"y_pred.shape={tuple(columns.shape)}. Give them as y."
     )
 
@@ -368,7 +368,7 @@ class GISTEmbedLoss(EmbeddingLoss):
         if not y_true.shape.is_compatible_with(expected) or y_true.dtype == tf.string:
             raise ValueError(
                 "Expected the guide's embeddings of all columns as y_true, [B, n, G] with "
-                f"n = {columns.shape[1]}. Received: y_true.shape={tuple(y_true.shape)} of "
+                f"n = {columns.shape[1]}. Received: y_true.shape={y_true.shape} of "
                 f"{y_true.dtype.name}, y_pred.shape={tuple(columns.shape)}. Embed the "
                 "columns with the guide and give np.stack(its embeddings, axis=1) as y."
             )

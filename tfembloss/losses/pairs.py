@@ -364,7 +364,7 @@ class AnglELoss(CoSENTLoss):
             raise ValueError(
                 "AnglELoss takes scores y_true for pairs, y_pred [B, 2, D], and none for "
                 "columns of an anchor, its positive and negatives. Received: y_pred.shape="
-                f"{tuple(y_pred.shape)} and y_true.shape={tuple(y_true.shape)}. Leave "
+                f"{tuple(y_pred.shape)} and y_true.shape={y_true.shape}. Leave "
                 "y out."
             )
         is_positive = tf.range(columns.shape[1] - 1) == 0  # [n - 1]

@@ -84,6 +84,6 @@ def _check_tokens(y_true, y_pred):
     raise ValueError(
         "Expected logits y_pred of shape [B, T, V] and token ids y_true of shape [B, T], "
         f"integers. Received: y_pred.shape={tuple(y_pred.shape)}, "
-        f"y_true.shape={tuple(y_true.shape)} of {y_true.dtype.name}. "
+        f"y_true.shape={y_true.shape} of {y_true.dtype.name}. "
         "tfembloss.DenoisingAutoEncoder makes both from texts."
     )
