@@ -20,7 +20,7 @@ def test_the_readme_has_the_same_table():
     for line in README.read_text().splitlines():
         cells = line.split("|")[1:-1]
         if len(cells) == 4 and (kind := re.search(r'`"([\w-]+)"`', cells[0])):
-            table[kind[1]] = re.findall(r"`(\w+Loss)`", cells[3])
+            table[kind[1]] = re.findall(r"`(\w+Loss\w*)`", cells[3])
     recommended = {
         kind: [type(loss).__name__ for loss in losses.for_data(kind)]
         for kind in choice._LOSSES
@@ -46,6 +46,11 @@ DATA = {
     "premise-hypothesis-label": (PAIR, LABELS),
     "text-image": (PAIR, None),
     "text-teacher_embedding": (PAIR, column(2)[:, :3]),
+    "text": (["a b c", "a b", "a c", "b c", "a", "b", "c", "a a b"], None),
+}
+TEXT_MODELS = {
+    "ContrastiveTensionLossInBatchNegatives": tfembloss.ContrastiveTensionModel,
+    "DenoisingAutoEncoderLoss": tfembloss.DenoisingAutoEncoder,
 }
 
 
@@ -59,6 +64,10 @@ def test_what_is_recommended_trains(kind, loss):
     (x, y), make = DATA[kind], lambda: keras.Sequential([keras.layers.Dense(3)])
     if kind == "text-image":
         model = tfembloss.DualEncoder({"text": make(), "image": make()})
+    elif kind == "text":
+        encoder = tfembloss.text.TextEncoder(5, dim=4)
+        preprocessor = tfembloss.text.TextPreprocessor(["[PAD]", "[UNK]", *"abc"], 3)
+        model = TEXT_MODELS[type(loss).__name__](encoder, preprocessor)
     elif isinstance(loss, losses.SoftmaxLoss):
         model = tfembloss.EmbeddingClassifier(make(), layers.PairHead(4))
     elif isinstance(loss, losses.ArcFaceLoss | losses.CosFaceLoss):

@@ -1,6 +1,7 @@
 """Which loss for which data."""
 
 from tfembloss.losses.classification import ArcFaceLoss, CosFaceLoss, SoftmaxLoss
+from tfembloss.losses.contrastive_tension import ContrastiveTensionLossInBatchNegatives
 from tfembloss.losses.distillation import DistillKLDivLoss, MarginMSELoss, MSELoss
 from tfembloss.losses.pairs import (
     AnglELoss,
@@ -10,6 +11,7 @@ from tfembloss.losses.pairs import (
     OnlineContrastiveLoss,
 )
 from tfembloss.losses.ranking import MultipleNegativesRankingLoss
+from tfembloss.losses.reconstruction import DenoisingAutoEncoderLoss
 from tfembloss.losses.triplets import TripletLoss, TripletMarginLoss
 from tfembloss.losses.two_towers import CLIPLoss, SigLIPLoss
 
@@ -29,6 +31,7 @@ _LOSSES = {
     "premise-hypothesis-label": (SoftmaxLoss,),
     "text-image": (CLIPLoss, SigLIPLoss),
     "text-teacher_embedding": (MSELoss,),
+    "text": (ContrastiveTensionLossInBatchNegatives, DenoisingAutoEncoderLoss),
 }
 
 
@@ -46,6 +49,7 @@ def for_data(kind):
     | `"premise-hypothesis-label"` | what two texts are to each other, a class |
     | `"text-image"` | none: two kinds of things, for `tfembloss.DualEncoder` |
     | `"text-teacher_embedding"` | a teacher's embedding of each text |
+    | `"text"` | none: texts alone, in models of their own |
 
     The README's table "Which loss for your data" says the same with the shapes of x and y.
 
@@ -64,7 +68,7 @@ def for_data(kind):
     ['TripletMarginLoss', 'ArcFaceLoss', 'CosFaceLoss']
 
     Relations:
-        Finetuner's five kinds of data and its losses for them; and four more.
+        Finetuner's five kinds of data and its losses for them; and five more.
     """
     if kind in _LOSSES:
         return tuple(loss() for loss in _LOSSES[kind])
