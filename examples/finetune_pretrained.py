@@ -28,12 +28,12 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_text
 from search_api_docs import (
-    BM25,
     METRICS,
     SAMPLE_QUERIES,
     SAVED_MODELS,
     held_out,
     make_pairs,
+    print_measured,
     read_docstrings,
 )
 
@@ -353,14 +353,7 @@ def main(encoder, settings, arguments):
         arguments,
     )
     after, corpus = measure(model, test_queries, documents, test)
-    bm25 = BM25(documents)
-    baseline = tfembloss.evaluation.retrieval_metrics(
-        [bm25.rank(query, 10) for query in test_queries], test, METRICS
-    )
-    print(f"\n{len(test)} held-out queries among {len(documents)} documents")
-    print(" " * 8 + "".join(f"{metric:>11}" for metric in METRICS))
-    for title, row in {"before": before, "BM25": baseline, "after": after}.items():
-        print(f"{title:8}" + "".join(f"{row[metric]:11.3f}" for metric in METRICS))
+    print_measured(test_queries, documents, test, {"before": before, "after": after})
 
     tfembloss.export_encoder(model, MODEL)
     embeddings = keras.utils.normalize(corpus).astype("float16")

@@ -135,6 +135,21 @@ class BM25:
         return re.findall(r"[a-z0-9]+", text.lower())
 
 
+def print_measured(queries, documents, relevant, rows):
+    """A table of rows, each a dict of `METRICS`, and of what BM25 reaches."""
+    import tfembloss
+
+    bm25 = BM25(documents)
+    ranked = [bm25.rank(query, 10) for query in queries]
+    baseline = tfembloss.evaluation.retrieval_metrics(ranked, relevant, METRICS)
+    rows = {"BM25": baseline, **rows}
+    width = max(map(len, rows)) + 1
+    print(f"\n{len(queries)} held-out queries among {len(documents)} documents")
+    print(" " * width + "".join(f"{metric:>11}" for metric in METRICS))
+    for title, row in rows.items():
+        print(f"{title:{width}}" + "".join(f"{row[metric]:11.3f}" for metric in METRICS))
+
+
 # Training.
 
 
@@ -191,14 +206,7 @@ def train_and_export(epochs, dim):
         epochs=epochs,
     )
     after = evaluator.evaluate(model)
-    bm25 = BM25(documents)
-    baseline = tfembloss.evaluation.retrieval_metrics(
-        [bm25.rank(query, 10) for query in test_queries], test, METRICS
-    )
-    print(f"\n{len(test)} held-out queries among {len(documents)} documents")
-    print(" " * 8 + "".join(f"{metric:>11}" for metric in METRICS))
-    for title, row in {"before": before, "BM25": baseline, "after": after}.items():
-        print(f"{title:8}" + "".join(f"{row[metric]:11.3f}" for metric in METRICS))
+    print_measured(test_queries, documents, test, {"before": before, "after": after})
 
     tfembloss.export_encoder(model, MODEL)
     embeddings = keras.utils.normalize(model.predict(documents, batch_size=256, verbose=0))

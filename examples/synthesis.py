@@ -22,12 +22,12 @@ import shutil
 
 import numpy as np
 from search_api_docs import (
-    BM25,
     METRICS,
     SAVED_MODELS,
     cached_vocabulary,
     held_out,
     make_pairs,
+    print_measured,
     read_docstrings,
 )
 
@@ -198,14 +198,7 @@ def main(epochs, cross_epochs, student_epochs, dim):
     results["student after, by dot product"] = measure["dot"](student)
     results["student after, by cosine"] = measure["cosine"](student)
 
-    bm25 = BM25(documents)
-    results["BM25"] = tfembloss.evaluation.retrieval_metrics(
-        [bm25.rank(query, 10) for query in test_queries], test, METRICS
-    )
-    print(f"\n{len(test)} held-out queries among {len(documents)} documents")
-    print(" " * 32 + "".join(f"{metric:>11}" for metric in METRICS))
-    for title, row in results.items():
-        print(f"{title:32}" + "".join(f"{row[metric]:11.3f}" for metric in METRICS))
+    print_measured(test_queries, documents, test, results)
 
 
 if __name__ == "__main__":

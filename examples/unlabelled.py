@@ -13,11 +13,11 @@ import argparse
 import math
 
 from search_api_docs import (
-    BM25,
     METRICS,
     cached_vocabulary,
     held_out,
     make_pairs,
+    print_measured,
     read_docstrings,
 )
 
@@ -76,17 +76,10 @@ def main(method, epochs, dim):
     evaluator = tfembloss.evaluation.RetrievalEvaluator(
         test_queries, documents, test, METRICS
     )
-    rows = {"before": evaluator.evaluate(search)}
-    bm25 = BM25(documents)
-    rows["BM25"] = tfembloss.evaluation.retrieval_metrics(
-        [bm25.rank(query, 10) for query in test_queries], test, METRICS
-    )
+    before = evaluator.evaluate(search)
     model.fit(documents, batch_size=64, epochs=epochs)
-    rows["after"] = evaluator.evaluate(search)
-    print(f"\n{len(test)} queries among {len(documents)} documents, {method}")
-    print(" " * 8 + "".join(f"{metric:>11}" for metric in METRICS))
-    for title, row in rows.items():
-        print(f"{title:8}" + "".join(f"{row[metric]:11.3f}" for metric in METRICS))
+    after = evaluator.evaluate(search)
+    print_measured(test_queries, documents, test, {"before": before, "after": after})
 
 
 if __name__ == "__main__":
