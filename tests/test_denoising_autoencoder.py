@@ -300,3 +300,25 @@ def test_parts_of_another_kind_are_refused():
     short.compile("adam", DenoisingAutoEncoderLoss())
     with pytest.raises(ValueError, match="sequence_length=5 tokens, received 6"):
         short.fit(TEXTS, verbose=0)
+
+
+def test_eager_graph_and_xla_train_alike():
+    losses = []
+    for options in ({"run_eagerly": True}, {"jit_compile": False}, {"jit_compile": True}):
+        model = auto_encoder(noise=lambda texts, _: DeleteWords()(texts, 3))
+        model.compile("sgd", DenoisingAutoEncoderLoss(), **options)
+        losses.append(model.fit(TEXTS, epochs=2, verbose=0, shuffle=False).history["loss"])
+    np.testing.assert_allclose(losses[1:], [losses[0]] * 2, rtol=1e-5)
+
+
+def test_half_precision_learns():
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = auto_encoder()
+        history = model.fit(TEXTS, epochs=3, verbose=0).history["loss"]
+        exact = DenoisingAutoEncoderLoss()(np.zeros([1, 1], int) + 2, np.zeros([1, 1, 18]))
+        assert model.decoder.compute_dtype == "float16"
+        assert np.isfinite(history).all() and abs(history[0] - float(exact)) < 1
+        assert history[-1] < history[0]
+    finally:
+        keras.config.set_dtype_policy("float32")
