@@ -46,8 +46,13 @@ def test_labels_out_of_range():
     x = tf.ones([2, 2, 3])
     with pytest.raises(ValueError, match="from 0 to 1"):
         losses.ContrastiveTensionLoss()(tf.constant([0, 2]), x)
-    with pytest.raises(ValueError, match="shape \\[B\\], one number for each pair"):
+    with pytest.raises(ValueError, match="contrastive_tension_batches"):
         losses.ContrastiveTensionLoss()(None, x)
+    whole = losses.MatryoshkaLoss(losses.ContrastiveTensionLoss(), dims=[3])
+    labels = tf.constant([0, 1])
+    np.testing.assert_allclose(
+        whole(labels, x), losses.ContrastiveTensionLoss()(labels, x), rtol=1e-6
+    )
 
 
 # The model.
@@ -90,10 +95,20 @@ def test_pairs_with_labels():
     assert scores[:4].min() > scores[4:].max()
 
 
-@pytest.mark.parametrize("built", [True, False])
-def test_saved_with_its_twin(tmp_path, built):
+class Scaled(keras.layers.Layer):
+    """No class that Keras knows by name."""
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(), initializer="ones")
+        self.built = True
+
+    def call(self, x):
+        return self.scale * x
+
+
+def test_saved_with_its_twin(tmp_path):
     x = np.random.default_rng(0).normal(size=[4, 3]).astype("float32")
-    encoder = keras.Sequential([*[keras.Input([3])] * built, keras.layers.Dense(2)])
+    encoder = keras.Sequential([keras.Input([3]), keras.layers.Dense(2)])
     model = tfembloss.ContrastiveTensionModel(encoder)
     model.compile("sgd", losses.ContrastiveTensionLossInBatchNegatives())
     begin = model((x, x))
@@ -103,6 +118,18 @@ def test_saved_with_its_twin(tmp_path, built):
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert len(loaded.trainable_variables) == 4
     np.testing.assert_array_equal(loaded((x, x)), model((x, x)))
+
+
+def test_what_is_copied():
+    own = Scaled()
+    own.build([None, 3])
+    own.scale.assign(2.0)
+    assert float(tfembloss.models.twin(own).scale) == 2
+    with pytest.raises(ValueError, match="an encoder that is built"):
+        tfembloss.ContrastiveTensionModel(keras.Sequential([keras.layers.Dense(2)]))
+    lazy = keras.layers.Lambda(lambda x: x)
+    lazy.build([None, 3])
+    assert isinstance(tfembloss.models.twin(lazy), keras.layers.Lambda)
 
 
 def test_export_is_the_encoder_alone(tmp_path):

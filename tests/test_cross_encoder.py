@@ -76,7 +76,7 @@ def test_states_of_tokens_are_taken_of_the_first():
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (QUERIES, "SymbolicTensor"),
+        (QUERIES, "one column"),
         ((QUERIES, TEXTS, TEXTS), "3 columns"),
     ],
 )
@@ -85,7 +85,32 @@ def test_what_are_no_pairs_is_refused(x, message):
         cross_encoder().fit(x, LABELS, verbose=0)
 
 
+@pytest.mark.parametrize(
+    "y", [None, np.eye(2)[LABELS], ["yes", "no"] * 8], ids=["none", "one-hot", "texts"]
+)
+def test_what_are_no_labels_is_refused(y):
+    with pytest.raises(ValueError, match="one label or score for each pair"):
+        cross_encoder("mse").fit((QUERIES, TEXTS), y, verbose=0)
+
+
+def test_scores_are_float32_under_half_precision():
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = cross_encoder()
+        model.fit((QUERIES, TEXTS), LABELS, verbose=0)
+        assert model.predict((QUERIES, TEXTS), verbose=0).dtype == "float32"
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
 def test_parts_of_another_kind_are_refused():
+    with pytest.raises(ValueError, match="TextPairPreprocessor"):
+        tfembloss.CrossEncoder(
+            keras.layers.Identity(), tfembloss.text.TextPreprocessor(VOCABULARY, 3)
+        )
+    several = tfembloss.CrossEncoder(keras.layers.Lambda(lambda x: {"states": x}))
+    with pytest.raises(ValueError, match="gives one tensor"):
+        several(np.ones([1, 2]))
     with pytest.raises(ValueError, match=r"Keras model or layer\. Received: encoder=None"):
         tfembloss.CrossEncoder(None)
     with pytest.raises(ValueError, match=r"two batches of texts.*preprocessor=3"):

@@ -172,7 +172,7 @@ def test_noise_is_fresh_in_each_epoch_and_follows_from_the_seed():
     batches = model.step_batches(dataset.batch(16).repeat(), training=True)
     (one, _), (other, _) = batches.take(2)
     assert np.any(one != other)
-    # In evaluation it is the same each time.
+    # In evaluation it is the same each time, whatever the seed.
     first, second = damaged(model, dataset.batch(4), training=False)
     assert first == second == damaged(model, dataset.batch(4), training=False)[0]
 
@@ -204,24 +204,42 @@ def test_the_token_embeddings_are_the_encoders():
     shapes = [v.shape for v in model.trainable_variables]
     assert shapes.count((18, 8)) == 1
 
-    class Hidden(keras.layers.Layer):
-        vocabulary_size = 18
-        output_shape = (None, 8)
+    def shapes_with(encoder, preprocessor):
+        model = tfembloss.DenoisingAutoEncoder(encoder, preprocessor)
+        return [v.shape for v in model.trainable_variables]
 
-        def build(self, shape):
-            self.inner = TextEncoder(18, dim=8)
-            self.built = True
-
-        def call(self, x, training=None):
-            return self.inner(x, training=training)
-
-    model = tfembloss.DenoisingAutoEncoder(Hidden(), TextPreprocessor(VOCABULARY, 6))
-    model.compile("adam", DenoisingAutoEncoderLoss())
-    model.fit(TEXTS, verbose=0)
-    shapes = [v.shape for v in model.trainable_variables]
-    assert shapes.count((18, 8)) == 2
+    preprocessor, tokens = (
+        TextPreprocessor(VOCABULARY, 6),
+        keras.Input([None], dtype="int32"),
+    )
+    # A layer in it shows them, as keras-hub's backbones do.
+    inside = keras.Sequential([tokens, TextEncoder(18, dim=8)])
+    assert shapes_with(inside, preprocessor).count((18, 8)) == 1
+    # None does: the decoder has its own.
+    hidden = keras.layers.Embedding(18, 8)(tokens)
+    hidden = keras.Model(tokens, keras.layers.GlobalAveragePooling1D()(hidden))
+    assert shapes_with(hidden, preprocessor).count((18, 8)) == 2
     with pytest.raises(ValueError, match="attribute `token_embedding`"):
         tfembloss.DenoisingAutoEncoder(keras.layers.Identity(), lambda texts: texts)
+    with pytest.raises(ValueError, match=r"18 entries.*of 9"):
+        tfembloss.DenoisingAutoEncoder(TextEncoder(9, dim=8), preprocessor)
+
+
+def test_weights_are_saved_with_the_decoders(tmp_path):
+    model, fresh = auto_encoder(), auto_encoder()
+    model.fit(TEXTS, epochs=3, verbose=0)
+    model.save_weights(tmp_path / "x.weights.h5")
+    fresh.load_weights(tmp_path / "x.weights.h5")
+    assert fresh.evaluate(TEXTS, verbose=0) == model.evaluate(TEXTS, verbose=0)
+
+
+def test_datasets_of_unknown_length():
+    batches = tfembloss.data.from_arrays(TEXTS).filter(lambda _: True).batch(3)
+    model = auto_encoder()
+    history = model.fit(batches, validation_data=TEXTS, epochs=2, verbose=0).history
+    np.testing.assert_allclose(
+        history["val_loss"][-1], model.evaluate(TEXTS, verbose=0), rtol=1e-6
+    )
 
 
 def test_saved_and_loaded_it_goes_on(tmp_path):
@@ -276,11 +294,24 @@ def test_weights_metrics_and_mini_batches():
 
 
 @pytest.mark.parametrize(
-    ("x", "y"), [((TEXTS, TEXTS), None), (TEXTS, [1] * 6), ([1] * 6, None)]
+    ("x", "y", "advice"),
+    [
+        ((TEXTS, TEXTS), None, "into one list"),
+        (TEXTS, [1] * 6, "Leave out y"),
+        ([1] * 6, None, "the texts themselves"),
+        (tf.data.Dataset.from_tensor_slices(TEXTS), None, r"batch\(32\)"),
+    ],
 )
-def test_what_are_no_texts_alone_is_refused(x, y):
-    with pytest.raises(ValueError, match="learns from texts alone"):
+def test_what_are_no_texts_alone_is_refused(x, y, advice):
+    with pytest.raises(ValueError, match=f"learns from texts alone.*{advice}"):
         auto_encoder().fit(x, y, verbose=0)
+
+
+def test_a_loss_on_embeddings_is_refused():
+    model = auto_encoder()
+    model.compile("sgd", tfembloss.losses.MultipleNegativesRankingLoss())
+    with pytest.raises(ValueError, match="gives its loss logits"):
+        model.fit(TEXTS, verbose=0)
 
 
 def test_parts_of_another_kind_are_refused():
@@ -289,6 +320,8 @@ def test_parts_of_another_kind_are_refused():
         tfembloss.DenoisingAutoEncoder(encoder, None)
     with pytest.raises(ValueError, match="noise=3"):
         tfembloss.DenoisingAutoEncoder(encoder, preprocessor, noise=3)
+    with pytest.raises(ValueError, match=r"padding=0\.5"):
+        DenoisingAutoEncoderLoss(padding=0.5)
     with pytest.raises(ValueError, match="decoder=3"):
         tfembloss.DenoisingAutoEncoder(encoder, preprocessor, 3)
     heads = SentenceDecoder(num_heads=9)

@@ -66,6 +66,20 @@ def learn_vocabulary(texts, size):
     return vocabulary[: max(size, len(RESERVED) + num_characters)]
 
 
+def _batch_of_texts(texts):
+    """Texts `[rows]`, or a ValueError that says how."""
+    texts = tf.convert_to_tensor(texts)
+    if texts.shape.rank is None:
+        texts = tf.ensure_shape(texts, [None])
+    if texts.dtype != tf.string or texts.shape.rank != 1:
+        raise ValueError(
+            "Expected a batch of texts, strings of shape [rows]: several columns go "
+            "into a tuple, and a dataset of single texts needs .batch(...). Received: "
+            f"shape={tuple(texts.shape)}, dtype={texts.dtype.name}"
+        )
+    return texts
+
+
 def _valid_utf8(texts):
     return tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace")
 
@@ -129,15 +143,7 @@ class TextPreprocessor:
 
     def __call__(self, texts):
         """Token ids `[rows, T]` of texts `[rows]`."""
-        texts = tf.convert_to_tensor(texts)
-        if texts.shape.rank is None:
-            texts = tf.ensure_shape(texts, [None])
-        if texts.dtype != tf.string or texts.shape.rank != 1:
-            raise ValueError(
-                "Expected a batch of texts, strings of shape [rows]: several columns go "
-                "into a tuple, and a dataset of single texts needs .batch(...). Received: "
-                f"shape={tuple(texts.shape)}, dtype={texts.dtype.name}"
-            )
+        texts = _batch_of_texts(texts)
         tokens = self._tokenizer.tokenize(_valid_utf8(texts))[:, : self.sequence_length]
         length = self.sequence_length if self.padding == "max_length" else None
         return tokens.to_tensor(default_value=0, shape=[None, length])
@@ -245,7 +251,7 @@ class DeleteWords:
     def __call__(self, texts, seed):
         """Texts `[rows]` with words deleted."""
         # tensorflow-text's WhitespaceTokenizer (2.21) cuts characters in two.
-        texts = _valid_utf8(tf.convert_to_tensor(texts, tf.string))
+        texts = _valid_utf8(_batch_of_texts(texts))
         words = tensorflow_text.regex_split(texts, r"[\s\p{Z}]+")
         draws = self._draws(texts, words, seed)
         # Of a text of which no word is to stay, the one that came nearest to it does.

@@ -54,6 +54,12 @@ class ContrastiveTensionLoss(EmbeddingLoss):
     def call(self, y_true, y_pred):
         """Values `[B]` of the columns `y_pred [B, 2, D]` with labels `y_true [B]`."""
         columns = check_columns(y_pred, at_least=2, at_most=2)  # [B, 2, D]
+        if y_true.shape.rank == 2 and y_true.shape[1] == 0:
+            raise ValueError(
+                "ContrastiveTensionLoss needs labels y, 1 where both texts are the same: "
+                "tfembloss.data.contrastive_tension_batches(texts) makes such pairs. "
+                "Without y there is ContrastiveTensionLossInBatchNegatives."
+            )
         labels = check_scores(y_true, columns)  # [B]
         labels = require(
             tf.reduce_all((labels >= 0) & (labels <= 1)),
@@ -65,6 +71,10 @@ class ContrastiveTensionLoss(EmbeddingLoss):
         scores = tf.reduce_sum(u * v, axis=1)  # [B]
         values = tf.nn.sigmoid_cross_entropy_with_logits(labels, scores)  # [B]
         return replicas.total(tf.cast(tf.size(values), self.dtype)) * values
+
+    def truncate(self, y_pred, dim):
+        """The first `dim` dimensions, of their own length: it tells dot products apart."""
+        return y_pred[..., :dim]
 
 
 @keras.saving.register_keras_serializable("tfembloss")

@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from tfembloss import replicas
-from tfembloss.losses.base import EmbeddingLoss, nan_where_not_finite
+from tfembloss.losses.base import EmbeddingLoss, check_number, nan_where_not_finite
 
 
 @keras.saving.register_keras_serializable("tfembloss")
@@ -25,8 +25,8 @@ class DenoisingAutoEncoderLoss(EmbeddingLoss):
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: the logits have not three axes, or the token ids are no integers of
-            shape `[B, T]`.
+        ValueError: `padding` is no whole number, the logits have not three axes, or the
+            token ids are no integers of shape `[B, T]`.
 
     Example:
 
@@ -47,7 +47,8 @@ class DenoisingAutoEncoderLoss(EmbeddingLoss):
 
     def __init__(self, padding=0, reduction="sum_over_batch_size", name=None, dtype=None):
         super().__init__(reduction=reduction, name=name, dtype=dtype)
-        self.padding = int(padding)
+        whole = lambda number: number == int(number)  # noqa: E731
+        self.padding = int(check_number("padding", padding, "a whole number", whole))
 
     def call(self, y_true, y_pred):
         """Values `[B]` of the logits `y_pred [B, T, V]` with tokens `y_true [B, T]`."""

@@ -65,6 +65,8 @@ class ColumnModel(keras.Model):
                     (x, y, sample_weight), validation_split
                 )
             if validation_data is not None:
+                if isinstance(validation_data, list):  # rows, not (x, y)
+                    validation_data = (validation_data,)
                 raw = keras.utils.unpack_x_y_sample_weight(validation_data)
                 size = kwargs.pop("validation_batch_size", None) or batch_size
                 validation_data = self._batches_for_steps(*raw, size)

@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from tfembloss.models.base import check_no_strings, column_shapes, map_inputs
+from tfembloss.models.base import check_no_strings, map_inputs
 from tfembloss.models.embedding_model import EmbeddingModel
 
 
@@ -11,11 +11,13 @@ def twin(encoder):
     """A copy of an encoder, with weights of its own that begin as the encoder's.
 
     Args:
-        encoder: Keras model or layer; if it is not built, the copy is not, and begins
-            with weights of its own.
+        encoder: Keras model or layer, built.
 
     Returns:
         A Keras model or layer of the same class.
+
+    Raises:
+        ValueError: the encoder is not built, or Keras cannot serialise it.
 
     Example:
 
@@ -24,10 +26,24 @@ def twin(encoder):
     >>> np.abs(twin(encoder)(np.ones([1, 3])) - encoder(np.ones([1, 3]))).max().item()
     0.0
     """
-    serialized = keras.saving.serialize_keras_object(encoder)
-    copy = keras.saving.deserialize_keras_object(serialized)
-    if encoder.built:
+    if not encoder.built:
+        raise ValueError(
+            "Expected an encoder that is built, to copy its weights: begin it with "
+            f"keras.Input, or call it on a batch first. Received: {encoder!r}"
+        )
+    try:
+        copy = keras.saving.deserialize_keras_object(
+            keras.saving.serialize_keras_object(encoder),
+            custom_objects={type(encoder).__name__: type(encoder)},
+            safe_mode=False,  # it is the caller's own
+        )
         copy.set_weights(encoder.get_weights())
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "Expected an encoder that Keras can copy: one with get_config, that makes its "
+            f"weights in build, of layers registered as keras.saving says. Received: "
+            f"{encoder!r} ({error})"
+        ) from error
     return copy
 
 
@@ -44,13 +60,15 @@ class ContrastiveTensionModel(EmbeddingModel):
     What `predict` gives of one column, and what `export_encoder` writes, is the encoder's.
 
     Args:
-        encoder: Keras model or layer from one column's input to embeddings `[rows, D]`.
+        encoder: Keras model or layer from one column's input to embeddings `[rows, D]`,
+            built. Load its weights, and freeze what is to be frozen, before: the copy is
+            made here. A dropout with a `seed` would drop the same of both.
         preprocessor, mini_batch_size: see `EmbeddingModel`. Without a preprocessor `fit`
             takes `(x, x)` instead of one column.
         name, dtype: as in `keras.Model`.
 
     Raises:
-        ValueError: as `EmbeddingModel`; in use, another number of columns than two.
+        ValueError: as `EmbeddingModel` and `twin`; in use, more than two columns.
 
     Example:
 
@@ -80,15 +98,6 @@ class ContrastiveTensionModel(EmbeddingModel):
     ):
         super().__init__(encoder, preprocessor, mini_batch_size, name=name, dtype=dtype)
         self.twin = twin(encoder)
-
-    def build(self, input_shape):
-        """Builds both encoders from the shapes of the columns."""
-        if not self.encoder.built:
-            shape = column_shapes(input_shape)[0]
-            self.encoder.build(shape)
-            self.twin.build(shape)
-            self.twin.set_weights(self.encoder.get_weights())
-        self.built = True
 
     def call(self, x, training=None):
         """Embeddings `[B, D]` of one column; of two `[B, 2, D]`, the copy's first."""

@@ -2,8 +2,10 @@
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tfembloss.models.base import ColumnModel, check_no_strings
+from tfembloss.text import TextPreprocessor
 
 
 @keras.saving.register_keras_serializable("tfembloss")
@@ -22,7 +24,8 @@ class CrossEncoder(ColumnModel):
 
     Args:
         encoder: Keras model or layer from token ids of a pair, joined, to embeddings
-            `[rows, D]` or `[rows, T, D]`, of which the first token's is taken.
+            `[rows, D]`; or `[rows, T, D]`, of which the first token's is taken, as BERT's
+            `[CLS]`.
         preprocessor: function from two batches of texts to the encoder's input, as
             `tfembloss.text.TextPairPreprocessor`. Without one `fit` takes that input as x.
         mini_batch_size: see `EmbeddingModel`.
@@ -72,17 +75,38 @@ class CrossEncoder(ColumnModel):
                 "`preprocessor` maps two batches of texts to the encoder's input: expected "
                 f"a function or None. Received: preprocessor={preprocessor!r}"
             )
+        if isinstance(preprocessor, TextPreprocessor):
+            raise ValueError(
+                "`preprocessor` maps two batches of texts to the encoder's input: expected "
+                "tfembloss.text.TextPairPreprocessor(vocabulary, first_length, "
+                "second_length). Received a TextPreprocessor, of one text."
+            )
         self.encoder = encoder
         self.preprocessor = preprocessor
-        self.score = keras.layers.Dense(1, dtype=self.dtype_policy)
+        self.score = keras.layers.Dense(1, dtype="float32")
 
     def call(self, x, training=None):
         """Scores `[B, 1]` of the encoder's input."""
         check_no_strings(x)
         embeddings = self.encoder(x, training=training)
+        if not tf.is_tensor(embeddings) and not isinstance(embeddings, keras.KerasTensor):
+            raise ValueError(
+                "Expected an encoder that gives one tensor, [rows, D] or [rows, T, D]. "
+                f"Received: {embeddings!r}. Take one part of it in a keras.Model."
+            )
         if embeddings.shape.rank == 3:
             embeddings = embeddings[:, 0]  # [B, D]
         return self.score(embeddings)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """The compiled loss of the scores `y_pred`; y are numbers `[B]` or `[B, 1]`."""
+        shape = None if y is None else tuple(y.shape)
+        if y is None or y.dtype == tf.string or shape[1:] not in ((), (1,)):
+            raise ValueError(
+                "Expected one label or score for each pair as y, numbers of shape [rows]. "
+                f"Received: {'none' if y is None else f'{y.dtype} of shape {shape}'}"
+            )
+        return super().compute_loss(x, y, y_pred, sample_weight, training)
 
     def predict(self, x, batch_size=None, **kwargs):
         """`keras.Model.predict`, also on raw inputs: scores `[rows]` as a numpy array."""
@@ -99,10 +123,11 @@ class CrossEncoder(ColumnModel):
         """Both columns through the preprocessor, together."""
         if isinstance(x, tuple) and len(x) == 2:
             return self.preprocessor(*x)
-        received = f"{len(x)} columns" if isinstance(x, tuple) else type(x).__name__
+        received = f"{len(x)} columns" if isinstance(x, tuple) else f"one column, {x}"
         raise ValueError(
             "A CrossEncoder scores pairs: expected a tuple of two columns, "
-            f"x=(queries, texts). Received: {received}"
+            f"x=(queries, texts). Received: {received}. A list of pairs is tuple(zip("
+            "*pairs)); a dataset of (query, text) is made one by tfembloss.data.columns."
         )
 
     # Saving.

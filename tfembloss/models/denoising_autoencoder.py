@@ -7,6 +7,8 @@ import keras
 import tensorflow as tf
 
 from tfembloss.layers import PositionEmbedding
+from tfembloss.losses.base import EmbeddingLoss
+from tfembloss.losses.reconstruction import DenoisingAutoEncoderLoss
 from tfembloss.models.embedding_model import EmbeddingModel
 from tfembloss.text import DeleteWords
 
@@ -142,21 +144,22 @@ class DenoisingAutoEncoder(EmbeddingModel):
     The encoder embeds a text without most of its words; a decoder has to tell the whole
     text from that one embedding. So the embedding has to hold what the text is about.
 
-    `fit` takes one column of texts, without y. The noise is drawn anew in each epoch (of
-    batches that repeat without end, in each batch), and follows from
-    `keras.utils.set_random_seed`; `evaluate` has one noise for all calls. What the model
-    gives, by `model(x)` and `predict`, is embeddings of texts as they are, and
-    `export_encoder` leaves the decoder out.
+    `fit` takes one column of texts, without y. The noise is drawn anew in each epoch, and
+    follows from `keras.utils.set_random_seed`; of batches that repeat without end it is
+    drawn in each batch, of `repeat(3)` once for all three. `evaluate` always has the same.
+    What the model gives, by `model(x)` and `predict`, is embeddings of texts as they are,
+    and `export_encoder` leaves the decoder out.
 
     The token embeddings, of the decoder's input and of its logits, are those of the
-    encoder, where it has them as `encoder.token_embedding`, as `tfembloss.text.TextEncoder`
-    and keras-hub's backbones do; else the decoder has its own.
+    encoder where it, or a layer in it, has them as `token_embedding`, as
+    `tfembloss.text.TextEncoder` and keras-hub's backbones do; else the decoder has its own.
 
     Args:
         encoder: Keras model or layer from token ids to embeddings `[rows, D]`.
         preprocessor: from texts `[rows]` to the encoder's input: token ids `[rows, T]`, or
             a dict with `"token_ids"`; as `tfembloss.text.TextPreprocessor`.
-        decoder: layer from embedded tokens and embeddings to states, as the default,
+        decoder: layer from embedded tokens and embeddings to states, built by
+            `build(tokens_shape, embeddings_shape)`, as the default,
             `SentenceDecoder(sequence_length=preprocessor.sequence_length)`.
         noise: function from texts `[rows]` and a seed, an integer that is another one in
             each epoch, to texts `[rows]`, in tf.data; by default
@@ -225,13 +228,26 @@ class DenoisingAutoEncoder(EmbeddingModel):
         self.decoder = decoder
         self.noise = DeleteWords() if noise is None else noise
         self.token_embedding = _token_embedding(encoder, preprocessor)
+        _check_vocabulary(preprocessor, self.token_embedding)
+        if (
+            dim := _known_dim(encoder)
+        ) is not None:  # weights are loaded into what is built
+            self._build_decoder(dim)
+
+    def _build_decoder(self, dim):
+        if not self.decoder.built:
+            tokens = (None, None, self.token_embedding.output_dim)
+            self.decoder.build(tokens, (None, dim))
 
     def call(self, x, training=None):
         """Embeddings `[B, D]` of token ids."""
         embeddings = super().call(x, training=training)
-        if not self.decoder.built:  # which only the loss calls
-            dim = self.token_embedding.output_dim
-            self.decoder.build((None, None, dim), embeddings.shape)
+        if embeddings.shape.rank != 2:
+            raise ValueError(
+                "Expected an encoder that gives one embedding for each text, [rows, D]. "
+                f"Received: shape {tuple(embeddings.shape)}. Pool what it gives of tokens."
+            )
+        self._build_decoder(embeddings.shape[1])  # which only the loss calls
         return embeddings
 
     # Texts in, damaged and whole, and what the loss takes.
@@ -239,9 +255,11 @@ class DenoisingAutoEncoder(EmbeddingModel):
     def step_batches(self, batches, training):
         """Batches `(damaged, whole)` of token ids; in training damaged anew each epoch."""
         _check_texts(batches.element_spec)
-        seeds = tf.data.Dataset.random(
-            random.getrandbits(63) if training else 0, rerandomize_each_iteration=training
-        )
+        if training:
+            seed = random.getrandbits(63)
+            seeds = tf.data.Dataset.random(seed, rerandomize_each_iteration=True)
+        else:
+            seeds = tf.data.Dataset.from_tensors(tf.constant(0, tf.int64)).repeat()
 
         def damaged_and_whole(seed, *element):
             texts, _, sample_weight = keras.utils.unpack_x_y_sample_weight(element)
@@ -258,6 +276,8 @@ class DenoisingAutoEncoder(EmbeddingModel):
             return batches.map(make, tf.data.AUTOTUNE)
 
         epochs = seeds.take(1).flat_map(epoch)
+        if size == tf.data.UNKNOWN_CARDINALITY:
+            return epochs
         return epochs.apply(tf.data.experimental.assert_cardinality(size))
 
     def logits(self, tokens, embeddings, training=None):
@@ -269,6 +289,12 @@ class DenoisingAutoEncoder(EmbeddingModel):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The compiled loss of the logits of the tokens y, given the embeddings."""
+        on_embeddings = isinstance(self.loss, EmbeddingLoss)
+        if on_embeddings and not isinstance(self.loss, DenoisingAutoEncoderLoss):
+            raise ValueError(
+                "A DenoisingAutoEncoder gives its loss logits of tokens: expected "
+                f"tfembloss.losses.DenoisingAutoEncoderLoss(). Received: {self.loss!r}"
+            )
         logits = self.logits(y, y_pred, training)
         return super().compute_loss(x, y, logits, sample_weight, training)
 
@@ -291,22 +317,39 @@ class DenoisingAutoEncoder(EmbeddingModel):
 
 def _token_embedding(encoder, preprocessor):
     """The encoder's, if it shows it; or a new one for the preprocessor's vocabulary."""
-    layer = getattr(encoder, "token_embedding", None)
-    if isinstance(layer, keras.layers.Embedding):
-        return layer
-    vocabulary = getattr(preprocessor, "vocabulary", None)
-    dim = getattr(encoder, "output_shape", [None])[-1]
+    for layer in encoder._flatten_layers():
+        shown = getattr(layer, "token_embedding", None)
+        if isinstance(shown, keras.layers.Embedding):
+            return shown
+    vocabulary, dim = getattr(preprocessor, "vocabulary", None), _known_dim(encoder)
     if vocabulary is None or dim is None:
         raise ValueError(
-            "Expected an encoder with an attribute `token_embedding`, a "
-            "keras.layers.Embedding, to be the decoder's too; or, for one of the decoder's "
-            "own, an encoder whose output shape is known and a preprocessor with "
-            f"`vocabulary`. Received: {encoder!r} and {preprocessor!r}. For a keras-hub "
-            "backbone in it: encoder.token_embedding = backbone.token_embedding."
+            "Expected an encoder that has, or a layer in it that has, an attribute "
+            "`token_embedding`, a keras.layers.Embedding, to be the decoder's too, as "
+            "keras-hub's backbones; or, for one of the decoder's own, an encoder that is "
+            "built, so that its output's shape is known, and a preprocessor with "
+            f"`vocabulary`. Received: {encoder!r} and {preprocessor!r}."
         )
     layer = keras.layers.Embedding(len(vocabulary), dim)
     layer.build()
     return layer
+
+
+def _known_dim(encoder):
+    """The embeddings' dimension, or None where it is not known yet."""
+    shape = getattr(encoder, "output_shape", None) if encoder.built else None
+    return shape[-1] if isinstance(shape, tuple) and len(shape) == 2 else None
+
+
+def _check_vocabulary(preprocessor, token_embedding):
+    """That there is an embedding of each token; XLA would take another one."""
+    size = len(getattr(preprocessor, "vocabulary", []))
+    if size > token_embedding.input_dim:
+        raise ValueError(
+            f"Expected token embeddings for the preprocessor's {size} entries. Received: "
+            f"token embeddings of {token_embedding.input_dim}. Give the encoder "
+            "vocabulary_size=len(vocabulary)."
+        )
 
 
 def _token_ids(inputs):
@@ -322,14 +365,22 @@ def _token_ids(inputs):
 
 
 def _check_texts(spec):
-    """One column of texts without y, or a ValueError."""
+    """One column of texts without y, in batches, or a ValueError."""
     texts, y, _ = keras.utils.unpack_x_y_sample_weight(spec)
-    is_text = isinstance(texts, tf.TensorSpec) and texts.dtype == tf.string
     # from_arrays puts y of no numbers between x and sample_weight.
-    if is_text and texts.shape.rank == 1 and (y is None or y.shape[1:] == [0]):
+    has_y = y is not None and not (isinstance(y, tf.TensorSpec) and y.shape[1:] == [0])
+    is_text = isinstance(texts, tf.TensorSpec) and texts.dtype == tf.string
+    if is_text and texts.shape.rank == 1 and not has_y:
         return
+    if has_y:
+        advice = "Leave out y."
+    elif is_text and texts.shape.rank == 0:
+        advice = "Give batches of them: dataset.batch(32)."
+    elif isinstance(texts, tuple):
+        advice = "Put all columns' texts into one list."
+    else:
+        advice = "Give the texts themselves: the preprocessor makes tokens of them."
     raise ValueError(
         "A DenoisingAutoEncoder learns from texts alone: expected one column of them, "
-        "strings of shape [rows] in batches, and no y. Received elements of "
-        f"{spec}. Put all columns' texts into one list."
+        f"strings of shape [rows], and no y. Received elements of {spec}. {advice}"
     )
