@@ -258,7 +258,8 @@ def test_balanced_batches_of_every_kind_of_input():
         ((["a", "b"], [[1, 0], [0, 1]]), {}, r"one-hot.*int32 of \(2, 2\)"),
         ((["a", "b"],), {}, "Received: None"),
         (([], []), {}, "at least one row"),
-        ((["a", "b"], [1, 2]), {"seed": -1}, "non-negative"),
+        ((["a", "b"], [1, 2]), {"seed": -1}, "seed >= 0. Received: -1"),
+        ((["a", "b"], [1, 2]), {"items_per_class": 2.0}, "items_per_class.*2.0"),
         ((tf.data.Dataset.range(3),), {}, r"elements are \(x, y\)"),
         ((data.from_arrays(["a"], [1]), [1]), {}, "no y beside it"),
         ((data.from_arrays(["a"], [1]).repeat(),), {}, "that ends"),
@@ -409,7 +410,10 @@ def test_no_duplicates_of_every_kind_of_input():
 @pytest.mark.parametrize(
     "arguments, options, message",
     [
-        ((["a"],), {"batch_size": 0}, "batch_size > 0"),
+        ((["a"],), {"batch_size": 0}, "whole number batch_size >= 1. Received: 0"),
+        ((["a"],), {"batch_size": 2.0}, "batch_size >= 1. Received: 2.0"),
+        ((["a"],), {"batch_size": None}, "batch_size >= 1. Received: None"),
+        ((["a"],), {"seed": -1}, "seed >= 0"),
         ((["a", "b"], [1]), {}, r"\[2\] rows, 1 labels or scores"),
         (((["a", "b"], ["a"]),), {}, r"\[2, 1\] rows\."),
         (((),), {}, "at least one column"),
@@ -475,8 +479,15 @@ def test_contrastive_tension_batches():
     [
         (["a"], {"batch_size": 2}, r"at least two texts.*shape \(1,\)"),
         ([1, 2], {"batch_size": 2}, "strings.*int32"),
-        (["a", "b"], {"batch_size": 0}, "batch_size=0"),
-        (["a", "b"], {"batch_size": 2, "pos_neg_ratio": 1}, "pos_neg_ratio=1"),
+        (["a", "b"], {"batch_size": 0}, "batch_size >= 1. Received: 0"),
+        (["a", "b"], {"batch_size": 2.5}, "batch_size >= 1. Received: 2.5"),
+        (
+            ["a", "b"],
+            {"batch_size": 2, "pos_neg_ratio": 1},
+            "pos_neg_ratio >= 2. Received: 1",
+        ),
+        (["a", "b"], {"batch_size": 2, "pos_neg_ratio": 2.5}, "Received: 2.5"),
+        (["a", "b"], {"batch_size": 2, "seed": -1}, "seed >= 0"),
     ],
 )
 def test_what_makes_no_pairs_is_refused(texts, options, message):

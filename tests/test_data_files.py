@@ -24,6 +24,7 @@ ROWS = {
     "query-article-score": [("a", "b", 0.5), ("c", "d", -3.0)],
     "article-label": [("a", "7"), ("b", "007")],
     "text-image": [("a cat", "images/cat.png"), ("a dog", "images/dog, big.png")],
+    "text": [("how old?",), ("where, or when?",)],
 }
 FORMATS = ("csv", "tsv", "txt", "jsonl", "ndjson", "tfrecord", "tfrecords")
 
@@ -133,6 +134,7 @@ def test_elements_are_what_fit_takes(write, kind):
             "query-article-score": ((text, text), tf.TensorSpec([], tf.float32)),
             "article-label": (text, text),
             "text-image": ((text, text),),
+            "text": text,
         }[kind]
     )
 
@@ -181,6 +183,35 @@ def map_numpy(dataset):
 )
 def test_what_files_look_like(write, name, content, rows):
     assert read_all(write(name, content)) == rows
+
+
+@pytest.mark.parametrize(
+    "name, content, options, texts",
+    [
+        (
+            "a.txt",
+            'text\nso, "it" is\r\n\n"x\n\ty;|',
+            {},
+            ["text", 'so, "it" is', '"x', "\ty;|"],
+        ),
+        ("a.txt.gz", "a\nText\n", {}, ["a", "Text"]),
+        ("a.txt", "a\n'b, c'\n", {}, ["a", "'b, c'"]),
+        ("a.txt", '"a;b"\nc', {"delimiter": ";"}, ["a;b", "c"]),
+        ("a.txt", "id;body\n1;a, b", {"columns": ["body"]}, ["a, b"]),
+        ("a.csv", 'text\n"a, b"\n"c\nd"', {}, ["a, b", "c\nd"]),
+        ("a.csv", 'body\n"a, b"\nc', {"columns": ["body"]}, ["a, b", "c"]),
+        ("a.csv", "a|b\tc\n", {}, ["a|b\tc"]),
+        ("a.tsv", "a, b\nc;d", {}, ["a, b", "c;d"]),
+        ("a.jsonl", '["a"]\n{"text": "b"}', {}, ["a", "b"]),
+    ],
+)
+def test_texts_alone(write, name, content, options, texts):
+    path = write(name, content)
+    assert read_all(path, "text", **options) == [(text,) for text in texts]
+    found = [
+        text.decode() for text in data.read(path, "text", **options).as_numpy_iterator()
+    ]
+    assert found == texts
 
 
 def test_quotes_may_be_text(write):
@@ -344,9 +375,19 @@ def test_other_encodings(write, encoding):
         ("a,b\n", {"delimiter": '"'}, "one character"),
         ("a,b\n", {"columns": "ab"}, "columns of 2 names"),
         ("a,b\n", {"columns": ["a"]}, "columns of 2 names"),
+        ("a,b\n", {"columns": {"a": 0, "b": 1}}, "list or tuple columns of 2 names"),
+        ("a,b\n", {"columns": ["a", 1]}, "columns of 2 names"),
+        ("a,b\n", {"columns": 2}, "columns of 2 names"),
+        (
+            "Article, Query\na,b\n",
+            {},
+            r"a.txt: .*looks like a header.*columns=\(' Query', 'Article'\)",
+        ),
+        ("a,b\n", {"delimiter": 9}, "one character.*delimiter=9"),
         ("a,b\n", {"label_dtype": "int32"}, "label_dtype"),
         ("a,b\n", {"bad_rows": "ignore"}, "bad_rows"),
-        ("a,b\n", {"max_row_bytes": 0}, "max_row_bytes > 0"),
+        ("a,b\n", {"max_row_bytes": 0}, "max_row_bytes >= 1"),
+        ("a,b\n", {"max_row_bytes": None}, "max_row_bytes >= 1. Received: None"),
     ],
 )
 def test_what_cannot_be_read_is_refused_at_the_call(write, content, options, message):

@@ -6,7 +6,9 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -50,6 +52,10 @@ def vector(text):
 
 def embed(texts):
     return np.array([vector(text) for text in texts], "float32")
+
+
+def rotated(texts):
+    return embed(texts)[:, ::-1][:, :4]
 
 
 def cosine(a, b):
@@ -388,7 +394,17 @@ def test_the_summary_counts(capsys):
     ({"queries": ["q", " "], "positives": ["p", "p"]}, "1 without any, the first in row 1"),
     ({"corpus": ["a", b"b"]}, "b'b' of type bytes in row 1"),
     ({"corpus": ["a", None]}, "NoneType in row 1"),
+    ({"corpus": None}, "corpus as a list of texts. Received: None"),
+    ({"corpus": ["a", "\ud800"]}, "surrogate pair in row 1"),
     ({"positives": ["p", "o"]}, "1 queries, positives for 2"),
+    ({"positives": "p"}, "positives as a list.*'p' of type str"),
+    ({"positives": b"p"}, "positives as a list.*b'p' of type bytes"),
+    ({"positives": None}, "positives as a list.*NoneType"),
+    ({"positives": 3}, "positives as a list.*3 of type int"),
+    ({"positives": [b"p"]}, "b'p' of type bytes in row 0"),
+    ({"positives": [3]}, "3 of type int in row 0"),
+    ({"positives": [None]}, "NoneType in row 0"),
+    ({"positives": [["p", b"p"]]}, "positives of query 0 .*b'p' of type bytes in row 1"),
     ({"positives": [[]]}, "the positives of query 0, received none"),
     ({"positives": [[""]]}, "without any"),
     ({"num_negatives": 0}, "num_negatives >= 1. Received: 0"),
@@ -399,15 +415,21 @@ def test_the_summary_counts(capsys):
     ({"absolute_margin": np.nan}, "absolute_margin=nan"),
     ({"relative_margin": "5%"}, "relative_margin='5%'"),
     ({"sampling": "hard"}, "'hard'"),
-    ({"sampling": "random", "seed": -1}, "non-negative"),
+    ({"sampling": "random", "seed": -1}, "seed >= 0. Received: -1"),
     ({"batch_size": 0}, "batch_size >= 1"),
     ({"distance": "cosinus"}, "cosinus"),
     ({"embed": 7}, "`embed` as a Keras model, or a function"),
     ({"embed": lambda texts: np.zeros([len(texts)])}, r"shape \(1,\)"),
-    ({"embed": lambda texts: np.zeros([1, 2])}, r"here n = 3. Received: shape \(1, 2\)"),
+    ({"embed": lambda texts: np.zeros([1, 2])}, r"here n = 3, .* shape \(1, 2\)"),
+    ({"embed": (embed, rotated)}, r"D = 6 as before. Received: shape \(3, 4\)"),
     ({"embed": lambda texts: np.full([len(texts), 2], np.nan)}, "of 'q' is NaN"),
     ({"cross_encoder": lambda *_: np.zeros([2, 2])}, r"scores \[n\] or \[n, 1\]"),
     ({"cross_encoder": lambda a, b: [np.inf for _ in a]}, "score of 'p' is NaN or inf"),
+    ({"embed": lambda texts: {"a": 1}}, r"embeddings \[n, D\], here n = 1.*dict"),
+    ({"embed": lambda texts: [[1], *([1, 2] for _ in texts)]}, "n = 1.*list"),
+    ({"embed": lambda t: np.ones([len(t), len(t[0])]), "corpus": ["a", "bb"],
+      "batch_size": 1}, r"n = 1, D = 1 as before. Received: shape \(1, 2\)"),
+    ({"cross_encoder": lambda *_: {"a": 1}}, r"scores \[n\].*dict"),
 ])  # fmt: skip
 def test_mining_refuses(changes, message):
     arguments = {"queries": ["q"], "corpus": ["a", "b"], "positives": ["p"], "embed": embed}
@@ -415,11 +437,22 @@ def test_mining_refuses(changes, message):
         synthesis.mine_hard_negatives(**{**arguments, **changes}, verbose=0)
 
 
+def test_models_without_preprocessor_are_refused():
+    encoder = tfembloss.text.TextEncoder(10, dim=8, num_layers=1, num_heads=2)
+    arguments = ["q"], ["a", "b"], ["p"]
+    for models, message in [
+        ({"embed": tfembloss.EmbeddingModel(encoder)}, r"wrap it: EmbeddingModel\(enc"),
+        ({"embed": tfembloss.CrossEncoder(encoder)}, "CrossEncoder, which scores pairs"),
+        (
+            {"embed": embed, "cross_encoder": tfembloss.CrossEncoder(encoder)},
+            r"wrap it: CrossEncoder\(enc",
+        ),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            synthesis.mine_hard_negatives(*arguments, **models, verbose=0)
+
+
 # synthesize
-
-
-def rotated(texts):
-    return embed(texts)[:, ::-1][:, :4]
 
 
 def rotated_cosine(a, b):
@@ -569,13 +602,49 @@ def test_embedding_the_corpus_goes_on_too(tmp_path):
     assert contents(folder) == contents(uninterrupted)
 
 
-def test_a_finished_set_calls_no_model(whole):
+@pytest.mark.parametrize("damage", ["empty", "cut at a record", "cut", "flipped"])
+def test_a_damaged_file_is_made_again(damage, whole, tmp_path):
+    folder = tmp_path / "set"
+    shutil.copytree(whole, folder)
+    file = folder / "rows-00003-of-00005.tfrecord"
+    content = bytearray(file.read_bytes())
+    (size,) = struct.unpack("<Q", content[:8])
+    if damage == "flipped":
+        content[len(content) // 2] ^= 4
+    end = {"empty": 0, "cut at a record": size + 16, "cut": -5}.get(damage)
+    file.write_bytes(content[:end])
+    with pytest.raises(ValueError, match=r"4 of 5 files: rows-00003-of-00005.*damaged"):
+        synthesis.load_synthesized(folder)
+    synthesis.synthesize(**SET, path=folder, verbose=0)
+    assert contents(folder) == contents(whole)
+
+
+@pytest.mark.parametrize("manifest", [b"", b'{"inpu', b"[]", b"{}", b"\xff"])
+def test_a_damaged_manifest_is_refused(manifest, tmp_path):
+    (tmp_path / "synthesized.json").write_bytes(manifest)
+    with pytest.raises(ValueError, match=r"synthesized.json', which is damaged"):
+        synthesis.load_synthesized(tmp_path)
+    with pytest.raises(ValueError, match=r"synthesized.json', which is damaged"):
+        synthesis.synthesize(**SET, path=tmp_path)
+
+
+def test_scores_of_zero_in_the_probe_are_rounded_too(tmp_path):
+    arguments = ["q"], ["a", "b"], embed
+    synthesis.synthesize(*arguments, lambda a, b: [0] * len(a), tmp_path, 2, verbose=0)
+    (tmp_path / "rows-00000-of-00001.tfrecord").unlink()
+    synthesis.synthesize(*arguments, lambda a, b: [1e-8] * len(a), tmp_path, 2, verbose=0)
+
+
+def test_a_finished_set_calls_no_model(whole, capsys):
     before = {file: file.stat().st_mtime_ns for file in whole.iterdir()}
     leftover = whole / "corpus-0.float32"
     leftover.touch()  # of a run that was killed when all rows were there
     models = {"relation_miner": refuse, "cross_encoder": refuse}
     dataset = synthesis.synthesize(**{**SET, **models}, path=whole)
     assert len(dataset) == 1100 * 3 and not leftover.exists()
+    assert (
+        capsys.readouterr().out == f"The set in {whole} is finished: no model is called.\n"
+    )
     assert before == {file: file.stat().st_mtime_ns for file in whole.iterdir()}
 
 
@@ -619,8 +688,11 @@ def test_another_folder_is_refused(tmp_path):
             synthesis.synthesize(**SET, path=path)
         with pytest.raises(ValueError, match=r"there is no synthesized.json"):
             synthesis.load_synthesized(path)
-    with pytest.raises(ValueError, match="local folder"):
-        synthesis.synthesize(**SET, path="gs://bucket/set")
+    for path in ("gs://bucket/set", None, 3):
+        with pytest.raises(ValueError, match="local folder"):
+            synthesis.synthesize(**SET, path=path)
+        with pytest.raises(ValueError, match="local folder"):
+            synthesis.load_synthesized(path)
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
 
 
@@ -631,7 +703,7 @@ def test_a_manifest_that_was_half_written_is_none(tmp_path):
     )
     assert len(dataset) == 1
     assert set(json.loads((tmp_path / "synthesized.json").read_text())) == {
-        "inputs", "rows", "shards", "probes",
+        "inputs", "rows", "probes",
     }  # fmt: skip
 
 
@@ -755,6 +827,7 @@ def test_the_summary_of_duplicates(capsys):
     ({"threshold": 0}, "threshold=0"),
     ({"threshold": 1.01}, "threshold=1.01"),
     ({"threshold": np.nan}, "threshold=nan"),
+    ({"threshold": "0.9"}, "threshold='0.9'"),
     ({"batch_size": -1}, "batch_size >= 1"),
     ({"embed": "model"}, "`embed` as a Keras model"),
     ({"embed": lambda texts: np.full([len(texts), 2], np.inf)}, "NaN or infinite"),

@@ -1,14 +1,15 @@
 """Texts that a corpus has more than once, or nearly."""
 
+import numbers
 import textwrap
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from tfembloss.checks import check_count
 from tfembloss.distances import l2_normalize
 from tfembloss.scoring import (
-    check_count,
     check_texts,
     chunks,
     embed_all,
@@ -81,8 +82,10 @@ def find_duplicates(texts, embed, threshold=0.95, batch_size=256, verbose=1):
     """
     texts = check_texts(texts, "texts", empty_allowed=True)
     batch_size = check_count(batch_size, "batch_size", 1)
-    if not 0 < threshold <= 1:
-        raise ValueError(f"Expected 0 < threshold <= 1. Received: threshold={threshold}")
+    if not isinstance(threshold, numbers.Real) or not 0 < threshold <= 1:
+        raise ValueError(
+            f"Expected a number 0 < threshold <= 1. Received: threshold={threshold!r}"
+        )
     different = unique(texts)
     originals, similarities = np.arange(len(different)), np.ones(len(different), "float32")
     if embed is not None:
@@ -92,9 +95,9 @@ def find_duplicates(texts, embed, threshold=0.95, batch_size=256, verbose=1):
 
     # From the rows of different texts to those of all.
     number_of = {text: number for number, text in enumerate(different)}
-    numbers = np.array([number_of[text] for text in texts])
-    _, first = np.unique(numbers, return_index=True)
-    originals, similarities = first[originals[numbers]], similarities[numbers]
+    number = np.array([number_of[text] for text in texts])
+    _, first = np.unique(number, return_index=True)
+    originals, similarities = first[originals[number]], similarities[number]
     (rows,) = np.nonzero(originals != np.arange(len(texts)))
     duplicates = Duplicates(rows, originals[rows], similarities[rows])
     if verbose:
@@ -103,15 +106,17 @@ def find_duplicates(texts, embed, threshold=0.95, batch_size=256, verbose=1):
 
 
 def _nearest_kept(embeddings, threshold, verbose):
-    """For each row the kept row before it that it repeats, or itself, and their cosine."""
+    """For each row the kept row before it that it repeats, or itself, and their cosine.
+
+    The rows kept are written over the first of the embeddings, normalised.
+    """
     originals = np.arange(len(embeddings))
     similarities = np.ones(len(embeddings), "float32")
-    kept = np.empty_like(embeddings)
     kept_rows = np.empty(0, "int64")
     title = f"Comparing {len(embeddings):,} texts"
     for rows in chunks(len(embeddings), _ROWS, title, verbose):
         tile = l2_normalize(tf.constant(embeddings[rows])).numpy()
-        nearest, cosines = _nearest(tile, kept[: len(kept_rows)])
+        nearest, cosines = _nearest(tile, embeddings[: len(kept_rows)])
         within = tile @ tile.T
         is_kept = np.zeros(len(tile), bool)
         originals_of_tile = np.append(kept_rows, 0)[nearest]
@@ -126,7 +131,7 @@ def _nearest_kept(embeddings, threshold, verbose):
         originals[rows][~is_kept] = originals_of_tile[~is_kept]
         similarities[rows][~is_kept] = np.minimum(cosines[~is_kept], 1)
         new = np.flatnonzero(is_kept)
-        kept[len(kept_rows) : len(kept_rows) + len(new)] = tile[new]
+        embeddings[len(kept_rows) : len(kept_rows) + len(new)] = tile[new]
         kept_rows = np.append(kept_rows, rows.start + new)
     return originals, similarities
 

@@ -10,10 +10,10 @@ import numpy as np
 import tensorflow as tf
 
 from tfembloss import distances, search
+from tfembloss.checks import check_count
 from tfembloss.scoring import (
     BATCHES,
     by_query,
-    check_count,
     check_positives,
     check_texts,
     chunks,
@@ -296,7 +296,8 @@ def _generator(sampling, seed):
         )
     if sampling == "top":
         return None
-    return np.random.default_rng(random.getrandbits(64) if seed is None else seed)
+    seed = random.getrandbits(64) if seed is None else check_count(seed, "seed", 0)
+    return np.random.default_rng(seed)
 
 
 def _check_conditions(**conditions):

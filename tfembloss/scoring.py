@@ -1,19 +1,18 @@
 """Lists of texts, and the models that embed them and score pairs of them."""
 
-import operator
-
 import keras
 import numpy as np
 import tensorflow as tf
+
+from tfembloss.models.base import ColumnModel
+from tfembloss.models.cross_encoder import CrossEncoder
 
 BATCHES = 16  # of a model's batches in one call of `predict`, and in one step of the bar
 
 
 def check_texts(texts, name, empty_allowed=False):
     """A list of the texts; a ValueError where they are none, or not all texts."""
-    if isinstance(texts, str | bytes):
-        raise ValueError(f"Expected {name} as a list of texts. Received: {texts!r}")
-    texts = list(texts)
+    texts = _as_list(texts, f"{name} as a list of texts")
     if not texts:
         raise ValueError(f"Expected at least one text in {name}, received none.")
     for row, text in enumerate(texts):
@@ -22,6 +21,13 @@ def check_texts(texts, name, empty_allowed=False):
                 f"Expected {name} as a list of strings (of bytes take .decode()). "
                 f"Received: {text!r} of type {type(text).__name__} in row {row}."
             )
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"Expected Unicode text in every row of {name}. Received half of a "
+                f"surrogate pair in row {row}: {text[:80]!r}. Leave it out."
+            ) from None
     empty = [row for row, text in enumerate(texts) if not text.strip()]
     if empty and not empty_allowed:
         raise ValueError(
@@ -33,7 +39,11 @@ def check_texts(texts, name, empty_allowed=False):
 
 def check_positives(queries, positives):
     """For each query the list of its positives, each once."""
-    positives = [[of] if isinstance(of, str) else list(of) for of in positives]
+    expected = "positives as a list: for each query its positive text or a list of them"
+    positives = [
+        [of] if isinstance(of, str) else _as_list(of, expected, f" in row {row}")
+        for row, of in enumerate(_as_list(positives, expected))
+    ]
     if len(positives) != len(queries):
         raise ValueError(
             "Expected for each query its positive text or a list of them. Received: "
@@ -42,6 +52,18 @@ def check_positives(queries, positives):
     for row, texts in enumerate(positives):
         check_texts(texts, f"the positives of query {row}")
     return [unique(texts) for texts in positives]
+
+
+def _as_list(values, expected, place=""):
+    """A list of the values, where they are several and not one text."""
+    try:
+        if not isinstance(values, str | bytes):
+            return list(values)
+    except TypeError:
+        pass
+    raise ValueError(
+        f"Expected {expected}. Received: {values!r} of type {type(values).__name__}{place}."
+    )
 
 
 def by_query(queries, positives):
@@ -64,34 +86,29 @@ def unique(texts):
     return list(dict.fromkeys(texts))
 
 
-def check_count(value, name, at_least):
-    """A whole number of at least so much."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = at_least - 1
-    if number < at_least:
-        raise ValueError(
-            f"Expected a whole number {name} >= {at_least}. Received: {value!r}"
-        )
-    return number
-
-
-def embedders(embed, batch_size, name="embed"):
+def embedders(embed, batch_size, name="embed", dims=None):
     """Functions from a list of texts to embeddings `[n, D]`: of queries, of the corpus."""
+    dims = set() if dims is None else dims  # the D of the batches so far
     if isinstance(embed, tuple) and len(embed) == 2:
-        return tuple(embedders(part, batch_size, name)[0] for part in embed)
+        return tuple(embedders(part, batch_size, name, dims)[0] for part in embed)
+    if isinstance(embed, CrossEncoder):
+        raise ValueError(
+            f"Expected `{name}` as a model of single texts. Received: a CrossEncoder, "
+            "which scores pairs of them; it goes into `cross_encoder`."
+        )
     call, size = _caller(embed, batch_size, name, "a list of texts to embeddings [n, D]")
 
     def embeddings(texts):
         parts = []
         for batch in chunks(len(texts), size):
-            part = np.asarray(call(texts[batch]), "float32")
-            if part.ndim != 2 or len(part) != len(texts[batch]):
-                raise ValueError(
-                    f"Expected `{name}` to return embeddings [n, D], here n = "
-                    f"{len(texts[batch])}. Received: shape {part.shape}"
-                )
+            expected = (
+                f"`{name}` to return embeddings [n, D], here n = {len(texts[batch])}"
+                + "".join(f", D = {dim} as before" for dim in dims)
+            )
+            part = _as_array(call(texts[batch]), expected)
+            dims.update(part.shape[1:] if part.ndim == 2 and not dims else ())
+            if part.shape not in [(len(texts[batch]), dim) for dim in dims]:
+                raise ValueError(f"Expected {expected}. Received: shape {part.shape}")
             _check_finite(part, f"`{name}`'s embedding", texts[batch])
             parts.append(part)
         return np.concatenate(parts)
@@ -107,12 +124,11 @@ def scorer(cross_encoder, batch_size):
     def scores(queries, texts):
         parts = []
         for batch in chunks(len(texts), size):
-            part = np.asarray(call(queries[batch], texts[batch]), "float32")
-            if part.shape not in [(len(texts[batch]),), (len(texts[batch]), 1)]:
-                raise ValueError(
-                    "Expected `cross_encoder` to return scores [n] or [n, 1], here n = "
-                    f"{len(texts[batch])}. Received: shape {part.shape}"
-                )
+            n = len(texts[batch])
+            expected = f"`cross_encoder` to return scores [n] or [n, 1], here n = {n}"
+            part = _as_array(call(queries[batch], texts[batch]), expected)
+            if part.shape not in [(n,), (n, 1)]:
+                raise ValueError(f"Expected {expected}. Received: shape {part.shape}")
             part = part.reshape(-1)
             _check_finite(part, "`cross_encoder`'s score", texts[batch])
             parts.append(part)
@@ -123,6 +139,13 @@ def scorer(cross_encoder, batch_size):
 
 def _caller(model, batch_size, name, signature):
     """What maps lists of texts to a model's output, and how many texts it is given."""
+    if isinstance(model, ColumnModel) and not model.takes_raw_inputs:
+        wrapper = "CrossEncoder" if name == "cross_encoder" else "EmbeddingModel"
+        raise ValueError(
+            f"Expected `{name}` as a model that takes texts. Received: "
+            f"{type(model).__name__} without a preprocessor: wrap it: "
+            f"{wrapper}(encoder, preprocessor)."
+        )
     if isinstance(model, keras.Model):
 
         def predict(*columns):
@@ -137,6 +160,16 @@ def _caller(model, batch_size, name, signature):
         f"Expected `{name}` as a Keras model, or a function from {signature}. "
         f"Received: {model!r}"
     )
+
+
+def _as_array(result, expected):
+    try:
+        return np.asarray(result, "float32")
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"Expected {expected}, one array of numbers. Received: "
+            f"{type(result).__name__} ({error})"
+        ) from error
 
 
 def _check_finite(values, what, texts):

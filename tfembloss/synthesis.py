@@ -13,10 +13,10 @@ import numpy as np
 import tensorflow as tf
 
 from tfembloss import search
+from tfembloss.checks import check_count
 from tfembloss.duplicates import Duplicates, find_duplicates
 from tfembloss.hard_negatives import HardNegatives, mine_hard_negatives
 from tfembloss.scoring import (
-    check_count,
     check_positives,
     check_texts,
     chunks,
@@ -67,8 +67,8 @@ def synthesize(
     corpus twice is found once.
 
     The rows go to files in `path`, 256 queries in each. A run that was killed goes on
-    from what is there, with the same arguments, to the rows of one that was not. Where
-    the set is finished nothing is computed.
+    from what is there, with the same arguments, to the rows of one that was not; a file
+    that is damaged is made again. Where the set is finished no model is called.
 
     Args:
         queries: Q texts.
@@ -87,7 +87,7 @@ def synthesize(
             them. The first is then the similar article, and all the others found are
             irrelevant ones, but none that is a positive.
         batch_size: texts, or pairs of them, that a model is given at a time, > 0.
-        verbose: 1 for progress bars.
+        verbose: 1 for progress bars, and a line where the set is finished already.
 
     Returns:
         The dataset of `load_synthesized(path)`, for `MarginMSELoss`:
@@ -97,7 +97,8 @@ def synthesize(
         ValueError: the corpus has too few texts, an option is out of range, a text is
             empty or none, a model returns another shape or numbers that are not finite;
             or `path` holds something else, a set of other texts or options, or one that
-            was begun with other models. Nothing there is changed then.
+            was begun with other models and is not finished: of one that is no model is
+            called, and others are not noticed. Nothing there is changed then.
 
     Example:
 
@@ -151,8 +152,10 @@ def synthesize(
         "inputs": _fingerprint(
             queries, corpus, *known, map(str, [num_relations, len(miners), _SHARD])
         ),
-        "rows": len(queries) * (num_relations - 1),
-        "shards": -(-len(queries) // _SHARD),
+        "rows": [  # of each shard
+            (num_relations - 1) * len(queries[start : start + _SHARD])
+            for start in range(0, len(queries), _SHARD)
+        ],
     }
     _check_folder(path, plan)
     if missing := _missing_shards(path, plan):
@@ -170,7 +173,7 @@ def synthesize(
             )
             for i, (_, of_corpus) in enumerate(miners)
         ]
-        title = f"Making triplets: {len(missing)} of {plan['shards']} files"
+        title = f"Making triplets: {len(missing)} of {len(plan['rows'])} files"
         for step in chunks(len(missing), 1, title, verbose):
             shard = missing[step.start]
             part = slice(shard * _SHARD, (shard + 1) * _SHARD)
@@ -180,9 +183,11 @@ def synthesize(
                 for of_query, rows in zip(known[part], hits, strict=True)
             ]
             _write(_shard_file(path, plan, shard), queries[part], articles, score)
+    elif verbose:
+        print(f"The set in {path} is finished: no model is called.")
     for file in path.glob("corpus-*.float32"):
         file.unlink()
-    return load_synthesized(path)
+    return _dataset(path, plan)
 
 
 def load_synthesized(path):
@@ -195,10 +200,12 @@ def load_synthesized(path):
         A `tf.data.Dataset` of single rows `((query, similar, irrelevant), margin)`,
         strings and a float32, in the order of the queries, of known length: go on with
         `.shuffle(...).batch(...)`. The files are TFRecords of `tf.train.Example` with the
-        features query, article, irrelevant_article and margin.
+        features query, article, irrelevant_article and margin. They are read through once
+        here, for damage.
 
     Raises:
-        ValueError: there is no set in the folder, or it is not finished.
+        ValueError: there is no set in the folder, it is not finished, or a file of it is
+            damaged.
 
     Example:
 
@@ -219,14 +226,21 @@ def load_synthesized(path):
             "Expected the folder of a set that tfembloss.synthesis.synthesize has made. "
             f"Received: path={str(path)!r}, where there is no {_MANIFEST}."
         )
-    plan = json.loads((path / _MANIFEST).read_text())
+    plan = _manifest(path)
     if missing := _missing_shards(path, plan):
+        num_shards, first = len(plan["rows"]), _shard_file(path, plan, missing[0])
         raise ValueError(
             f"Expected a finished set. Received: path={str(path)!r}, which has "
-            f"{plan['shards'] - len(missing)} of {plan['shards']} files. Call synthesize "
-            "with this path and the same arguments: it makes the rest."
+            f"{num_shards - len(missing)} of {num_shards} files: {first.name} is "
+            f"{'damaged' if first.exists() else 'missing'}. Call synthesize with this path "
+            "and the same arguments: it makes the rest."
         )
-    files = [str(_shard_file(path, plan, shard)) for shard in range(plan["shards"])]
+    return _dataset(path, plan)
+
+
+def _dataset(path, plan):
+    """The dataset of a set that is whole."""
+    files = [str(_shard_file(path, plan, shard)) for shard in range(len(plan["rows"]))]
     features = {name: tf.io.FixedLenFeature([], tf.string) for name in _TEXTS}
     features["margin"] = tf.io.FixedLenFeature([], tf.float32)
 
@@ -235,7 +249,7 @@ def load_synthesized(path):
         return tuple(parsed[name] for name in _TEXTS), parsed["margin"]
 
     rows = tf.data.TFRecordDataset(files).map(row, tf.data.AUTOTUNE)
-    return rows.apply(tf.data.experimental.assert_cardinality(plan["rows"]))
+    return rows.apply(tf.data.experimental.assert_cardinality(sum(plan["rows"])))
 
 
 # What is found.
@@ -265,8 +279,8 @@ def _take_turns(rankings, leave_out, count):
 
 
 def _local_folder(path):
-    if "://" in str(path):
-        raise ValueError(f"Expected a local folder. Received: path={str(path)!r}")
+    if not isinstance(path, str | os.PathLike) or "://" in str(path):
+        raise ValueError(f"Expected a local folder. Received: path={path!r}")
     return pathlib.Path(path).expanduser().resolve()
 
 
@@ -281,11 +295,25 @@ def _fingerprint(*lists):
     return digest.hexdigest()
 
 
+def _manifest(path):
+    """What the folder's manifest says."""
+    try:
+        plan = json.loads((path / _MANIFEST).read_bytes())
+    except ValueError:  # no JSON, or no UTF-8
+        plan = None
+    if not isinstance(plan, dict) or not {"inputs", "rows", "probes"} <= plan.keys():
+        raise ValueError(
+            "Expected a manifest that tfembloss.synthesis.synthesize has written. "
+            f"Received: {str(path / _MANIFEST)!r}, which is damaged: put back a copy of "
+            "it, or remove the folder and make the set again."
+        )
+    return plan
+
+
 def _check_folder(path, plan):
     """That it is new, or holds this set."""
     if (path / _MANIFEST).exists():
-        found = json.loads((path / _MANIFEST).read_text())
-        if found.get("inputs") != plan["inputs"]:
+        if _manifest(path)["inputs"] != plan["inputs"]:
             raise ValueError(
                 "Expected a new folder, or one with a set of the same texts and options. "
                 f"Received: path={str(path)!r}, which holds a set of others (queries, "
@@ -312,8 +340,9 @@ def _begin(path, plan, probes):
         partial = path / (_MANIFEST + _PARTIAL)
         partial.write_text(json.dumps({**plan, "probes": probes}))
         os.replace(partial, file)
-    for before, now in zip(json.loads(file.read_text())["probes"], probes, strict=True):
-        tolerance = 1e-3 * np.max(np.abs(before))  # of another machine's rounding
+    for before, now in zip(_manifest(path)["probes"], probes, strict=True):
+        # Of another machine's rounding; also of numbers that are 0.
+        tolerance = max(1e-3 * np.max(np.abs(before)), 1e-6)
         if np.shape(before) != np.shape(now) or not np.allclose(
             before, now, rtol=0, atol=tolerance
         ):
@@ -338,12 +367,24 @@ def _probe(miners, score, queries, corpus):
 
 
 def _shard_file(path, plan, shard):
-    return path / f"rows-{shard:05d}-of-{plan['shards']:05d}.tfrecord"
+    return path / f"rows-{shard:05d}-of-{len(plan['rows']):05d}.tfrecord"
 
 
 def _missing_shards(path, plan):
-    shards = range(plan["shards"])
-    return [shard for shard in shards if not _shard_file(path, plan, shard).exists()]
+    """The shards whose file is not there, or has not all of its rows."""
+    return [
+        shard
+        for shard, num_rows in enumerate(plan["rows"])
+        if _num_rows(_shard_file(path, plan, shard)) != num_rows
+    ]
+
+
+def _num_rows(file):
+    """How many records a file has; None where it is missing or damaged."""
+    try:
+        return sum(map(len, tf.data.TFRecordDataset(str(file)).batch(4096)))
+    except (tf.errors.NotFoundError, tf.errors.DataLossError):
+        return None
 
 
 def _write(file, queries, articles, score):

@@ -8,6 +8,7 @@ import random
 import numpy as np
 import tensorflow as tf
 
+from tfembloss.checks import check_count
 from tfembloss.data.columns import as_columns, as_element, as_rows
 
 
@@ -41,9 +42,10 @@ def balanced_batches(x, y=None, *, classes_per_batch, items_per_class=4, seed=No
         after the other.
 
     Raises:
-        ValueError: P or K is too small, there are fewer than P classes, x and y differ in
-            length or are empty, labels are no vector of integers or strings, or the
-            dataset's elements are not `(x, y)`, do not end or differ in shape.
+        ValueError: P or K is too small or no whole number, there are fewer than P classes,
+            x and y differ in length or are empty, labels are no vector of integers or
+            strings, or the dataset's elements are not `(x, y)`, do not end or differ in
+            shape.
 
     Example:
 
@@ -61,6 +63,8 @@ def balanced_batches(x, y=None, *, classes_per_batch, items_per_class=4, seed=No
         Finetuner's class sampler, pytorch-metric-learning's MPerClassSampler; those leave
         it to chance how often an item is used.
     """
+    classes_per_batch = check_count(classes_per_batch, "classes_per_batch", 0)
+    items_per_class = check_count(items_per_class, "items_per_class", 0)
     if classes_per_batch < 2 or items_per_class < 2:
         raise ValueError(
             "Expected at least 2 classes in a batch, or nothing is negative, and 2 items "
@@ -168,8 +172,8 @@ def batches_without_duplicates(x, y=None, *, batch_size, drop_remainder=False, s
         Keras's `fit` ends later epochs at the number of batches of the first.
 
     Raises:
-        ValueError: batch_size is too small, x and y differ in length or are empty, or a
-            dataset's elements are none of these, do not end or differ in shape.
+        ValueError: batch_size is no whole number > 0, x and y differ in length or are
+            empty, or a dataset's elements are none of these, do not end or differ in shape.
 
     Example:
 
@@ -185,8 +189,7 @@ def batches_without_duplicates(x, y=None, *, batch_size, drop_remainder=False, s
     Relations:
         sentence-transformers' BatchSamplers.NO_DUPLICATES, the same rule.
     """
-    if batch_size < 1:
-        raise ValueError(f"Expected batch_size > 0. Received: batch_size={batch_size}")
+    batch_size = check_count(batch_size, "batch_size", 1)
     x, y = _as_tensors(x, y, of_a_row=_text_or_y)
     texts = _repeated_texts(tf.nest.flatten(x))
 
@@ -285,7 +288,7 @@ def contrastive_tension_batches(
 
     Raises:
         ValueError: there are fewer than two texts, they are no strings, or a number is
-            too small.
+            too small or no whole one.
 
     Example:
 
@@ -304,11 +307,8 @@ def contrastive_tension_batches(
         sentence-transformers' ContrastiveTensionDataLoader takes a text once in an epoch,
         as the first or the second of a pair.
     """
-    if batch_size < 1 or pos_neg_ratio < 2:
-        raise ValueError(
-            "Expected batch_size >= 1 and pos_neg_ratio >= 2. Received: "
-            f"batch_size={batch_size}, pos_neg_ratio={pos_neg_ratio}"
-        )
+    batch_size = check_count(batch_size, "batch_size", 1)
+    pos_neg_ratio = check_count(pos_neg_ratio, "pos_neg_ratio", 2)
     texts = as_rows(texts)
     if texts.dtype != tf.string or texts.shape.rank != 1 or len(texts) < 2:
         raise ValueError(
@@ -342,7 +342,8 @@ def _slices(next_epoch, shape):
 
 def _epochs(draw, seed):
     """A function that gives `draw(rng)` of the next epoch."""
-    seeds = np.random.SeedSequence(random.getrandbits(64) if seed is None else seed)
+    seed = random.getrandbits(64) if seed is None else check_count(seed, "seed", 0)
+    seeds = np.random.SeedSequence(seed)
     return lambda: draw(np.random.default_rng(seeds.spawn(1)[0]))
 
 

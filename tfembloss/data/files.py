@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import tensorflow as tf
 
+from tfembloss.checks import check_count
 from tfembloss.data.columns import as_element
 from tfembloss.data.formats import HEAD, BadRow, open_file, readable, short
 
@@ -15,6 +16,7 @@ _KINDS = (
     "query-article",
     "query-article-irrelevant_article",
     "query-article-score",
+    "text",
     "text-image",
 )
 _CHUNK = 1024  # rows that go to TensorFlow at once
@@ -41,6 +43,7 @@ def read(
     | `"query-article-score"` | `((query, article), score)`, float32 |
     | `"article-label"` | `(article, label)` |
     | `"text-image"` | `((text, image),)`, the image's path as it is written |
+    | `"text"` | `text`, for models that learn from texts alone |
 
     The parts of the kind's name are the names of its fields. The file's ending says how
     they are written, all in UTF-8:
@@ -48,7 +51,8 @@ def read(
     - `.csv`, `.tsv`, `.txt`: fields in the kind's order, or in that of the header: a first
       row that consists of the fields' names, or with `columns` any first row. A field with
       the delimiter, a line end or a `"` in it stands in quotes, and each `"` within it is
-      doubled.
+      doubled. Of the kind `"text"` each line of a `.txt` is a text as it stands, unless
+      `columns` or a delimiter is given.
     - `.jsonl`, `.ndjson`: objects with the fields' names, or with those in `columns`; or,
       without `columns`, arrays in the kind's order.
     - `.tfrecord`, `.tfrecords`: `tf.train.Example` with features of these names, each of
@@ -64,11 +68,13 @@ def read(
             `("question", "answer")`. By default the fields have the kind's names.
         delimiter: the character between fields. By default that of comma, tab, semicolon
             and `|` by which most of the first 20 rows have the fields expected; where
-            several do, the tab.
+            several do, the tab. Of the kind `"text"` without `columns`, the comma in
+            `.csv` and the tab in `.tsv`.
         quotes: False where a `"` is a character like others, and a row one line.
         label_dtype: `"string"`, or `"int64"` for labels that are integers.
         bad_rows: `"error"`, or `"skip"` to leave them out and, at the end of each pass, to
-            warn how many they were in which file.
+            warn how many they were in which file, by Python's `warnings`, whose default
+            filters show the same warning once.
         max_row_bytes: the longest row in a file, > 0; it bounds the memory.
 
     Returns:
@@ -80,11 +86,11 @@ def read(
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: an argument or a file's ending is none of these, no or more than one
-            delimiter fits, a column is missing, or one of a file's first 20 rows is bad. A
-            bad row has another number of fields, quotes that do not fit, an empty field, a
-            score that is no finite number, a label of another type, JSON that is no object
-            with the fields, a NUL character, bytes that are no UTF-8, or more than
-            `max_row_bytes`.
+            delimiter fits, a column is missing, the first row is a header but for case and
+            spaces, or one of a file's first 20 rows is bad. A bad row has another number
+            of fields, quotes that do not fit, an empty field, a score that is no finite
+            number, a label of another type, JSON that is no object with the fields, a NUL
+            character, bytes that are no UTF-8, or more than `max_row_bytes`.
         tf.errors.InvalidArgumentError: a later row is bad, when it is reached; the text
             is that of the ValueError. The rows before it have come. What comes after
             damage in a gzip file or in a TFRecord cannot be read, with `"skip"` neither.
@@ -167,12 +173,17 @@ def _checked(paths, kind, columns, delimiter, quotes, label_dtype, bad_rows, max
             f"Received: kind={kind!r}"
         )
     fields = kind.split("-")
-    if columns is not None and (isinstance(columns, str) or len(columns) != len(fields)):
-        raise ValueError(
-            f"Expected columns of {len(fields)} names, for {', '.join(fields)}. "
-            f"Received: columns={columns!r}"
+    if columns is not None:
+        are_names = isinstance(columns, list | tuple) and all(
+            isinstance(name, str) for name in columns
         )
-    if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
+        if not are_names or len(columns) != len(fields):
+            raise ValueError(
+                f"Expected a list or tuple columns of {len(fields)} names, for "
+                f"{', '.join(fields)}. Received: columns={columns!r}"
+            )
+    is_character = isinstance(delimiter, str) and len(delimiter) == 1
+    if delimiter is not None and (not is_character or delimiter in '"\r\n'):
         raise ValueError(
             "Expected as delimiter one character, no quote and no line end. "
             f"Received: delimiter={delimiter!r}"
@@ -182,10 +193,7 @@ def _checked(paths, kind, columns, delimiter, quotes, label_dtype, bad_rows, max
             'Expected label_dtype "string" or "int64" and bad_rows "error" or "skip". '
             f"Received: label_dtype={label_dtype!r}, bad_rows={bad_rows!r}"
         )
-    if max_row_bytes < 1:
-        raise ValueError(
-            f"Expected max_row_bytes > 0. Received: max_row_bytes={max_row_bytes}"
-        )
+    max_row_bytes = check_count(max_row_bytes, "max_row_bytes", 1)
     paths = [paths] if isinstance(paths, str | bytes | os.PathLike) else list(paths)
     if not paths:
         raise ValueError("Expected at least one file. Received: none.")

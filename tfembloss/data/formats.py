@@ -14,6 +14,7 @@ import tensorflow as tf
 from google.protobuf import message
 
 HEAD = 20  # rows that are looked at before reading begins
+_DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\n"}  # of texts alone; a line is one
 _UTF8_BOM = codecs.BOM_UTF8
 _OTHER_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 
@@ -48,7 +49,10 @@ def readable(path, unit, rows):
 def open_file(path, fields, columns, delimiter, quotes, max_row_bytes):
     """The reader for a file's ending."""
     ending = os.path.splitext(path.removesuffix(".gz"))[1].lower()
-    if ending in (".csv", ".tsv", ".txt"):
+    if ending in _DELIMITERS:
+        if fields == ["text"] and columns is None and delimiter is None:
+            delimiter = _DELIMITERS[ending]
+            quotes = quotes and delimiter != "\n"
         table = functools.partial(_Table, path, fields, columns, quotes, max_row_bytes)
         return _table_that_fits([*map(table, delimiter or ",\t;|")])
     if ending in (".jsonl", ".ndjson"):
@@ -129,7 +133,9 @@ class _Table:
         rows = readable(path, self.unit, self._lists())
         self.head = list(itertools.islice(rows, HEAD))
         self.first = self.head[0][1] if self.head else []
-        has_names = isinstance(self.first, list) and set(self.names) <= set(self.first)
+        self.is_plain = delimiter == "\n"  # lines are texts, and no header
+        may_have_names = isinstance(self.first, list) and not self.is_plain
+        has_names = may_have_names and set(self.names) <= set(self.first)
         is_header = has_names and (columns or len(self.first) == len(fields))
         self.header = self.first if is_header else None
         self.lacks_header = columns is not None and not is_header
@@ -149,6 +155,15 @@ class _Table:
             raise ValueError(
                 f"{self.path}: Expected a header with the columns {list(self.names)}. "
                 f"{received}"
+            )
+        is_unsure = isinstance(self.first, list) and not (self.header or self.is_plain)
+        loose = [name.strip().lower() for name in self.first] if is_unsure else []
+        if sorted(loose) == sorted(self.names):
+            columns = tuple(self.first[loose.index(name)] for name in self.names)
+            raise ValueError(
+                f"{self.path}: Expected rows, or a header with the names "
+                f"{list(self.names)}. {received}, which looks like a header of other "
+                f"names: give columns={columns}."
             )
         for name in self.names if self.header else ():
             if self.header.count(name) > 1:
