@@ -199,7 +199,7 @@ def main(epochs, cross_epochs, student_epochs, dim):
     student = make_student(vocabulary, bi_encoder, triplets)
     results["student before"] = measure["dot"](student)
     student.compile(
-        adam(1e-3, len(triplets), 64, student_epochs), tfembloss.losses.MarginMSELoss()
+        adam(5e-4, len(triplets), 64, student_epochs), tfembloss.losses.MarginMSELoss()
     )
     student.fit(triplets.shuffle(len(triplets)).batch(64), epochs=student_epochs)
     results["student after"] = measure["dot"](student)
