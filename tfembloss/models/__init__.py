@@ -3,9 +3,10 @@
 from tfembloss.models.classifier import EmbeddingClassifier, HeadOptimizer
 from tfembloss.models.contrastive_tension import ContrastiveTensionModel, twin
 from tfembloss.models.cross_encoder import CrossEncoder
-from tfembloss.models.denoising_autoencoder import DenoisingAutoEncoder, SentenceDecoder
+from tfembloss.models.denoising_autoencoder import DenoisingAutoEncoder
 from tfembloss.models.dual_encoder import DualEncoder
 from tfembloss.models.embedding_model import EmbeddingModel
+from tfembloss.models.sentence_decoder import SentenceDecoder
 
 __all__ = [
     "ContrastiveTensionModel",
