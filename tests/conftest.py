@@ -1,4 +1,4 @@
-"""What begins before the first test."""
+"""What holds for all tests: XLA's effort, and in which order they run."""
 
 import os
 
@@ -6,17 +6,9 @@ import os
 # they run. Before TensorFlow is imported; the processes of tests inherit it.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
-import pytest
-import replica_runs
+LONGEST = ["test_replicas.py", "test_resume.py"]  # with processes of their own
 
 
-@pytest.fixture(scope="session", autouse=True)
-def replica_runs_of_every_case(request, tmp_path_factory):
-    """The longest runs of test_replicas begin with the first test, on the other core."""
-    if all(item.path.name != "test_replicas.py" for item in request.session.items):
-        yield None
-        return
-    runs = replica_runs.every_case(tmp_path_factory.mktemp("every_case"))
-    yield runs
-    for run in runs.values():
-        run.process.kill()
+def pytest_collection_modifyitems(items):
+    """The longest files first, so that no worker is left alone with one at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)

@@ -35,13 +35,3 @@ class Run:
         code = self.process.wait(timeout=900)
         assert code == 0, self.log.read_text()[-5000:]
         return dict(np.load(self.result)) if self.result.exists() else None
-
-
-def every_case(folder):
-    """Begins every case on 1, 2 and 4 replicas: a dict of the number to its `Run`.
-
-    On several, replicas hold different numbers of rows, on 4 the last no valid anchor. On 2
-    in a graph, with kernels compiled by XLA; on 4 making the graph would take minutes.
-    """
-    options = {1: ["--eager"], 2: ["--uneven"], 4: ["--eager", "--uneven"]}
-    return {n: Run(folder / str(n), n, *those) for n, those in options.items()}

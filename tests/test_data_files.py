@@ -50,9 +50,8 @@ def example(values):
         return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
 
     features = {name: feature(value) for name, value in values.items()}
-    return tf.train.Example(
-        features=tf.train.Features(feature=features)
-    ).SerializeToString()
+    row = tf.train.Example(features=tf.train.Features(feature=features))
+    return row.SerializeToString(deterministic=True)
 
 
 def as_tf_records(records):

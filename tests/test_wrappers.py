@@ -179,7 +179,6 @@ def test_scores_and_learned_biases_cannot_be_cut_short(loss, y_true, y_pred):
         ({"dims": [4], "loss": losses.CoSENTLoss}, "`loss`"),
         ({"dims": [4], "loss": "CoSENTLoss"}, "`loss`"),
     ],
-    ids=str,
 )
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
