@@ -107,7 +107,7 @@ def train(model, loss, x, y=None, steps=3, optimizer=adam, in_graph=False):
     model.optimizer.build(model.trainable_variables)
     step = model.train_step
     if in_graph:  # which does not know the number of rows
-        step = tf.function(step, input_signature=[specs(data)])
+        step = tf.function(step, [specs(data)], autograph=False)  # as Keras does
     logs = [float(step(data)["loss"]) for _ in range(steps)]
     return logs, model.get_weights()
 

@@ -194,7 +194,7 @@ def test_many_positives_are_sorted(make, oracle, jit_compile, monkeypatch):
             values = loss(ids, x)
         return values, tape.gradient(values, x)
 
-    run = tf.function(value_and_gradient, jit_compile=jit_compile)
+    run = tf.function(value_and_gradient, autograph=False, jit_compile=jit_compile)
     values, gradient = run(tf.constant(ids), tf.constant(x))
     np.testing.assert_allclose(values, oracle(ids, x, 0.5, "euclidean"), rtol=1e-9)
     monkeypatch.setattr(all_triplets, "_FEW", 1000)
