@@ -91,7 +91,10 @@ def test_every_mode_is_finite_and_agrees(name, mode):
 
     if mode in ("graph", "xla"):
         run = tf.function(run, specs, autograph=False, jit_compile=mode == "xla")
-    for batch, change in BATCHES.items():
+    changes = dict(BATCHES)
+    if mode == "xla" and name not in ONE_OF_EACH_KIND:
+        del changes["one row"]  # for which all would be compiled again
+    for batch, change in changes.items():
         rows = change(y_pred).astype("float32")
         ids = y_true[: len(rows)]
         with kernels(compiled=True):

@@ -26,9 +26,14 @@ def every_case(tmp_path_factory):
     """Results of every case by the number of replicas.
 
     On several, replicas hold different numbers of rows, on 4 the last no valid anchor. On 2
-    in a graph, with kernels compiled by XLA; on 4 making the graph would take minutes.
+    in a graph, with kernels compiled by XLA; on 4 making the graph would take minutes, and
+    there is one case of each kind.
     """
-    options = {1: ["--eager"], 2: ["--uneven"], 4: ["--eager", "--uneven"]}
+    options = {
+        1: ["--eager"],
+        2: ["--uneven"],
+        4: ["--eager", "--uneven", "--only", *ONE_OF_EACH_KIND],
+    }
     folder = tmp_path_factory.mktemp("every_case")
     runs = {n: Run(folder / str(n), n, *those) for n, those in options.items()}
     return {n: run.finish() for n, run in runs.items()}
