@@ -26,7 +26,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-PEERS = ["torch==2.13.0", "sentence-transformers==6.2.0", "pytorch-metric-learning==2.9.0"]
+PEERS = [
+    "torch==2.13.0",
+    "sentence-transformers==6.2.0",
+    "pytorch-metric-learning==2.9.0",
+    "datasets==5.2.0",
+]
 PACKAGES = {
     "ours": ["tfembloss", "tensorflow", "keras"],
     "peer": [package.split("==")[0] for package in PEERS],
