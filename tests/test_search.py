@@ -14,6 +14,7 @@ def points(rows, seed=0):
     (3, 40, 7, 9),  # the last chunk is smaller than k
     (3, 40, 40, 16),  # all rows
     (1100, 30, 2, 7),  # several chunks of queries
+    (3, 1000, 2, 450),  # by blocks, and some columns that make none
 ])  # fmt: skip
 def test_is_the_sorted_distances(distance, num_queries, num_rows, k, chunk_size):
     queries, corpus = points(num_queries), points(num_rows, seed=1)
@@ -30,6 +31,12 @@ def test_ties_keep_the_order_of_the_corpus():
     corpus = np.ones([50, 5], "float32")
     _, rows = search.top_k(points(2), corpus, 6, chunk_size=4)
     np.testing.assert_array_equal(rows, [np.arange(6)] * 2)
+    few_values = np.random.default_rng(0).integers(3, size=[2000, 1]).astype("float32")
+    queries = np.array([[1.0], [-1.0], [0.0]], "float32")
+    order = np.argsort(-queries * few_values[:, 0], axis=1, kind="stable")
+    for k, chunk_size in ((1, 16384), (5, 16384), (5, 350), (5, 333), (700, 16384)):
+        _, rows = search.top_k(queries, few_values, k, "dot", chunk_size)
+        np.testing.assert_array_equal(rows, order[:, :k])
 
 
 def test_a_corpus_on_disk(tmp_path):

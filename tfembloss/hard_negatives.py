@@ -24,7 +24,7 @@ from tfembloss.scoring import (
     unique,
 )
 
-_CHUNK = 4096  # rows, or pairs of them, compared at a time
+_CHUNK = 4096  # pairs of rows compared at a time
 
 
 class HardNegatives(NamedTuple):
@@ -322,8 +322,9 @@ def _search(queries, embeddings, num_rows, excluded, range_max, distance, verbos
         print(f"Searching {num_rows:,} texts", flush=True)
     k = min(num_rows, range_max + max(map(len, excluded)))
     # A function of distance makes [1024, chunk, D].
-    chunk = _CHUNK if isinstance(distance, str) else _CHUNK // 64
-    return search.top_k(queries, embeddings[:num_rows], k, distance, chunk, verbose)
+    options = {} if isinstance(distance, str) else {"chunk_size": 64}
+    corpus = embeddings[:num_rows]
+    return search.top_k(queries, corpus, k, distance, verbose=verbose, **options)
 
 
 def _similarity(distance, values):

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tfembloss import distances
 
 _QUERY_CHUNK = 1024
+_BLOCK = 16  # columns whose smallest is compared first
 
 
 def top_k(queries, corpus, k, distance="cosine", chunk_size=16384, verbose=0):
@@ -75,20 +76,49 @@ def _nearest(queries, corpus, k, pairwise, chunk_size):
     rows = tf.zeros([len(queries), 0], "int64")
     for start in range(0, len(corpus), chunk_size):
         chunk = tf.cast(corpus[start : start + chunk_size], "float32")
-        nearest, rows = _merge(
-            nearest, rows, pairwise(queries, chunk), tf.constant(start, "int64"), k
-        )
+        by_blocks = len(chunk) > 4 * _BLOCK * k  # else that is not faster
+        chunk = pairwise(queries, chunk)
+        start = tf.constant(start, "int64")
+        nearest, rows = _merge(nearest, rows, chunk, start, k, by_blocks)
     if np.isnan(nearest).any():
         raise ValueError("Expected finite embeddings: a distance is NaN.")
     return nearest.numpy(), rows.numpy()
 
 
-@tf.function(reduce_retracing=True)
-def _merge(nearest, rows, chunk, start, k):
+@tf.function(reduce_retracing=True, autograph=False)
+def _merge(nearest, rows, chunk, start, k, by_blocks):
     """The k nearest of those found so far, which stand first, and of one more chunk."""
+    has_nan = _has_nan(nearest) | _has_nan(chunk)
     new = start + tf.range(tf.shape(chunk, "int64")[1])
-    both = tf.concat([nearest, chunk], axis=1)
-    both = tf.where(tf.reduce_any(tf.math.is_nan(both), 1, keepdims=True), np.nan, both)
-    best, index = tf.math.top_k(-both, k=tf.minimum(k, tf.shape(both)[1]))
-    row_numbers = tf.concat([rows, tf.repeat(new[None], tf.shape(rows)[0], 0)], axis=1)
-    return -best, tf.gather(row_numbers, index, batch_dims=1)
+    new = tf.broadcast_to(new, tf.shape(chunk))
+    if by_blocks:
+        chunk, new = _blocks_of_smallest(chunk, new, k)
+    both, rows = tf.concat([nearest, chunk], axis=1), tf.concat([rows, new], axis=1)
+    nearest, places = tf.math.top_k(-both, k=tf.minimum(k, tf.shape(both)[1]))
+    nearest = tf.where(has_nan, np.nan, -nearest)
+    return nearest, tf.gather(rows, places, batch_dims=1)
+
+
+def _has_nan(x):
+    return tf.reduce_any(tf.math.is_nan(x), axis=1, keepdims=True)
+
+
+def _blocks_of_smallest(x, rows, k):
+    """Columns of x, and of rows, among which are the k smallest of each row of x.
+
+    They are in the k blocks of columns whose minima are the smallest, also by order where
+    they are equal, or among the last columns, which make no block.
+    """
+    num_queries, num_columns = tf.unstack(tf.shape(x))
+    end = num_columns - num_columns % _BLOCK
+
+    def blocks(of):
+        return tf.reshape(of[:, :end], [num_queries, end // _BLOCK, _BLOCK])
+
+    def chosen(of):
+        inside = tf.gather(blocks(of), places, batch_dims=1)
+        return tf.concat([tf.reshape(inside, [num_queries, k * _BLOCK]), of[:, end:]], 1)
+
+    _, places = tf.math.top_k(-tf.reduce_min(blocks(x), axis=2), k=k)
+    places = tf.sort(places, axis=1)
+    return chosen(x), chosen(rows)

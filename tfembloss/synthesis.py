@@ -36,7 +36,6 @@ __all__ = [
     "synthesize",
 ]
 
-_CHUNK = 4096  # rows of the corpus compared at a time
 _SHARD = 256  # queries whose rows are one file
 _PROBES = 2  # texts whose embeddings tell one model from another
 _MANIFEST, _PARTIAL = "synthesized.json", ".partial"
@@ -259,7 +258,7 @@ def _hits(queries, miners, corpora, excluded, part, num_hits):
     """For each query of a part the rows of the corpus that its miners find."""
     k = min(len(corpora[0]), num_hits + max(map(len, excluded)))
     rankings = [
-        search.top_k(of_queries(queries), embeddings, k, chunk_size=_CHUNK)[1].tolist()
+        search.top_k(of_queries(queries), embeddings, k)[1].tolist()
         for (of_queries, _), embeddings in zip(miners, corpora, strict=True)
     ]
     return [
