@@ -331,7 +331,7 @@ class _JsonLines:
 
     def _cells(self, line):
         try:
-            row = json.loads(line, object_pairs_hook=_object)
+            row = _DECODER.decode(line)
         except BadRow:
             raise
         except (ValueError, RecursionError) as error:
@@ -372,6 +372,9 @@ def _object(pairs):
         names = [name for name, _ in pairs]
         raise BadRow(f"Expected each name once in an object. Received: {short(names)}")
     return row
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)  # json.loads would make one a row
 
 
 def _is_unicode(text):
