@@ -146,7 +146,7 @@ def difference(one, other):
 # The same numbers, dropout included.
 
 
-@pytest.mark.usefixtures("replica_runs")  # which begin now, on the other core
+@pytest.mark.usefixtures("replica_runs")  # which begin now, beside these tests
 @pytest.mark.parametrize("setup", SETUPS)
 @pytest.mark.parametrize("num_rows, size", [(7, 3), (2, 4)])
 def test_cached_is_plain_with_dropout(setup, num_rows, size):

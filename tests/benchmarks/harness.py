@@ -39,6 +39,17 @@ PACKAGES = {
 DIM = 256
 THREADS = 2
 WARM_UPS = 2  # calls that are not timed: the first compiles
+SETTINGS = {  # of the workers' environment
+    "OMP_NUM_THREADS": str(THREADS),
+    "MKL_NUM_THREADS": str(THREADS),
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "HF_HUB_OFFLINE": "1",
+    "KERAS_BACKEND": "tensorflow",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "TF_NUM_INTRAOP_THREADS": str(THREADS),
+    "TF_NUM_INTEROP_THREADS": str(THREADS),
+    "CUDA_VISIBLE_DEVICES": "-1",
+}
 START = 120  # seconds for a process to import, and to compile for a few rows
 SLOW = 10  # seconds of a call, above which a process times one call only
 FAST, MANY = 0.5, 100  # seconds and calls, below both of which it times more than --calls
@@ -103,8 +114,6 @@ def our_step(make, batch, weights):
     """What makes tensors, and `(targets, embeddings) -> [value, *gradients]`."""
     import tensorflow as tf
 
-    tf.config.threading.set_intra_op_parallelism_threads(THREADS)
-    tf.config.threading.set_inter_op_parallelism_threads(THREADS)
     import tfembloss
 
     function = make(tfembloss, *weights)
@@ -224,22 +233,17 @@ OUT_OF_MEMORY = re.compile(
 
 def measure(python, library, cell, path, options):
     """What one worker says: its measurements, or a `limit` it met, or its `error`."""
-    environment = os.environ | {
-        "OMP_NUM_THREADS": str(THREADS),
-        "MKL_NUM_THREADS": str(THREADS),
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "HF_HUB_OFFLINE": "1",
-        "KERAS_BACKEND": "tensorflow",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        "CUDA_VISIBLE_DEVICES": "-1",
-    }
     megabytes = int(options.memory * 1024)
     command = [python, sys.argv[0], "worker", library, cell.loss, cell.layout, path]
     command += [str(options.calls), str(megabytes)]
     with (
         tempfile.TemporaryFile("w+") as errors,
         subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, bufsize=0, env=environment
+            command,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            bufsize=0,
+            env=os.environ | SETTINGS,
         ) as worker,
     ):
         last, ready, said = time.monotonic(), False, {}
