@@ -18,6 +18,14 @@ def count():
     return 1 if context is None else context.num_replicas_in_sync
 
 
+def is_building():
+    """Whether this is a graph under a strategy, but of none of its replicas.
+
+    So Keras calls a stock model and its loss, to learn of their shapes.
+    """
+    return not tf.executing_eagerly() and tf.distribute.in_cross_replica_context()
+
+
 def gather(x):
     """Rows of all replicas, in the order of the replicas, with gradient.
 

@@ -30,6 +30,7 @@ from tfembloss.losses.label_pairs import (
     NTXentLoss,
     SupConLoss,
 )
+from tfembloss.losses.names import make_known
 from tfembloss.losses.pairs import (
     AnglELoss,
     ContrastiveLoss,
@@ -97,3 +98,11 @@ __all__ = [
     "TripletMarginLoss",
     "for_data",
 ]
+
+make_known(
+    {
+        name: value
+        for name, value in globals().items()
+        if name.endswith("Loss") and value not in (EmbeddingLoss, LabelLoss)
+    }
+)

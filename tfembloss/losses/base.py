@@ -2,12 +2,25 @@
 
 import math
 import numbers
+import warnings
 from typing import NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfembloss import distances, masks, mining, replicas
+from tfembloss.losses.inputs import (  # noqa: F401, which others take from here
+    as_predictions,
+    as_tensor,
+    as_weights,
+    check_columns,
+    check_ids,
+    check_rows,
+    check_scores,
+    no_targets,
+    require,
+)
 
 
 class EmbeddingLoss(keras.losses.Loss):
@@ -32,6 +45,7 @@ class EmbeddingLoss(keras.losses.Loss):
     """
 
     targets_are_embeddings = False  # of the same dimensions as y_pred
+    takes_scores = False  # of classes, [B, C]: y_pred are those of a head, no embeddings
     takes_past = False  # whether `call` has a further argument `past`
 
     def __init__(self, reduction="sum_over_batch_size", name=None, dtype=None):
@@ -43,6 +57,7 @@ class EmbeddingLoss(keras.losses.Loss):
                 f"precision. Received: dtype={dtype!r}"
             )
         super().__init__(reduction=reduction, name=name, dtype=dtype)
+        self._first_batch_was_checked = False
         self._reduce = _Reduce(reduction=reduction, name=self.name, dtype=dtype)
 
     def __call__(self, y_true, y_pred, sample_weight=None, past=None):
@@ -50,14 +65,31 @@ class EmbeddingLoss(keras.losses.Loss):
         if past is not None:
             past = self._check_past(past)
         with keras.name_scope(self.name):
-            embeddings = tf.cast(tf.convert_to_tensor(y_pred), self.dtype)
+            embeddings = as_predictions(y_pred, self.dtype)
             y_true = (
-                no_targets(embeddings) if y_true is None else tf.convert_to_tensor(y_true)
+                no_targets(embeddings) if y_true is None else as_tensor(y_true, "y_true")
             )
             of_past = () if past is None else (past,)
             values = self.call(y_true, embeddings, *of_past)  # [B]
-            values *= self._share_of_the_mean(values, sample_weight)
-            return self._reduce(values, values, sample_weight)
+            if tf.executing_eagerly() and replicas.count() == 1 and past is None:
+                check_first_batch(self, y_true, embeddings)
+            weights = as_weights(sample_weight, values)
+            values *= self._share_of_the_mean(values, weights)
+            return self._reduced(values, weights)
+
+    def _reduced(self, values, weights):
+        if values.shape[0] == 0 and self.reduction not in ("none", None):
+            return tf.reduce_sum(values)  # of which Keras makes no scalar
+        return self._reduce(values, values, weights)
+
+    def first_batch_warning(self, y_true, shape):
+        """Why a batch of such targets would teach the model little, or None.
+
+        Args:
+            y_true: numpy array, as `call` takes it; `[B, 0]` where there is none.
+            shape: tuple, that of `y_pred`; None where it is not known.
+        """
+        return None
 
     def _check_past(self, past):
         if self.takes_past:
@@ -162,6 +194,10 @@ class LabelLoss(EmbeddingLoss):
         share = num_rows / tf.maximum(replicas.total(tf.reduce_sum(counts)), 1)
         return sums * share + nan_where_not_finite(keys)  # a mask would hide it
 
+    def first_batch_warning(self, y_true, shape):
+        """Of a batch without positives, or without negatives."""
+        return ids_warning(y_true, positives=True)
+
     def candidates(self, batch, key_distances=False):
         """The batch's `mining.Candidates` in the loss's distance."""
         if self.miner is not None and self.miner.distance == self.distance:
@@ -196,6 +232,45 @@ class Batch(NamedTuple):
     embeddings: tf.Tensor
     keys: tf.Tensor
     labels: masks.Labels
+
+
+def check_first_batch(loss, y_true, y_pred=None):
+    """Warns, once for each loss, of a batch that would teach the model little or nothing.
+
+    Models call it on the first batch of a training, as a loss does that is called eagerly:
+    in a compiled step there would be no warning.
+
+    Args:
+        loss: any loss; those of other packages have no warnings.
+        y_true: array or tensor that holds values, or None.
+        y_pred: anything with the shape of the predictions, as a `tf.TensorSpec`; or None.
+    """
+    if not isinstance(loss, EmbeddingLoss) or loss._first_batch_was_checked:
+        return
+    loss._first_batch_was_checked = True
+    y_true = np.zeros([0, 0]) if y_true is None else np.asarray(y_true)
+    shape = None if y_pred is None else tuple(y_pred.shape)
+    if warning := loss.first_batch_warning(y_true, shape):
+        warnings.warn(f"{type(loss).__name__}: {warning}", stacklevel=3)
+
+
+def ids_warning(ids, positives):
+    """Of ids that are all equal; where positives matter, also of ids all distinct."""
+    ids = ids.reshape(-1)
+    num_ids = len(np.unique(ids))
+    if num_ids == len(ids) and positives and num_ids:
+        return (
+            "no two rows of the first batch have the same id, so that there is no positive "
+            "pair to learn from. Expected batches with several rows of a class, as "
+            "tfembloss.data.balanced_batches(x, y, classes_per_batch=...) makes them."
+        )
+    if num_ids == 1 and len(ids) > 1:
+        return (
+            "all rows of the first batch have the same id, so that there is no negative to "
+            "learn from. Expected batches of several classes: shuffle the rows, or make "
+            "batches by tfembloss.data.balanced_batches(x, y, classes_per_batch=...)."
+        )
+    return None
 
 
 class _Reduce(keras.losses.Loss):
@@ -280,98 +355,3 @@ def share_of_log_sum(log_terms, log_sum):
     # Of log(1 + sum) by the logarithm of a term.
     slope = share * tf.sigmoid(log_sum)
     return share * tf.nn.softplus(log_sum) + slope * (log_terms - constant)
-
-
-def require(holds, x, message):
-    """x, where a condition on values holds; an error where it does not.
-
-    A ValueError in eager code. In a graph it is TensorFlow's InvalidArgumentError, and in
-    what XLA compiles there is no such check.
-    """
-    if not tf.executing_eagerly():
-        with tf.control_dependencies([tf.debugging.Assert(holds, [message])]):
-            return tf.identity(x)
-    if not holds:
-        raise ValueError(message)
-    return x
-
-
-def check_columns(y_pred, at_least, at_most=None):
-    """Columns `[B, n, D]` of so many columns, or a ValueError that says how."""
-    shape = y_pred.shape
-    enough = shape.rank == 3 and (shape[1] is None or shape[1] >= at_least)
-    if enough and not (at_most and shape[1] and shape[1] > at_most):
-        return y_pred
-    number = f"n = {at_most}" if at_most == at_least else f"n >= {at_least}"
-    columns = ["an anchor", "its positive (or the other of a pair)", "any negatives"]
-    raise ValueError(
-        f"Expected embeddings in columns [B, n, D] with {number}: "
-        f"{', '.join(columns[:at_most])}. Received: y_pred.shape={shape}. Give the model "
-        "its columns as one tuple, x=(anchors, positives, ...), and validation_data as "
-        "((anchors, positives),). A tf.data.Dataset whose elements are (anchor, positive) "
-        "is read by Keras as (x, y): tfembloss.data.columns(dataset) makes the one that is "
-        "meant here."
-    )
-
-
-def check_scores(y_true, y_pred):
-    """Numbers `[B]`, one for each row of `y_pred`, or a ValueError that says how.
-
-    They stay exact: integers become int64, floating-point numbers float32 or float64.
-    """
-    shape, dtype = y_true.shape, y_true.dtype
-    if shape.rank == 2 and shape[1] == 1:
-        return check_scores(tf.squeeze(y_true, axis=1), y_pred)
-    if dtype == tf.string or not shape.is_compatible_with(y_pred.shape[:1]):
-        raise ValueError(
-            "Expected scores or labels y_true of shape [B], one number for each pair. "
-            f"Received: y_true.shape={tuple(shape)} of {dtype.name}, "
-            f"y_pred.shape={tuple(y_pred.shape)}. Give one number for each row as y."
-        )
-    if dtype.is_floating:
-        return y_true if dtype == tf.float64 else tf.cast(y_true, tf.float32)
-    return tf.cast(y_true, tf.int64)
-
-
-def check_rows(y_pred):
-    """Embeddings `[B, D]`, or a ValueError that says how."""
-    if y_pred.shape.rank == 2:
-        return y_pred
-    raise ValueError(
-        "Expected embeddings [B, D], one row for each id. Received: "
-        f"y_pred.shape={y_pred.shape}. Give the model one column of inputs; for pairs or "
-        "triplets in columns [B, n, D] there are MultipleNegativesRankingLoss and "
-        "TripletLoss."
-    )
-
-
-def check_ids(y_true, y_pred):
-    """Integer ids `[B]`, one for each row of `y_pred`, or a ValueError that says how.
-
-    See `masks.integer_ids`.
-    """
-    shape = y_true.shape
-    if shape.rank == 2 and shape[1] == 1:
-        return check_ids(tf.squeeze(y_true, axis=1), y_pred)
-    if y_true.dtype.is_floating and shape.rank == 1:
-        raise ValueError(
-            "Expected ids as integers or strings: floating-point numbers do not tell large "
-            f"ids apart. Received: y_true.dtype={y_true.dtype.name}"
-        )
-    if shape.rank is None or shape.is_compatible_with(y_pred.shape[:1]):
-        return masks.integer_ids(y_true)
-    raise ValueError(
-        "Expected ids y_true of shape [B], integers or strings, one for each row of "
-        f"embeddings. Received: y_true.shape={tuple(shape)}, "
-        f"y_pred.shape={tuple(y_pred.shape)}. "
-        + (
-            "This loss compares ids: give them as y."
-            if shape.rank == 2 and shape[1] == 0
-            else "Give one id for each row."
-        )
-    )
-
-
-def no_targets(y_pred):
-    """What a model hands to its loss as `y_true` when it was given no y: `[B, 0]`."""
-    return tf.zeros([tf.shape(y_pred)[0], 0])

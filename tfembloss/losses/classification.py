@@ -15,9 +15,9 @@ from tfembloss.losses.base import (
     EmbeddingLoss,
     check_number,
     nan_where_not_finite,
-    require,
     share_of_log_sum,
 )
+from tfembloss.losses.inputs import described, of_rows, of_shape, require
 
 
 class ClassLoss(EmbeddingLoss):
@@ -26,6 +26,7 @@ class ClassLoss(EmbeddingLoss):
     A subclass writes `formula(labels, scores) -> values [B]`.
     """
 
+    takes_scores = True
     cosines = True  # whether the scores must be cosines
 
     def call(self, y_true, y_pred):
@@ -39,7 +40,7 @@ class ClassLoss(EmbeddingLoss):
         if y_pred.shape.rank != 2:
             raise ValueError(
                 f"{type(self).__name__} expects class scores [B, C]. Received: "
-                f"y_pred.shape={tuple(y_pred.shape)}. Train with tfembloss."
+                f"{described(y_pred, 'y_pred')}. Train with tfembloss."
                 "EmbeddingClassifier(encoder, head), head = tfembloss.layers.CosineHead("
                 "num_classes), or PairHead(num_labels) with SoftmaxLoss."
             )
@@ -71,28 +72,25 @@ def check_labels(y_true, y_pred, num_classes):
         y_pred: rows `[B, ...]`, one for each label.
         num_classes: C, a number or a tensor.
     """
-    shape, dtype = y_true.shape, y_true.dtype
-    if shape.rank == 2 and shape[1] == 1:
-        return check_labels(tf.squeeze(y_true, axis=1), y_pred, num_classes)
-    are_numbers = dtype.is_integer or dtype.is_floating
-    if not are_numbers or not shape.is_compatible_with(y_pred.shape[:1]):
-        raise ValueError(
-            "Expected labels y_true of shape [B], integers from 0 to C - 1, one for each "
-            f"row. Received: y_true.shape={tuple(shape)} of {dtype.name}, "
-            f"y_pred.shape={tuple(y_pred.shape)}. Number the classes, as with "
-            "np.unique(labels, return_inverse=True)."
-        )
-    labels = tf.cast(y_true, tf.int64)
+    last = f"{num_classes - 1}" if isinstance(num_classes, int) else "C - 1"
+    dtype = y_true.dtype
+    given = of_rows(
+        y_true,
+        y_pred,
+        f"labels y_true of shape [B], integers from 0 to {last}, one for each row",
+        "Number the classes, as np.unique(labels, return_inverse=True) does.",
+        dtype.is_integer or dtype.is_floating or dtype == tf.bool,
+    )
+    labels = tf.cast(given, tf.int64)
     right = (labels >= 0) & (labels < tf.cast(num_classes, tf.int64))
     if dtype.is_floating:
-        right &= tf.cast(labels, dtype) == y_true
-    number = num_classes if isinstance(num_classes, int) else "C"
+        right &= tf.cast(labels, dtype) == given
     return require(
         tf.reduce_all(right),
         labels,
-        f"Expected labels that are whole numbers from 0 to {number} - 1, for {number} "
-        "classes. Received a label that is negative, too large, or no whole number. Number "
-        "the classes from 0, and give the head as many as there are.",
+        f"Expected labels from 0 to {last}. Received a label that is negative, too large "
+        "or not an integer. Number the classes from 0, as np.unique(labels, "
+        "return_inverse=True) does, and give the head as many as there are.",
     )
 
 
@@ -518,6 +516,8 @@ class SoftmaxLoss(ClassLoss):
         logits = self.check_scores(y_pred)
         alike = y_true.shape.rank == 2 and y_true.shape.is_compatible_with(logits.shape)
         if y_true.dtype.is_floating and alike:
-            return _softmax_of_probabilities((logits,), tf.cast(y_true, self.dtype))
+            message = "Expected probabilities y_true of the shape of the logits, [B, L]."
+            probabilities = of_shape(y_true, logits.shape, logits, message)
+            return _softmax_of_probabilities((logits,), tf.cast(probabilities, self.dtype))
         labels = check_labels(y_true, logits, _num_classes(logits))  # [B]
         return _cross_entropy((logits,), labels, 1.0, 0.0, False)

@@ -7,7 +7,8 @@ import keras
 import tensorflow as tf
 
 from tfembloss import replicas
-from tfembloss.losses.base import EmbeddingLoss, check_columns, check_scores, require
+from tfembloss.losses.base import EmbeddingLoss
+from tfembloss.losses.inputs import are_missing, check_columns, check_scores, require
 from tfembloss.losses.ranking import MultipleNegativesRankingLoss
 
 
@@ -54,7 +55,7 @@ class ContrastiveTensionLoss(EmbeddingLoss):
     def call(self, y_true, y_pred):
         """Values `[B]` of the columns `y_pred [B, 2, D]` with labels `y_true [B]`."""
         columns = check_columns(y_pred, at_least=2, at_most=2)  # [B, 2, D]
-        if y_true.shape.rank == 2 and y_true.shape[1] == 0:
+        if are_missing(y_true):
             raise ValueError(
                 "ContrastiveTensionLoss needs labels y, 1 where both texts are the same: "
                 "tfembloss.data.contrastive_tension_batches(texts) makes such pairs. "

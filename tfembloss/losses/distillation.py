@@ -7,11 +7,11 @@ from tfembloss import distances, masks, replicas, softmax
 from tfembloss.kernels import differentiable
 from tfembloss.losses.base import (
     EmbeddingLoss,
-    check_columns,
     check_number,
     check_tile_size,
     nan_where_not_finite,
 )
+from tfembloss.losses.inputs import check_known_columns, described_both, of_shape
 
 
 @differentiable
@@ -58,25 +58,24 @@ class MSELoss(EmbeddingLoss):
 
     def call(self, y_true, y_pred):
         """Values `[B]` of embeddings `y_pred` with the teacher's `y_true`."""
-        columns, targets = (
-            x[:, None, :] if x.shape.rank == 2 else x for x in (y_pred, y_true)
-        )  # [B, n, D], [B, n or 1, D]
-        shape, expected = targets.shape, columns.shape
-        if (
-            y_true.dtype == tf.string
-            or expected.rank != 3
-            or not (
-                shape.is_compatible_with(expected)
-                or shape.is_compatible_with([expected[0], 1, expected[2]])
-            )
-        ):
-            raise ValueError(
-                "Expected the teacher's embeddings as y_true, of the shape of y_pred, "
-                "[B, D] or [B, n, D], or [B, D] for all columns. Received: y_true.shape="
-                f"{y_true.shape}, y_pred.shape={tuple(y_pred.shape)}. If only the "
-                "dimensions differ, train a projection: tfembloss.EmbeddingClassifier("
-                "encoder, keras.layers.Dense(dimension_of_the_teacher))."
-            )
+        message = (
+            "Expected the teacher's embeddings as y_true, of the shape of y_pred, [B, D] "
+            "or [B, n, D], or [B, D] for all columns. Received: "
+            f"{described_both(y_true, y_pred)}. If only the dimensions differ, train a "
+            "projection: tfembloss.EmbeddingClassifier(encoder, keras.layers.Dense("
+            "dimension_of_the_teacher))."
+        )
+        rank = y_pred.shape.rank
+        if rank not in (2, 3):
+            raise ValueError(message)
+        columns = y_pred if rank == 3 else y_pred[:, None]  # [B, n, D]
+        expected = y_pred.shape
+        if rank == 3 and y_true.shape.rank == 2:  # for all columns
+            expected = [expected[0], expected[2]]
+        elif y_true.shape.rank == 3 and y_true.shape[1] == 1:
+            expected = [expected[0], 1, columns.shape[2]]
+        targets = of_shape(y_true, expected, y_pred, message)
+        targets = targets[:, None] if targets.shape.rank == 2 else targets  # [B, n or 1, D]
         return _mean_squared_error((columns,), tf.cast(targets, self.dtype))
 
 
@@ -133,7 +132,7 @@ class MarginMSELoss(EmbeddingLoss):
 
     def call(self, y_true, y_pred):
         """Values `[B]` of the columns `y_pred [B, 2 + n, D]` with margins `y_true`."""
-        columns = check_columns(y_pred, at_least=3)  # [B, 2 + n, D]
+        columns = check_known_columns(y_pred, at_least=3)  # [B, 2 + n, D]
         num_negatives = columns.shape[1] - 2
         margins = _teacher_scores(
             y_true, columns, (num_negatives, num_negatives + 1), self.dtype
@@ -151,20 +150,20 @@ class MarginMSELoss(EmbeddingLoss):
 
 def _teacher_scores(y_true, columns, widths, dtype):
     """The teacher's numbers `[B, m]`, m one of the widths, or a ValueError."""
-    scores = y_true[:, None] if y_true.shape.rank == 1 else y_true
-    if (
-        scores.dtype != tf.string
-        and scores.shape.rank == 2
-        and scores.shape[1] in widths
-        and scores.shape[:1].is_compatible_with(columns.shape[:1])
-    ):
-        return tf.cast(scores, dtype)
-    raise ValueError(
+    message = (
         f"Expected the teacher's numbers y_true of shape [B, m], m = "
         f"{' or '.join(map(str, widths))} for {columns.shape[1]} columns. Received: "
-        f"y_true.shape={y_true.shape} of {y_true.dtype.name}, "
-        f"y_pred.shape={tuple(columns.shape)}. Give them as y."
+        f"{described_both(y_true, columns)}. Give them as y."
     )
+    if y_true.shape.rank == 1 and 1 in widths:
+        y_true = y_true[:, None]
+    width = y_true.shape[1] if y_true.shape.rank == 2 else None
+    if width is None and len(widths) == 1:
+        (width,) = widths
+    if width not in widths:
+        raise ValueError(message)
+    scores = of_shape(y_true, [columns.shape[0], width], columns, message)
+    return tf.cast(scores, dtype)
 
 
 @keras.saving.register_keras_serializable("tfembloss")
@@ -233,7 +232,7 @@ class DistillKLDivLoss(EmbeddingLoss):
 
     def call(self, y_true, y_pred):
         """Values `[B]` of the columns `y_pred [B, 1 + m, D]` with scores `y_true`."""
-        columns = check_columns(y_pred, at_least=3)  # [B, 1 + m, D]
+        columns = check_known_columns(y_pred, at_least=3)  # [B, 1 + m, D]
         scores = _teacher_scores(y_true, columns, (columns.shape[1] - 1,), self.dtype)
         log_p = tf.nn.log_softmax(scores / self.teacher_temperature)  # [B, m]
         logits = _similarities((columns,), self._distance.rowwise)  # [B, m]
@@ -363,15 +362,14 @@ class GISTEmbedLoss(EmbeddingLoss):
 
     def call(self, y_true, y_pred):
         """Values `[B]` of the columns `y_pred [B, n, D]`, guided by `y_true [B, n, G]`."""
-        columns = check_columns(y_pred, at_least=2)  # [B, n, D]
+        columns = check_known_columns(y_pred, at_least=2)  # [B, n, D]
         expected = [*columns.shape[:2], None]
-        if not y_true.shape.is_compatible_with(expected) or y_true.dtype == tf.string:
-            raise ValueError(
-                "Expected the guide's embeddings of all columns as y_true, [B, n, G] with "
-                f"n = {columns.shape[1]}. Received: y_true.shape={y_true.shape} of "
-                f"{y_true.dtype.name}, y_pred.shape={tuple(columns.shape)}. Embed the "
-                "columns with the guide and give np.stack(its embeddings, axis=1) as y."
-            )
+        message = (
+            "Expected the guide's embeddings of all columns as y_true, [B, n, G] with "
+            f"n = {columns.shape[1]}. Received: {described_both(y_true, columns)}. Embed "
+            "the columns with the guide and give np.stack(its embeddings, axis=1) as y."
+        )
+        y_true = of_shape(y_true, expected, columns, message)
         directions = distances.directions(columns)
         guides = distances.l2_normalize(tf.cast(y_true, self.dtype))  # [B, n, G]
         keys, key_guides = replicas.gather(directions), replicas.gather(guides)  # [N, n, .]

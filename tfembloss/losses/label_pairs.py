@@ -565,7 +565,7 @@ def _firsts_and_seconds(labels):
     count = lambda mask: tf.reduce_sum(tf.cast(mask, tf.int32), axis=1)  # noqa: E731
     earlier = count(same & (columns < columns[:, None]))  # [N], of the same class
     first = (earlier == 0) & (count(same) > 1)
-    room = tf.maximum(tf.size(columns) // 2, 1)
+    room = tf.minimum(tf.maximum(tf.size(columns) // 2, 1), tf.size(columns))
     room_here = tf.minimum(tf.size(labels.rows), room)
     firsts = tf.math.top_k(tf.cast(tf.gather(first, labels.rows), tf.int32), room_here)
     seconds = tf.math.top_k(tf.cast(earlier == 1, tf.int32), room)

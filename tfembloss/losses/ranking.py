@@ -10,13 +10,25 @@ from tfembloss import distances, masks, replicas, softmax
 from tfembloss.kernels import differentiable
 from tfembloss.losses.base import (
     EmbeddingLoss,
-    check_columns,
-    check_ids,
     check_number,
     check_tile_size,
+    ids_warning,
     nan_where_not_finite,
     rows_and_past,
 )
+from tfembloss.losses.inputs import check_columns, check_ids
+
+
+def in_batch_warning(loss, y_true, shape):
+    """Of a batch in which no row has another row's documents as negatives."""
+    if shape is not None and len(shape) == 3 and shape[1] > 2:
+        return None  # with negatives of its own
+    if shape is not None and shape[0] == 1:
+        return (
+            "the first batch has one row, so that there is no negative to learn from. "
+            "Expected a larger batch, or columns with negatives."
+        )
+    return ids_warning(y_true, positives=False) if loss.exclude_equal_ids else None
 
 
 def _first_and_rest(columns):
@@ -170,6 +182,10 @@ class MultipleNegativesRankingLoss(EmbeddingLoss):
         first = replicas.first_row(columns)
         return (values + of_firsts[first : first + tf.shape(columns)[0]]) / 2
 
+    def first_batch_warning(self, y_true, shape):
+        """Of a batch without negatives."""
+        return in_batch_warning(self, y_true, shape)
+
     def get_config(self):
         """The arguments that make this loss again."""
         return {
@@ -280,6 +296,10 @@ class MegaBatchMarginLoss(EmbeddingLoss):
         of_rows = [labels.ids, labels.rows]
         values = softmax.by_tiles(with_hardest, anchors, keys, of_rows, self.tile_size)
         return values + nan_where_not_finite(keys)
+
+    def first_batch_warning(self, y_true, shape):
+        """Of a batch without negatives."""
+        return in_batch_warning(self, y_true, shape)
 
     def get_config(self):
         """The arguments that make this loss again."""

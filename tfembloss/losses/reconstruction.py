@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from tfembloss import replicas
 from tfembloss.losses.base import EmbeddingLoss, check_number, nan_where_not_finite
+from tfembloss.losses.inputs import check_integers, described_both, of_shape
 
 
 @keras.saving.register_keras_serializable("tfembloss")
@@ -76,15 +77,11 @@ class DenoisingAutoEncoderLoss(EmbeddingLoss):
 
 def _check_tokens(y_true, y_pred):
     """Token ids `[B, T]`, one for each position of the logits, or a ValueError."""
-    if (
-        y_true.dtype.is_integer
-        and y_pred.shape.rank == 3
-        and y_true.shape.is_compatible_with(y_pred.shape[:2])
-    ):
-        return tf.cast(y_true, tf.int64)
-    raise ValueError(
+    message = (
         "Expected logits y_pred of shape [B, T, V] and token ids y_true of shape [B, T], "
-        f"integers. Received: y_pred.shape={tuple(y_pred.shape)}, "
-        f"y_true.shape={y_true.shape} of {y_true.dtype.name}. "
+        f"integers. Received: {described_both(y_true, y_pred)}. "
         "tfembloss.DenoisingAutoEncoder makes both from texts."
     )
+    if y_pred.shape.rank != 3:
+        raise ValueError(message)
+    return check_integers(of_shape(y_true, y_pred.shape[:2], y_pred, message), message)

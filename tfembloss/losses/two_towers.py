@@ -11,14 +11,13 @@ from tfembloss import distances, masks, replicas, softmax
 from tfembloss.kernels import differentiable
 from tfembloss.losses.base import (
     EmbeddingLoss,
-    check_columns,
-    check_ids,
     check_number,
     check_tile_size,
     nan_where_not_finite,
     rows_and_past,
 )
-from tfembloss.losses.ranking import MultipleNegativesRankingLoss
+from tfembloss.losses.inputs import check_columns, check_ids
+from tfembloss.losses.ranking import MultipleNegativesRankingLoss, in_batch_warning
 
 
 @keras.saving.register_keras_serializable("tfembloss")
@@ -179,6 +178,10 @@ class SigLIPLoss(EmbeddingLoss):
         of_rows = [labels.ids, labels.rows]
         values = softmax.by_tiles(of_pairs, a, keys, of_rows, self.tile_size)
         return values + nan_where_not_finite(keys)
+
+    def first_batch_warning(self, y_true, shape):
+        """Of a batch without negatives."""
+        return in_batch_warning(self, y_true, shape)
 
     def truncate(self, y_pred, dim):
         """Not where the last dimension may carry the bias."""

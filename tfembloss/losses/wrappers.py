@@ -3,6 +3,7 @@
 import keras
 
 from tfembloss.losses.base import EmbeddingLoss, check_number
+from tfembloss.losses.inputs import described
 
 
 @keras.saving.register_keras_serializable("tfembloss")
@@ -54,6 +55,11 @@ class MatryoshkaLoss(EmbeddingLoss):
                 "`loss` must be an instance of a loss of tfembloss.losses, as "
                 f"MultipleNegativesRankingLoss(). Received: loss={loss!r}"
             )
+        if loss.takes_scores:
+            raise ValueError(
+                f"{type(loss).__name__} takes class scores, not embeddings: expected "
+                "another loss to truncate embeddings for."
+            )
         super().__init__(reduction=reduction, name=name, dtype=loss.dtype)
         self.loss = loss
         self.dims = [_check_dim(dim) for dim in dims]
@@ -80,10 +86,10 @@ class MatryoshkaLoss(EmbeddingLoss):
 
     def call(self, y_true, y_pred, past=None):
         """Values `[B]`, the weighted sum of the loss's own."""
-        if y_pred.shape[-1] < max(self.dims):
+        if not y_pred.shape.rank or (y_pred.shape[-1] or 0) < max(self.dims):
             raise ValueError(
                 f"Expected embeddings of at least {max(self.dims)} dimensions, the largest "
-                f"of `dims`. Received: y_pred.shape={tuple(y_pred.shape)}"
+                f"of `dims`. Received: {described(y_pred, 'y_pred')}"
             )
         total = 0
         for dim, weight in zip(self.dims, self.weights, strict=True):
@@ -95,6 +101,10 @@ class MatryoshkaLoss(EmbeddingLoss):
             rows = self.loss.truncate(y_pred, dim)
             total += weight * self.loss.call(targets, rows, *of_past)
         return total
+
+    def first_batch_warning(self, y_true, shape):
+        """That of the loss."""
+        return self.loss.first_batch_warning(y_true, shape)
 
     def get_config(self):
         """The arguments that make this loss again."""

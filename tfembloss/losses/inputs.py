@@ -1,0 +1,261 @@
+"""Checks of what a loss is given: predictions, targets and weights."""
+
+import tensorflow as tf
+
+from tfembloss import masks, replicas
+
+# Floating-point numbers tell integers below this apart.
+_EXACT = {tf.float32: 2**24, tf.float64: 2**53}
+
+
+def as_tensor(x, name):
+    """A dense tensor, or a ValueError that says how."""
+    of_tensors = isinstance(x, list | tuple) and any(
+        hasattr(part, "shape") and len(part.shape) > 1 for part in x
+    )
+    if not of_tensors and not isinstance(x, dict):
+        try:
+            return tf.convert_to_tensor(x)
+        except (TypeError, ValueError) as error:
+            reason = f" ({error})"
+    else:
+        reason = ""
+    raise ValueError(
+        f"Expected {name} as one dense tensor or array. Received: {type(x).__name__}"
+        f"{reason}. Columns are stacked to one, tf.stack((anchors, positives), axis=1); of "
+        "ragged and sparse ones there is to_tensor()."
+    )
+
+
+def as_predictions(y_pred, dtype):
+    """`y_pred` in the loss's dtype, or a ValueError that says how."""
+    y_pred = as_tensor(y_pred, "y_pred")
+    if y_pred.dtype.is_floating or y_pred.dtype.is_integer:
+        return tf.cast(y_pred, dtype)
+    raise ValueError(
+        "Expected real numbers as y_pred, a model's output. Received: "
+        f"{described(y_pred, 'y_pred')}."
+    )
+
+
+def as_weights(sample_weight, values):
+    """Weights of rows, None as it is, or a ValueError that says how."""
+    if sample_weight is None:
+        return None
+    weights = as_tensor(sample_weight, "sample_weight")
+    shape, num_rows = weights.shape, values.shape[0]
+    right = (
+        shape.rank in (0, None)
+        or shape.is_compatible_with([num_rows])
+        or shape.is_compatible_with([num_rows, 1])
+    )
+    if right and (weights.dtype.is_floating or weights.dtype.is_integer):
+        return weights
+    if right and weights.dtype == tf.bool:
+        return tf.cast(weights, values.dtype)
+    raise ValueError(
+        "Expected sample_weight of shape [B], a number for each row. Received: "
+        f"{described(weights, 'sample_weight')}, for {num_rows or 'B'} rows."
+    )
+
+
+def no_targets(y_pred):
+    """What a model hands to its loss as `y_true` when it was given no y: `[B, 0]`."""
+    return tf.zeros([tf.shape(y_pred)[0], 0])
+
+
+def are_missing(y_true):
+    """Whether `y_true` is what `no_targets` makes."""
+    return y_true.shape.rank == 2 and y_true.shape[1] == 0
+
+
+def described(x, name):
+    """A tensor's shape and dtype, for an error: the shape a plain tuple."""
+    shape = "of unknown rank" if x.shape.rank is None else tuple(x.shape)
+    return f"{name}.shape={shape} of {x.dtype.name}"
+
+
+def described_both(y_true, y_pred):
+    """The same of targets and predictions; of targets that were not given, that."""
+    y = "no y" if are_missing(y_true) else described(y_true, "y_true")
+    return f"{y}, {described(y_pred, 'y_pred')}"
+
+
+def require(holds, x, message):
+    """x, where a condition on values holds; an error where it does not.
+
+    A ValueError in eager code. In a graph it is TensorFlow's InvalidArgumentError, and in
+    what XLA compiles there is no such check.
+    """
+    if not tf.executing_eagerly():
+        with tf.control_dependencies([tf.debugging.Assert(holds, [message])]):
+            return tf.identity(x)
+    if not holds:
+        raise ValueError(message)
+    return x
+
+
+def check_columns(y_pred, at_least, at_most=None):
+    """Columns `[B, n, D]` of so many columns, or a ValueError that says how."""
+    shape = y_pred.shape
+    number = f"n = {at_most}" if at_most == at_least else f"n >= {at_least}"
+    columns = ["an anchor", "its positive (or the other of a pair)", "any negatives"]
+    expected = (
+        f"Expected embeddings in columns [B, n, D] with {number}: "
+        f"{', '.join(columns[:at_most])}. "
+    )
+    if shape.rank == 3 and shape[1] is None:
+        n = tf.shape(y_pred)[1]
+        right = (n >= at_least) & (n <= (at_most or n))
+        y_pred = require(right, y_pred, f"{expected}Received another number of columns.")
+        known = at_most if at_most == at_least else None
+        return tf.ensure_shape(y_pred, [None, known, None])
+    if shape.rank == 3 and at_least <= shape[1] <= (at_most or shape[1]):
+        return y_pred
+    raise ValueError(
+        f"{expected}Received: {described(y_pred, 'y_pred')}. "
+        "Give the model its columns as one tuple, x=(anchors, positives, ...), and "
+        "validation_data as ((anchors, positives),). A tf.data.Dataset whose elements are "
+        "(anchor, positive) is read by Keras as (x, y): tfembloss.data.columns(dataset) "
+        "makes the one that is meant here."
+    )
+
+
+def check_known_columns(y_pred, at_least):
+    """The same, where the loss must know their number when it is traced."""
+    columns = check_columns(y_pred, at_least)
+    if columns.shape[1] is not None:
+        return columns
+    raise ValueError(
+        "Expected columns [B, n, D], their number n known when the loss is traced. "
+        f"Received: {described(y_pred, 'y_pred')}. Give the model's output a shape, as "
+        "keras.ops.reshape(y_pred, [-1, n, D]) does."
+    )
+
+
+def check_rows(y_pred):
+    """Embeddings `[B, D]`, or a ValueError that says how."""
+    if y_pred.shape.rank == 2:
+        return y_pred
+    raise ValueError(
+        "Expected embeddings [B, D], one row for each id. Received: "
+        f"{described(y_pred, 'y_pred')}. Give the model one column of inputs; for pairs or "
+        "triplets in columns [B, n, D] there are MultipleNegativesRankingLoss and "
+        "TripletLoss."
+    )
+
+
+def of_rows(y_true, y_pred, expected, advice, right_type):
+    """Targets `[B]`, one for each row of `y_pred`, or a ValueError that says how.
+
+    Of `[B]` or `[B, 1]`, also where the rank is not known when this is traced: then the
+    sizes are compared when it runs.
+
+    Args:
+        y_true: the targets.
+        y_pred: rows `[B, ...]`.
+        expected: what is expected, for the error.
+        advice: what to do, for the error.
+        right_type: whether the dtype is such as is expected.
+    """
+    given, shape, num_rows = y_true, y_true.shape, tf.shape(y_pred)[0]
+    same = tf.reduce_all(tf.shape(y_true)[:1] == num_rows)  # of [B], not of [B / 2, 2]
+    if right_type and (shape.rank is None or (shape.rank == 2 and shape[1] in (1, None))):
+        y_true = tf.reshape(y_true, [-1])
+        same &= tf.size(y_true) == num_rows
+    if not right_type or not y_true.shape.is_compatible_with(y_pred.shape[:1]):
+        raise ValueError(
+            f"Expected {expected}. Received: {described_both(given, y_pred)}. {advice}"
+        )
+    if None in (y_true.shape[0], y_pred.shape[0]):
+        message = f"Expected {expected}. Received y_true of another shape. {advice}"
+        y_true = require(same, y_true, message)
+    return y_true
+
+
+def of_shape(y_true, expected, y_pred, message):
+    """Numbers of the expected shape, or a ValueError with the message.
+
+    What is not known when this is traced is compared when it runs.
+    """
+    shape = y_true.shape
+    are_numbers = y_true.dtype.is_floating or y_true.dtype.is_integer
+    if not are_numbers or not shape.is_compatible_with(expected):
+        raise ValueError(message)
+    if shape.is_fully_defined() and y_pred.shape[0] is not None:
+        return y_true
+    any_size = -1
+    sizes = [any_size if size is None else size for size in expected[1:]]
+    sizes = tf.stack([tf.shape(y_pred)[0], *sizes])
+    rank = len(expected)
+    y_sizes = tf.concat([tf.shape(y_true), tf.fill([rank], any_size)], axis=0)[:rank]
+    right = tf.reduce_all((sizes == any_size) | (sizes == y_sizes))
+    right &= tf.rank(y_true) == rank
+    return tf.ensure_shape(require(right, y_true, message), expected)
+
+
+def check_scores(y_true, y_pred):
+    """Numbers `[B]`, one for each row of `y_pred`, or a ValueError that says how.
+
+    They stay exact: integers become int64, floating-point numbers float32 or float64.
+    """
+    dtype = y_true.dtype
+    scores = of_rows(
+        y_true,
+        y_pred,
+        "scores or labels y_true of shape [B], one number for each pair",
+        "Give one number for each row as y.",
+        dtype.is_floating or dtype.is_integer or dtype == tf.bool,
+    )
+    if dtype.is_floating:
+        return scores if dtype == tf.float64 else tf.cast(scores, tf.float32)
+    return tf.cast(scores, tf.int64)
+
+
+def check_ids(y_true, y_pred):
+    """Integer ids `[B]`, one for each row of `y_pred`, or a ValueError that says how.
+
+    See `masks.integer_ids`.
+    """
+    dtype, missing = y_true.dtype, are_missing(y_true)
+    if dtype.is_floating and not missing:
+        y_true = _averaged_integers(
+            y_true,
+            "Expected ids as integers or strings: floating-point numbers do not tell large "
+            f"ids apart. Received: {described(y_true, 'y_true')}. Give y as integers, as "
+            "y.astype('int64') makes them.",
+        )
+    ids = of_rows(
+        y_true,
+        y_pred,
+        "ids y_true of shape [B], integers or strings, one for each row of embeddings",
+        "This loss compares ids: give them as y."
+        if missing
+        else "Give one id for each row.",
+        not missing and not y_true.dtype.is_complex,
+    )
+    return masks.integer_ids(ids)
+
+
+def check_integers(y_true, message):
+    """Integers as int64, of any shape, or a ValueError with the message."""
+    if y_true.dtype.is_floating:
+        return _averaged_integers(y_true, message)
+    if y_true.dtype.is_integer:
+        return tf.cast(y_true, tf.int64)
+    raise ValueError(message)
+
+
+def _averaged_integers(y_true, message):
+    """int64 where Keras made floats of integers, or a ValueError with the message.
+
+    While Keras (3.15) builds a stock model under a strategy, it calls the loss once, to
+    learn of its shape, with the average of what the replicas will get. A step never runs
+    there; if other code does, only numbers are taken that are integers, exactly.
+    """
+    if not replicas.is_building():
+        raise ValueError(message)
+    integers = tf.cast(y_true, tf.int64)
+    exact = tf.abs(y_true) < _EXACT.get(y_true.dtype, 2**8)
+    same = exact & (tf.cast(integers, y_true.dtype) == y_true)
+    return require(tf.reduce_all(same), integers, message)
