@@ -25,6 +25,7 @@ if _backend != "tensorflow":
     )
 
 from tfembloss import (  # noqa: E402
+    callbacks,
     data,
     distances,
     evaluation,
@@ -55,6 +56,7 @@ __all__ = [
     "DualEncoder",
     "EmbeddingClassifier",
     "EmbeddingModel",
+    "callbacks",
     "data",
     "distances",
     "evaluation",
