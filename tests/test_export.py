@@ -326,12 +326,11 @@ def branches(texts):
     "preprocessor",
     [
         Holder(),
-        Holder().__call__,
         closure(),
         functools.partial(lambda t, table: table.lookup(t)[:, None], table=lookup_table()),
         branches,
     ],
-    ids=["attribute", "method", "closure", "partial", "branches"],
+    ids=["attribute", "closure", "partial", "branches"],
 )
 def test_what_a_preprocessor_reaches_is_exported(tmp_path, preprocessor):
     model = compiled_model(small_encoder([1]), preprocessor)

@@ -172,8 +172,8 @@ def _write(model, serve, function, folder):
     archive.add_endpoint("serving_default", serve)
     try:
         archive.write_out(folder, verbose=False)
-    except tf.errors.OpError as error:  # the file system's
-        raise OSError(error.message) from error
+    except tf.errors.OpError as error:  # the file system's: "node; path; what is wrong"
+        raise OSError(error.message.rpartition("; ")[2].partition(" [Op:")[0]) from error
     except AssertionError as error:
         raise ValueError(
             "Expected a model and a preprocessor whose variables and tables TensorFlow "
