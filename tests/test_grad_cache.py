@@ -12,6 +12,7 @@ from replica_runs import Run
 
 import tfembloss
 from tfembloss import losses
+from tfembloss.losses.classification import ClassLoss
 from tfembloss.models import grad_cache
 
 DIM = 6
@@ -158,6 +159,9 @@ def test_cached_is_plain_with_dropout(setup, num_rows, size):
 def test_without_setting_the_seeds_back_it_is_not(setup, monkeypatch):
     plain = trained_plainly(setup, 7, 3)
     monkeypatch.setattr(grad_cache, "assign_seeds", lambda seeds, values: None)
+    with pytest.raises(ValueError, match="computes the same when it is called again"):
+        trained(setup, 7, 3)
+    monkeypatch.setattr(grad_cache, "_refuse", lambda wrong, message: tf.zeros([]))
     assert difference(trained(setup, 7, 3), plain) > 1e-3
 
 
@@ -227,10 +231,18 @@ def with_encoder(make_encoder):
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_every_loss(case):
     y, x = case.inputs(8)
-    x = x.astype("float32")
+    x, loss = x.astype("float32"), case.make()
+
+    def make(size):
+        dense = keras.Sequential([keras.layers.Dense(DIM)])
+        if not isinstance(loss, ClassLoss):
+            return tfembloss.EmbeddingModel(dense, mini_batch_size=size)
+        head = keras.layers.Identity()
+        return tfembloss.EmbeddingClassifier(dense, head, mini_batch_size=size)
+
     assert_cached_is_stock(
-        with_encoder(lambda: keras.Sequential([keras.layers.Dense(DIM)])),
-        case.make(),
+        make,
+        loss,
         tuple(np.moveaxis(x, 1, 0)) if case.num_columns else x,
         None if case.targets is None else y,
         steps=1,

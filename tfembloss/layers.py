@@ -377,6 +377,17 @@ class CrossBatchMemory(keras.layers.Layer):
         self.num_rows = self._state((), "num_rows", "int64")  # that have ever come
         self.built = True
 
+    def load_own_variables(self, store):
+        """What was saved; a queue that is not built takes its shape from there."""
+        if "0" in store.keys() and not self.built:
+            self.build((None, *store["0"].shape[1:]))
+        if "0" in store.keys() and store["0"].shape[0] != self.size:
+            raise ValueError(
+                f"Expected the saved rows of a memory of size {self.size}. Received: "
+                f"{store['0'].shape[0]} rows. Make the memory as large as the saved one."
+            )
+        super().load_own_variables(store)
+
     def _state(self, shape, name, dtype):
         # Each replica writes the rows of all, so that the first one's will do for all.
         return self.add_weight(

@@ -80,12 +80,22 @@ def logsumexp(x):
     return x if count() == 1 else tf.reduce_logsumexp(gather(x[None]), axis=0)
 
 
-def first_local(values):
-    """One replica's part of a structure of per-replica values."""
-    strategy = tf.distribute.get_strategy()
-    return tf.nest.map_structure(
-        lambda value: strategy.experimental_local_results(value)[0], values
-    )
+def share_of_rows(x, dtype):
+    """This replica's number of rows over the replicas' mean number.
+
+    By it the mean of the replicas' means becomes the mean over all rows.
+    """
+    size = tf.cast(tf.shape(x)[0], dtype)
+    return tf.math.divide_no_nan(size * count(), total(size))
+
+
+def first_local_spec(dataset):
+    """What the first local replica's elements of a distributed dataset are."""
+
+    def first(spec):
+        return spec._value_specs[0] if hasattr(spec, "_value_specs") else spec
+
+    return tf.nest.map_structure(first, dataset.element_spec)
 
 
 def worker_logs(logs):

@@ -5,8 +5,8 @@ import tensorflow as tf
 
 from tfembloss import layers, replicas
 from tfembloss.kernels import compiled
-from tfembloss.losses.base import no_targets, require
-from tfembloss.losses.classification import check_labels
+from tfembloss.losses.base import EmbeddingLoss, no_targets, require
+from tfembloss.losses.classification import ClassLoss, check_labels
 from tfembloss.models.embedding_model import EmbeddingModel
 
 
@@ -26,12 +26,12 @@ class EmbeddingClassifier(EmbeddingModel):
     Args:
         encoder: Keras model or layer from one column's input to embeddings `[rows, D]`.
         head: layer from embeddings to scores.
+        preprocessor, mini_batch_size: see `EmbeddingModel`.
         num_sampled: with a `CosineHead` of very many classes: the number S of classes that
             a step of training scores, those of the batch on all replicas and a random
-            rest, drawn anew in each step. Memory is then `[B, S]` instead of `[B, C]`. At
+            rest, resampled in each step. Memory is then `[B, S]` instead of `[B, C]`. At
             least the classes of a batch, for which its rows are always enough, and at
             most C. Evaluation, and metrics, score all.
-        preprocessor, mini_batch_size: see `EmbeddingModel`.
         name, dtype: as in `keras.Model`.
 
     Raises:
@@ -64,9 +64,9 @@ class EmbeddingClassifier(EmbeddingModel):
         self,
         encoder,
         head,
-        num_sampled=None,
         preprocessor=None,
         mini_batch_size=None,
+        num_sampled=None,
         name=None,
         dtype=None,
     ):
@@ -80,6 +80,11 @@ class EmbeddingClassifier(EmbeddingModel):
             _check_num_sampled(num_sampled, head)
         self.head = head
         self.num_sampled = num_sampled
+        # Its state is saved, and the same on all replicas; an optimizer's count of steps
+        # stands still for a frozen encoder and while gradients accumulate.
+        self._sampling = None if num_sampled is None else keras.random.SeedGenerator(0)
+
+    loss_sees_scores = True
 
     def compile(self, optimizer="rmsprop", loss=None, *, head_optimizer=None, **kwargs):
         """`keras.Model.compile`, also with an optimizer of the head's own.
@@ -92,24 +97,42 @@ class EmbeddingClassifier(EmbeddingModel):
                 own; by default `optimizer`, as for the encoder's.
         """
         if head_optimizer is not None:
-            optimizer = HeadOptimizer(optimizer, head_optimizer)
+            optimizer = _both(optimizer, head_optimizer)
         super().compile(optimizer, loss, **kwargs)
         split = getattr(self.optimizer, "inner_optimizer", self.optimizer)  # or scaled
         if isinstance(split, HeadOptimizer):
             split.head = self.head
 
-    def compile_from_config(self, config):
-        """Compiles as `get_compile_config` says; Keras asks for it beside `compile`."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        if self.built:
-            self.optimizer.build(self.trainable_variables)
+    def _checked_loss(self, loss):
+        loss = super()._checked_loss(loss)
+        on_classes = isinstance(self.head, layers.CosineHead | layers.PairHead)
+        if on_classes and isinstance(loss, EmbeddingLoss):
+            if not isinstance(loss, ClassLoss):
+                raise ValueError(
+                    f"{type(self.head).__name__} gives scores of classes: expected a loss "
+                    "on them, as ArcFaceLoss or SoftmaxLoss. Received: "
+                    f"{type(loss).__name__}, which takes embeddings: train it by "
+                    "EmbeddingModel(encoder)."
+                )
+        return loss
 
     def call(self, x, training=None):
         """Embeddings `[B, D]` of one column, `[B, n, D]` of a tuple of n columns."""
         embeddings = super().call(x, training=training)
-        if not self.head.built:  # which only the loss and the metrics call
-            self.head.build(embeddings.shape)
+        self._build_parts(embeddings.shape)  # of which only the loss and metrics know
         return embeddings
+
+    def _known_inputs(self):
+        """As many columns as the head takes."""
+        x = super()._known_inputs()
+        return (x, x) if isinstance(self.head, layers.PairHead) and x is not None else x
+
+    def _build_parts(self, shape):
+        """Builds the head, for embeddings of this shape."""
+        if isinstance(self.head, layers.PairHead) and len(shape) == 2:
+            return  # `predict` of one column
+        if not self.head.built:
+            self.head.build(tuple(shape))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The compiled loss of the head's scores of the embeddings `y_pred`."""
@@ -133,9 +156,9 @@ class EmbeddingClassifier(EmbeddingModel):
         y = no_targets(embeddings) if y is None else tf.convert_to_tensor(y)
         labels = check_labels(y, embeddings, self.head.num_classes)  # [B]
         keys = replicas.gather(labels)  # [N], so that all replicas draw the same
-        step = tf.convert_to_tensor(self.optimizer.iterations)
+        seed = tf.cast(self._sampling.next(), tf.int32)  # [2]
         classes, places = _sample_classes(
-            keys, step, self.head.num_classes, self.num_sampled
+            keys, seed, self.head.num_classes, self.num_sampled
         )  # [S], [C]
         targets = tf.gather(places, labels)  # [B]
         targets = require(
@@ -172,13 +195,12 @@ def _check_num_sampled(num_sampled, head):
 
 
 @compiled
-def _sample_classes(labels, step, num_classes, num_sampled):
+def _sample_classes(labels, seed, num_classes, num_sampled):
     """Classes `[S]`, those of the labels and a random rest, and each class's place `[C]`.
 
     A class that was not drawn has place -1. If the labels have more classes than fit, some
     of theirs have it, too.
     """
-    seed = tf.stack([tf.cast(step, tf.int32), 0])
     order = tf.random.stateless_uniform([num_classes], seed)
     order = tf.tensor_scatter_nd_update(
         order, labels[:, None], tf.fill(tf.shape(labels), 2.0)
@@ -190,17 +212,38 @@ def _sample_classes(labels, step, num_classes, num_sampled):
     )
 
 
+def _both(optimizer, head_optimizer):
+    """A `HeadOptimizer`, within the loss scale that one of the optimizers has."""
+    optimizers = [keras.optimizers.get(one) for one in (optimizer, head_optimizer)]
+    scaled = keras.optimizers.LossScaleOptimizer
+    scales = [one for one in optimizers if isinstance(one, scaled)]
+    plain = [getattr(one, "inner_optimizer", one) for one in optimizers]
+    both = HeadOptimizer(*plain)
+    if not scales:
+        return both
+    config = scales[0].get_config()
+    names = ("initial_scale", "dynamic_growth_steps")
+    return scaled(both, **{name: config[name] for name in names})
+
+
+def _scale_factor(optimizer):
+    return optimizer.loss_scale_factor
+
+
 @keras.saving.register_keras_serializable("tfembloss")
 class HeadOptimizer(keras.optimizers.Optimizer):
     """Two optimizers: one for the encoder's variables, one for the head's.
 
     What `EmbeddingClassifier.compile(optimizer, head_optimizer=...)` makes. Its learning
-    rate and iterations are those of the encoder's optimizer.
+    rate is that of the encoder's optimizer; its iterations are the steps of both.
 
     Args:
         optimizer: of the encoder's variables: what `compile` takes.
         head_optimizer: of the head's variables.
         name: as in `keras.optimizers.Optimizer`.
+
+    Raises:
+        ValueError: one of them is a `LossScaleOptimizer`, which belongs around both.
 
     Example:
 
@@ -214,6 +257,14 @@ class HeadOptimizer(keras.optimizers.Optimizer):
         self.optimizer = keras.optimizers.get(optimizer)
         self.head_optimizer = keras.optimizers.get(head_optimizer)
         self.head = None  # the layer; the model sets it
+        both = (self.optimizer, self.head_optimizer)
+        if any(isinstance(one, keras.optimizers.LossScaleOptimizer) for one in both):
+            raise ValueError(
+                "A loss is scaled once, for both optimizers: expected "
+                "LossScaleOptimizer(HeadOptimizer(optimizer, head_optimizer)). Received a "
+                "LossScaleOptimizer as one of the two."
+            )
+        self.loss_scale_factor = next(filter(None, map(_scale_factor, both)), None)
 
     def _parts(self, variables, *others):
         """Both optimizers, each with its variables and what goes with them."""
@@ -240,7 +291,13 @@ class HeadOptimizer(keras.optimizers.Optimizer):
             self.build(trainable_variables)
         for optimizer, *part in self._parts(trainable_variables, grads):
             if part:
-                optimizer.apply(part[1], part[0])
+                variables, gradients = part
+                # Each divides by its own factor what was scaled by this one's.
+                factor = (_scale_factor(optimizer) or 1.0) / (self.loss_scale_factor or 1.0)
+                if factor != 1:
+                    gradients = [None if g is None else g * factor for g in gradients]
+                optimizer.apply(gradients, variables)
+        self._iterations.assign_add(1)
 
     def finalize_variable_values(self, var_list):
         """At the end of training, what both do."""
@@ -261,11 +318,6 @@ class HeadOptimizer(keras.optimizers.Optimizer):
     @learning_rate.setter
     def learning_rate(self, value):
         self.optimizer.learning_rate = value
-
-    @property
-    def iterations(self):
-        """Those of the encoder's optimizer."""
-        return self.optimizer.iterations
 
     def get_config(self):
         """The arguments that make this optimizer again."""

@@ -3,8 +3,9 @@
 import keras
 import tensorflow as tf
 
-from tfembloss.models.base import check_no_strings, map_inputs
+from tfembloss.models.base import check_no_strings, one_tensor
 from tfembloss.models.embedding_model import EmbeddingModel
+from tfembloss.models.inputs import map_inputs
 
 
 def twin(encoder):
@@ -110,15 +111,24 @@ class ContrastiveTensionModel(EmbeddingModel):
                 f"column or two. Received: {len(x)} columns"
             )
         columns = zip((self.twin, self.encoder), x, strict=True)
-        return tf.stack([encoder(c, training=training) for encoder, c in columns], axis=1)
+        embeddings = [encoder(column, training=training) for encoder, column in columns]
+        return tf.stack([one_tensor(column, rank=2) for column in embeddings], axis=1)
 
     def step_batches(self, batches, training):
         """Of one column, the same column for both encoders."""
-        prepared = super().step_batches(batches, training)
-        return map_inputs(lambda x: x if isinstance(x, tuple) else (x, x), prepared)
+        return map_inputs(_two_columns, super().step_batches(batches, training))
+
+    def step_batch(self, x, y=None, sample_weight=None, training=False):
+        """Of one column, the same column for both encoders."""
+        x, *targets = super().step_batch(x, y, sample_weight, training)
+        return _two_columns(x), *targets
 
     def get_config(self):
         """The arguments that make this model again."""
         config = super().get_config()
         del config["memory"]
         return config
+
+
+def _two_columns(x):
+    return x if isinstance(x, tuple) else (x, x)

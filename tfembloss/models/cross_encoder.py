@@ -4,7 +4,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfembloss.models.base import ColumnModel, check_no_strings
+from tfembloss.models import inputs
+from tfembloss.models.base import ColumnModel, check_no_strings, one_tensor
+from tfembloss.models.embedding_model import known_inputs
+from tfembloss.models.vocabulary import check_vocabulary
 from tfembloss.text import TextPreprocessor
 
 
@@ -81,6 +84,7 @@ class CrossEncoder(ColumnModel):
                 "tfembloss.text.TextPairPreprocessor(vocabulary, first_length, "
                 "second_length). Received a TextPreprocessor, of one text."
             )
+        check_vocabulary(getattr(preprocessor, "first", None), encoder)
         self.encoder = encoder
         self.preprocessor = preprocessor
         self.score = keras.layers.Dense(1, dtype="float32")
@@ -89,18 +93,30 @@ class CrossEncoder(ColumnModel):
         """Scores `[B, 1]` of the encoder's input."""
         check_no_strings(x)
         embeddings = self.encoder(x, training=training)
-        if not tf.is_tensor(embeddings) and not isinstance(embeddings, keras.KerasTensor):
-            raise ValueError(
-                "Expected an encoder that gives one tensor, [rows, D] or [rows, T, D]. "
-                f"Received: {embeddings!r}. Take one part of it in a keras.Model."
-            )
-        if embeddings.shape.rank == 3:
+        if tf.is_tensor(embeddings) and embeddings.shape.rank == 3:
             embeddings = embeddings[:, 0]  # [B, D]
-        return self.score(embeddings)
+        return self.score(one_tensor(embeddings, rank=2))
+
+    def build(self, input_shape):
+        """Builds the encoder and the score of its embeddings."""
+        if not self.encoder.built:
+            self.encoder.build(input_shape)
+        dim = getattr(self.encoder, "output_shape", (None,))[-1]
+        if dim is not None and not self.score.built:
+            self.score.build((None, dim))
+        self.built = True
+
+    def _known_inputs(self):
+        """The encoder's own inputs."""
+        return known_inputs(self.encoder)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The compiled loss of the scores `y_pred`; y are numbers `[B]` or `[B, 1]`."""
-        shape = None if y is None else tuple(y.shape)
+        shape = None
+        if y is not None:
+            if y.shape.rank is None:
+                y = tf.reshape(y, [tf.shape(y_pred)[0]])
+            shape = tuple(y.shape)
         if y is None or y.dtype == tf.string or shape[1:] not in ((), (1,)):
             raise ValueError(
                 "Expected one label or score for each pair as y, numbers of shape [rows]. "
@@ -119,10 +135,10 @@ class CrossEncoder(ColumnModel):
         """Whether there is a preprocessor."""
         return self.preprocessor is not None
 
-    def encoder_inputs(self, x):
+    def encoder_inputs(self, x, training=False):
         """Both columns through the preprocessor, together."""
         if isinstance(x, tuple) and len(x) == 2:
-            return self.preprocessor(*x)
+            return inputs.preprocess(self.preprocessor, x, training, columns=True)
         received = f"{len(x)} columns" if isinstance(x, tuple) else f"one column, {x}"
         raise ValueError(
             "A CrossEncoder scores pairs: expected a tuple of two columns, "

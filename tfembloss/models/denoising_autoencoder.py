@@ -6,10 +6,12 @@ import random
 import keras
 import tensorflow as tf
 
+from tfembloss.data.columns import as_columns
 from tfembloss.losses.base import EmbeddingLoss
 from tfembloss.losses.reconstruction import DenoisingAutoEncoderLoss
-from tfembloss.models.embedding_model import EmbeddingModel
+from tfembloss.models.embedding_model import EmbeddingModel, known_dim
 from tfembloss.models.sentence_decoder import SentenceDecoder
+from tfembloss.models.vocabulary import token_embedding
 from tfembloss.text import DeleteWords
 
 
@@ -104,26 +106,19 @@ class DenoisingAutoEncoder(EmbeddingModel):
         self.decoder = decoder
         self.noise = DeleteWords() if noise is None else noise
         self.token_embedding = _token_embedding(encoder, preprocessor)
-        _check_vocabulary(preprocessor, self.token_embedding)
-        if (
-            dim := _known_dim(encoder)
-        ) is not None:  # weights are loaded into what is built
-            self._build_decoder(dim)
+        if (dim := known_dim(encoder)) is not None:  # weights are loaded into what is built
+            self._build_parts((None, dim))
 
-    def _build_decoder(self, dim):
+    def _build_parts(self, shape):
+        """Builds the decoder, for embeddings of this shape."""
         if not self.decoder.built:
             tokens = (None, None, self.token_embedding.output_dim)
-            self.decoder.build(tokens, (None, dim))
+            self.decoder.build(tokens, tuple(shape))
 
     def call(self, x, training=None):
         """Embeddings `[B, D]` of token ids."""
         embeddings = super().call(x, training=training)
-        if embeddings.shape.rank != 2:
-            raise ValueError(
-                "Expected an encoder that gives one embedding for each text, [rows, D]. "
-                f"Received: shape {tuple(embeddings.shape)}. Pool what it gives of tokens."
-            )
-        self._build_decoder(embeddings.shape[1])  # which only the loss calls
+        self._build_parts(embeddings.shape)  # which only the loss calls
         return embeddings
 
     # Texts in, damaged and whole, and what the loss takes.
@@ -139,9 +134,8 @@ class DenoisingAutoEncoder(EmbeddingModel):
 
         def damaged_and_whole(seed, *element):
             texts, _, sample_weight = keras.utils.unpack_x_y_sample_weight(element)
-            damaged = self.encoder_inputs(self.noise(texts, seed))
-            whole = _token_ids(self.encoder_inputs(texts))
-            return keras.utils.pack_x_y_sample_weight(damaged, whole, sample_weight)
+            pair = self._damaged_and_whole(texts, seed, training)
+            return keras.utils.pack_x_y_sample_weight(*pair, sample_weight)
 
         size = batches.cardinality()
         if size == tf.data.INFINITE_CARDINALITY:  # it has no epochs
@@ -155,6 +149,19 @@ class DenoisingAutoEncoder(EmbeddingModel):
         if size == tf.data.UNKNOWN_CARDINALITY:
             return epochs
         return epochs.apply(tf.data.experimental.assert_cardinality(size))
+
+    def step_batch(self, x, y=None, sample_weight=None, training=False):
+        """One batch of texts `(damaged, whole)`; in training with noise of its own."""
+        texts = as_columns(x)
+        given = (texts,) if y is None else (texts, y)
+        _check_texts(tf.nest.map_structure(tf.TensorSpec.from_tensor, given))
+        seed = random.getrandbits(63) if training else 0
+        return *self._damaged_and_whole(texts, seed, training), sample_weight
+
+    def _damaged_and_whole(self, texts, seed, training):
+        """Token ids of the texts with noise, in the encoder's form, and as they are."""
+        damaged = self.encoder_inputs(self.noise(texts, seed), training)
+        return damaged, _token_ids(self.encoder_inputs(texts))
 
     def logits(self, tokens, embeddings, training=None):
         """Logits `[B, T, V]` of each token, given those before it and the embedding."""
@@ -193,11 +200,9 @@ class DenoisingAutoEncoder(EmbeddingModel):
 
 def _token_embedding(encoder, preprocessor):
     """The encoder's, if it shows it; or a new one for the preprocessor's vocabulary."""
-    for layer in encoder._flatten_layers():
-        shown = getattr(layer, "token_embedding", None)
-        if isinstance(shown, keras.layers.Embedding):
-            return shown
-    vocabulary, dim = getattr(preprocessor, "vocabulary", None), _known_dim(encoder)
+    if (shown := token_embedding(encoder)) is not None:
+        return shown
+    vocabulary, dim = getattr(preprocessor, "vocabulary", None), known_dim(encoder)
     if vocabulary is None or dim is None:
         raise ValueError(
             "Expected an encoder that has, or a layer in it that has, an attribute "
@@ -209,23 +214,6 @@ def _token_embedding(encoder, preprocessor):
     layer = keras.layers.Embedding(len(vocabulary), dim)
     layer.build()
     return layer
-
-
-def _known_dim(encoder):
-    """The embeddings' dimension, or None where it is not known yet."""
-    shape = getattr(encoder, "output_shape", None) if encoder.built else None
-    return shape[-1] if isinstance(shape, tuple) and len(shape) == 2 else None
-
-
-def _check_vocabulary(preprocessor, token_embedding):
-    """That there is an embedding of each token; XLA would take another one."""
-    size = len(getattr(preprocessor, "vocabulary", []))
-    if size > token_embedding.input_dim:
-        raise ValueError(
-            f"Expected token embeddings for the preprocessor's {size} entries. Received: "
-            f"token embeddings of {token_embedding.input_dim}. Give the encoder "
-            "vocabulary_size=len(vocabulary)."
-        )
 
 
 def _token_ids(inputs):

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tfembloss.distances import directions
 from tfembloss.losses.base import check_number
 from tfembloss.models.base import ColumnModel, check_no_strings, column_shapes
-from tfembloss.models.embedding_model import EmbeddingModel
+from tfembloss.models.embedding_model import EmbeddingModel, known_dim
 
 LARGEST_SCALE = 100.0  # CLIP's; above it training becomes unstable
 
@@ -109,7 +109,6 @@ class DualEncoder(ColumnModel):
         if self.initial_bias is not None:
             self.bias = self._number(self.initial_bias, "bias")
             self.bias_metric = keras.metrics.Mean(name="bias")
-        self.built = all(tower.built for tower in self.towers.values())
 
     def _number(self, value, name, constraint=None):
         return self.add_weight(
@@ -127,6 +126,29 @@ class DualEncoder(ColumnModel):
         """The scale of the cosines, a tensor."""
         return tf.exp(self.log_scale)
 
+    def compile(self, optimizer="rmsprop", loss=None, *args, **kwargs):
+        """`keras.Model.compile`; weight decay leaves scale and bias alone."""
+        super().compile(optimizer, loss, *args, **kwargs)
+        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        if optimizer.built:
+            return  # compiled before: Keras takes no exceptions any more
+        numbers = [self.log_scale] if self.bias is None else [self.log_scale, self.bias]
+        before = getattr(optimizer, "_exclude_from_weight_decay", set())
+        names = getattr(optimizer, "_exclude_from_weight_decay_names", None)
+        optimizer.exclude_from_weight_decay(var_list=numbers, var_names=names)
+        optimizer._exclude_from_weight_decay |= before  # which Keras forgets
+
+    def _checked_loss(self, loss):
+        loss = super()._checked_loss(loss)
+        compares_by = getattr(loss, "similarity", getattr(loss, "distance", "dot"))
+        if self.bias is not None and compares_by != "dot":
+            raise ValueError(
+                "With `initial_bias`, expected a loss of dot products, as SigLIPLoss or "
+                f"CLIPLoss: the bias is folded into the columns. Received: "
+                f"{type(loss).__name__} of {compares_by!r}. Leave initial_bias out."
+            )
+        return loss
+
     # Columns in, embeddings out.
 
     def build(self, input_shape):
@@ -138,6 +160,18 @@ class DualEncoder(ColumnModel):
             if not tower.built:
                 tower.build(shape)
         self.built = True
+
+    def _known_inputs(self):
+        """The inputs of both towers."""
+        columns = tuple(tower._known_inputs() for tower in self.towers.values())
+        return None if None in columns else columns
+
+    def _known_outputs(self, x):
+        """Embeddings of built towers, whose outputs' shape is known."""
+        dims = {known_dim(tower.encoder) for tower in self.towers.values()}
+        if len(dims) > 1 or None in dims:
+            return None
+        return keras.KerasTensor((None, 2, *dims), "float32")
 
     def call(self, x, training=None):
         """Embeddings `[B, 2, D]` of length 1."""
@@ -196,10 +230,10 @@ class DualEncoder(ColumnModel):
         """Whether a tower has a preprocessor."""
         return any(tower.takes_raw_inputs for tower in self.towers.values())
 
-    def encoder_inputs(self, x):
+    def encoder_inputs(self, x, training=False):
         """Each column as its tower prepares it."""
         return tuple(
-            tower.encoder_inputs(column) if tower.takes_raw_inputs else column
+            tower.encoder_inputs(column, training) if tower.takes_raw_inputs else column
             for tower, column in zip(self.towers.values(), self._columns(x), strict=True)
         )
 

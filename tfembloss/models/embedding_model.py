@@ -5,7 +5,14 @@ import tensorflow as tf
 
 from tfembloss.layers import CrossBatchMemory
 from tfembloss.losses.base import EmbeddingLoss, check_ids, no_targets
-from tfembloss.models.base import ColumnModel, check_no_strings, column_shapes
+from tfembloss.models import inputs
+from tfembloss.models.base import (
+    ColumnModel,
+    check_no_strings,
+    column_shapes,
+    one_tensor,
+)
+from tfembloss.models.vocabulary import check_vocabulary
 
 
 @keras.saving.register_keras_serializable("tfembloss")
@@ -26,7 +33,9 @@ class EmbeddingModel(ColumnModel):
             tensors) to embeddings `[rows, D]`.
         preprocessor: function from a batch of raw inputs of one column (strings, say) to
             the encoder's input. With it `fit`, `evaluate` and `predict` take raw inputs,
-            as arrays, lists or a batched `tf.data.Dataset`, and it runs in tf.data. To
+            as arrays, lists, a batched `tf.data.Dataset` or a `keras.utils.PyDataset`, and
+            it runs in tf.data. If it has an argument `training`, as Keras's layers have,
+            that is true in `fit` and false otherwise: augmentation belongs here. To
             be saved with the model it must be Keras-serialisable, as
             `tfembloss.text.TextPreprocessor` is.
         mini_batch_size: number of rows of a batch that go through the encoder at once, all
@@ -98,10 +107,10 @@ class EmbeddingModel(ColumnModel):
                 "tfembloss.layers.CrossBatchMemory(size) or None. Received: "
                 f"memory={memory!r}"
             )
+        check_vocabulary(preprocessor, encoder)
         self.encoder = encoder
         self.preprocessor = preprocessor
         self.memory = memory
-        self.built = encoder.built
 
     # Columns in, embeddings out.
 
@@ -114,13 +123,32 @@ class EmbeddingModel(ColumnModel):
     def call(self, x, training=None):
         """Embeddings `[B, D]` of one column, `[B, n, D]` of a tuple of n columns."""
         check_no_strings(x)
+
+        def embed(rows):
+            return one_tensor(self.encoder(rows, training=training), rank=2)
+
         if not isinstance(x, (tuple, list)):
-            return self.encoder(x, training=training)
+            return embed(x)
         if _alike(x):  # one call of the encoder for all columns
             rows = tf.nest.map_structure(lambda *column: tf.concat(column, axis=0), *x)
-            embeddings = self.encoder(rows, training=training)  # [n * B, D]
-            return tf.stack(tf.split(embeddings, len(x)), axis=1)
-        return tf.stack([self.encoder(c, training=training) for c in x], axis=1)
+            return tf.stack(tf.split(embed(rows), len(x)), axis=1)  # of [n * B, D]
+        return tf.stack([embed(column) for column in x], axis=1)
+
+    def _known_inputs(self):
+        """One column of the encoder's own inputs."""
+        return known_inputs(self.encoder)
+
+    def _known_outputs(self, x):
+        """Embeddings of a built encoder, whose output's shape is known."""
+        dim = known_dim(self.encoder)
+        if dim is None:
+            return None
+        columns = (len(x),) if isinstance(x, (tuple, list)) else ()
+        return keras.KerasTensor((None, *columns, dim), self.encoder.compute_dtype)
+
+    def _layers_of_steps(self):
+        """The memory, whose shape follows from the columns that the model trains on."""
+        return [] if self.memory is None else [self.memory]
 
     # Loss from embeddings, and from those of past batches.
 
@@ -129,7 +157,7 @@ class EmbeddingModel(ColumnModel):
         if self.memory is None:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         if not self.memory.built:
-            self.memory.build(y_pred.shape)
+            self.memory.build(tuple(y_pred.shape))
         if not training:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         if not isinstance(self.loss, EmbeddingLoss):
@@ -151,11 +179,12 @@ class EmbeddingModel(ColumnModel):
         """Whether there is a preprocessor."""
         return self.preprocessor is not None
 
-    def encoder_inputs(self, x):
+    def encoder_inputs(self, x, training=False):
         """Each column through the preprocessor."""
         if isinstance(x, tuple):
-            return tuple(self.preprocessor(column) for column in x)
-        return self.preprocessor(x)
+            return tuple(self.encoder_inputs(column, training) for column in x)
+        inputs.check_columns_are_no_dict(x, self.preprocessor)
+        return inputs.preprocess(self.preprocessor, x, training)
 
     # Saving.
 
@@ -169,6 +198,22 @@ class EmbeddingModel(ColumnModel):
             "name": self.name,
             "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
         }
+
+
+def known_dim(encoder):
+    """Dimension of a built encoder's embeddings; None where it is not known yet."""
+    shape = getattr(encoder, "output_shape", None) if encoder.built else None
+    return shape[-1] if isinstance(shape, tuple) and len(shape) == 2 else None
+
+
+def known_inputs(encoder):
+    """Symbolic inputs of a built encoder; None where they are not known."""
+    if not encoder.built or getattr(encoder, "inputs", None) is None:
+        return None
+    if isinstance(encoder, keras.Sequential):
+        return keras.KerasTensor(encoder.inputs[0].shape, encoder.inputs[0].dtype)
+    structure = encoder.input
+    return tf.nest.map_structure(lambda x: keras.KerasTensor(x.shape, x.dtype), structure)
 
 
 def _alike(columns):

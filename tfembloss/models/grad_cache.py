@@ -8,7 +8,9 @@ The loss sees the embeddings of the whole batch, the encoder never more than a m
    chain rule the sum over the mini-batches is the gradient of the whole.
 
 Dropout is the same in 1 and in 3, because Keras's seed generators are set back between
-them. What a layer draws from elsewhere, `tf.random` say, would differ.
+them. Other states that a layer moves when it is called, as SpectralNormalization's, are set
+back before each mini-batch, so that all see the same, as the whole batch does; a state that
+depends on the rows, and what differs between 1 and 3, as draws by `tf.random`, are refused.
 
 Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", 2021,
 https://arxiv.org/abs/2101.06983
@@ -20,6 +22,7 @@ import keras
 import tensorflow as tf
 
 from tfembloss import replicas
+from tfembloss.losses.base import require
 
 
 def check_size(mini_batch_size):
@@ -40,12 +43,13 @@ def train_step(model, data):
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     batches = MiniBatches(x, model.mini_batch_size)
     seeds = model._seed_states()
+    states = States(model, seeds)
 
     start = [tf.convert_to_tensor(seed) for seed in seeds]
-    cache = embed(model, batches, training=True)
+    cache = embed(model, batches, training=True, states=states)
     with tf.GradientTape() as tape:
         tape.watch(cache)
-        y_pred = batches.joined(cache)
+        y_pred = batches.joined(cache) + states.nan_where_rows_differ(cache.dtype)
         loss = _tracked_loss(model, batches, x, y, y_pred, sample_weight, training=True)
         loss = model.optimizer.scale_loss(loss)
     variables = model.trainable_weights
@@ -55,7 +59,9 @@ def train_step(model, data):
         assign_seeds(seeds, start)
         # Else a graph may begin early, and hold activations while it computes the loss.
         with tf.control_dependencies([upstream]):
-            of_encoder = encoder_gradients(model, batches, variables, upstream)
+            of_encoder = encoder_gradients(
+                model, batches, variables, upstream, cache, states
+            )
         assign_seeds(seeds, end)
         gradients = [_sum(*both) for both in zip(gradients, of_encoder, strict=True)]
     # Replicas add up their gradients here, once: a loop has no place for collectives.
@@ -111,19 +117,31 @@ class MiniBatches:
 # In both loops the first mini-batch is outside: it tells what the loop carries.
 
 
-def embed(model, batches, training):
+def embed(model, batches, training, states=None):
     """Embeddings `[M, m, ...]` of the mini-batches."""
     first = model(batches[0], training=training)
     _check_losses(model)
+    if states is not None:
+        states.moved_by_first()
 
-    def one_more(i, parts):
-        return i + 1, parts.write(i, model(batches[i], training=training))
+    def one_more(i, carried):
+        parts, differ = carried
+        if states is not None:
+            states.set_back()
+        parts = parts.write(i, model(batches[i], training=training))
+        if states is not None:
+            differ = states.differ(differ)
+        return i + 1, (parts, differ)
 
     parts = tf.TensorArray(first.dtype, batches.count, element_shape=first.shape)
-    return _loop(batches, one_more, parts.write(0, first), after=[first]).stack()
+    carried = (parts.write(0, first), [] if states is None else states.none_differ())
+    parts, differ = _loop(batches, one_more, carried, after=[first])
+    if states is not None:
+        states.rows_differ = differ
+    return parts.stack()
 
 
-def encoder_gradients(model, batches, variables, upstream):
+def encoder_gradients(model, batches, variables, upstream, cache, states):
     """What the embeddings of all mini-batches add to the gradients of the variables.
 
     Args:
@@ -131,28 +149,43 @@ def encoder_gradients(model, batches, variables, upstream):
         batches: its inputs, `MiniBatches`.
         variables: list of variables.
         upstream: gradient of the embeddings `[M, m, ...]`.
+        cache: the embeddings `[M, m, ...]`, which should come out again.
+        states: `States`, set back before each mini-batch.
 
     Returns:
         List of tensors; None for a variable that no embedding depends on.
     """
 
     def of_one(i):
+        states.set_back()
         with tf.GradientTape() as tape:
             embeddings = model(batches[i], training=True)
         found = tape.gradient(embeddings, variables, tf.gather(upstream, i))
-        return [
+        found = [
             # Dense: a loop carries no IndexedSlices.
             None if g is None else tf.ensure_shape(tf.convert_to_tensor(g), v.shape)
             for g, v in zip(found, variables, strict=True)
         ]
+        return found, _far_apart(embeddings, tf.gather(cache, i))
 
-    def one_more(i, totals):
-        found = [g for g in of_one(i) if g is not None]
-        return i + 1, [t + g for t, g in zip(totals, found, strict=True)]
+    def one_more(i, carried):
+        totals, differ = carried
+        found, differs = of_one(i)
+        found = [g for g in found if g is not None]
+        totals = [t + g for t, g in zip(totals, found, strict=True)]
+        return i + 1, (totals, differ | differs)
 
-    first = of_one(0)
+    first, differs = of_one(0)
     found = [g for g in first if g is not None]
-    totals = iter(_loop(batches, one_more, found, after=found))
+    totals, differ = _loop(batches, one_more, (found, differs), after=found)
+    nan = _refuse(
+        differ,
+        "With `mini_batch_size`, expected an encoder that computes the same when it is "
+        "called again, for it sees each mini-batch twice. Received: one whose embeddings "
+        "differ, as of a layer that draws by tf.random. Draw from a "
+        "keras.random.SeedGenerator that the layer owns, or leave out `mini_batch_size`.",
+    )
+    totals = iter([total + tf.cast(nan, total.dtype) for total in totals])
     return [None if g is None else next(totals) for g in first]
 
 
@@ -165,6 +198,77 @@ def _loop(batches, body, carried, after):
         lambda i, _: i < batches.count, body, (second, carried), parallel_iterations=1
     )
     return carried
+
+
+class States:
+    """What layers keep besides weights and seeds, as it was before the batch.
+
+    Each mini-batch begins with the states of before. Those that depend on no row come out
+    the same of all mini-batches, as of the whole batch; else that is refused.
+    """
+
+    def __init__(self, model, seeds):
+        skipped = {id(seed) for seed in seeds}
+        self.variables, self.names = [], []
+        for layer in model._encoder_layers():
+            for variable in layer._non_trainable_variables:
+                if id(variable) not in skipped:
+                    skipped.add(id(variable))
+                    self.variables.append(variable)
+                    self.names.append(layer.name)
+        self.before = [tf.convert_to_tensor(v) for v in self.variables]
+
+    def moved_by_first(self):
+        """Keeps the states after the first mini-batch."""
+        self.after = [tf.convert_to_tensor(v) for v in self.variables]
+
+    def set_back(self):
+        """Assigns the states of before the batch."""
+        for variable, value in zip(self.variables, self.before, strict=True):
+            variable.assign(value)
+
+    def none_differ(self):
+        """For each state, that it came out the same so far."""
+        return [tf.constant(False) for _ in self.variables]
+
+    def differ(self, before):
+        """For each state, whether it ever came out otherwise than of the first."""
+        return [
+            one | _far_apart(tf.convert_to_tensor(variable), after)
+            for one, variable, after in zip(before, self.variables, self.after, strict=True)
+        ]
+
+    def nan_where_rows_differ(self, dtype):
+        """0; an error, and NaN where XLA knows none, if a state depends on the rows."""
+        nan = tf.zeros([], dtype)
+        for name, differs in zip(self.names, self.rows_differ, strict=True):
+            nan += tf.cast(
+                _refuse(
+                    differs,
+                    "With `mini_batch_size`, expected an encoder that treats every row by "
+                    f"itself. Received: layer {name!r}, which moves a state by what is in "
+                    "the batch, and would by each mini-batch. Freeze it, layer.trainable "
+                    "= False, if that stops it, or leave out `mini_batch_size`.",
+                ),
+                dtype,
+            )
+        return nan
+
+
+def _far_apart(a, b):
+    """Whether two tensors differ by more than rounding."""
+    if not a.dtype.is_floating:
+        return tf.reduce_any(a != b)
+    a, b = tf.cast(a, tf.float32), tf.cast(b, tf.float32)
+    size = tf.reduce_max(tf.abs(b)) if b.shape.rank else tf.abs(b)
+    return tf.reduce_any(tf.abs(a - b) > 1e-2 * size)  # NaN is not far: it shows by itself
+
+
+def _refuse(wrong, message):
+    """0; where wrong an error, in what XLA compiles NaN."""
+    right = tf.zeros([])
+    right = require(~wrong, right, message)
+    return tf.where(wrong, float("nan"), right)
 
 
 def assign_seeds(seeds, values):

@@ -1,0 +1,30 @@
+"""Whether an encoder has an embedding of each token that a preprocessor makes."""
+
+import keras
+
+
+def token_embedding(encoder):
+    """The encoder's `keras.layers.Embedding` of tokens, or None where it shows none.
+
+    Shown is what the encoder, or a layer in it, has as `token_embedding`, and the first
+    layer of a Sequential.
+    """
+    for layer in encoder._flatten_layers():
+        shown = getattr(layer, "token_embedding", None)
+        if isinstance(shown, keras.layers.Embedding):
+            return shown
+    return None
+
+
+def check_vocabulary(preprocessor, encoder):
+    """That there is an embedding of each token: XLA would take another one's."""
+    embedding = token_embedding(encoder)
+    if embedding is None and isinstance(encoder, keras.Sequential) and encoder.layers:
+        embedding = encoder.layers[0]
+    size = len(getattr(preprocessor, "vocabulary", ()) or ())
+    if isinstance(embedding, keras.layers.Embedding) and size > embedding.input_dim:
+        raise ValueError(
+            f"Expected an encoder with an embedding for each of the preprocessor's {size} "
+            f"entries. Received: token embeddings of {embedding.input_dim}. Give the "
+            "encoder vocabulary_size=len(vocabulary)."
+        )
