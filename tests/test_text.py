@@ -1,10 +1,23 @@
+import collections
+import json
+import pathlib
+import unicodedata
+import warnings
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tfembloss.layers import TokenPooling
-from tfembloss.text import RESERVED, TextEncoder, TextPreprocessor, learn_vocabulary
+from tfembloss.text import (
+    RESERVED,
+    DeleteWords,
+    TextEncoder,
+    TextPairPreprocessor,
+    TextPreprocessor,
+    learn_vocabulary,
+)
 
 TEXTS = ["low lower lowest", "low new newer newest", "Ünicode ünicode"]
 
@@ -177,3 +190,425 @@ def test_frozen_layers_and_the_global_policy_are_kept():
 def test_heads_must_divide_dim():
     with pytest.raises(ValueError, match="dim=10, num_heads=3"):
         TextEncoder(50, dim=10, num_layers=1, num_heads=3)
+
+
+# Vocabularies of what users hold.
+
+
+def chinese_texts(num_characters=3000, num_texts=1500):
+    rng = np.random.default_rng(0)
+    shares = 1 / np.arange(1, num_characters + 1)
+    characters = [chr(0x4E00 + i) for i in range(num_characters)]
+    drawn = rng.choice(characters, [num_texts, 20], p=shares / shares.sum())
+    return ["".join(text) for text in drawn]
+
+
+def test_all_characters_are_entries():
+    texts = chinese_texts()
+    characters = set("".join(texts))
+    vocabulary = learn_vocabulary(texts, size=len(characters) + 200)
+    assert characters <= set(vocabulary) and len(vocabulary) <= len(characters) + 200
+    assert (TextPreprocessor(vocabulary, 20)(texts).numpy() > 1).all()
+
+
+def test_the_most_frequent_characters_are_entries_where_room_is_short():
+    texts = chinese_texts()
+    counts = collections.Counter("".join(texts))
+    with pytest.warns(
+        UserWarning, match=rf"no room for .* {len(counts)} characters.*size="
+    ):
+        vocabulary = learn_vocabulary(texts, size=1200)
+    assert len(vocabulary) == 1200 and tuple(vocabulary[:5]) == RESERVED
+    least = min(counts[character] for character in vocabulary[5:])
+    assert least >= max(counts[x] for x in counts if x not in set(vocabulary))
+    # Letters take two entries: at the beginning of a word, and within.
+    texts = [f"{a}{b} word" for a in "abcdefghijklmnopqrstuvwxyz" for b in "0123456789"]
+    with pytest.warns(UserWarning, match="36 characters.*the 22 most.*size=77"):
+        vocabulary = learn_vocabulary(texts, size=50)
+    assert len(vocabulary) == 49 and {"w", "##w", "0", "##0"} < set(vocabulary)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(learn_vocabulary(texts, size=77)) == 77
+    with pytest.raises(ValueError, match=r"36 characters, 77\. Received: size=6"):
+        learn_vocabulary(texts, size=6)
+
+
+def test_rare_letters_stay_where_the_learner_gives_too_much():
+    words = [f"word{i} " * (i % 7 + 1) for i in range(300)] + ["z"]
+    vocabulary = learn_vocabulary(words, 60)
+    assert {"z", "##z"} < set(vocabulary) and len(vocabulary) <= 60
+    assert (TextPreprocessor(vocabulary, 4)(["zoz rwz"]).numpy() != 1).all()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0123456789abcdef" * 8,
+        "วันนี้เราจะไปเดินเล่นที่สวนสาธารณะใกล้บ้านของเรา" * 2,
+        "안녕하세요세계" * 9,
+        "今日はカレーを食べました" * 9,
+        "https://a.example/" + "path" * 40 + "?q=1",
+    ],
+)
+def test_long_words_are_learned_from_and_read(text):
+    vocabulary = learn_vocabulary([text] * 3, size=120)
+    preprocess = TextPreprocessor(vocabulary, 400, "longest")
+    tokens = preprocess([text, text[:-1], "short " + text]).numpy()
+    assert (tokens[:2, :5] > 1).all() and not (tokens[:2] == 1).any()
+    entries = [vocabulary[i].removeprefix("##") for i in tokens[0] if i]
+    plain = unicodedata.normalize("NFD", text)
+    plain = "".join(x for x in plain if unicodedata.category(x) != "Mn")
+    assert "".join(entries) == "".join(plain.split())
+
+
+def test_an_unknown_character_of_a_long_word_is_one_unknown_token():
+    letters = "abcdefgh"
+    vocabulary = [*RESERVED[:2], *letters, *("##" + x for x in letters), "##ab"]
+    preprocess = TextPreprocessor(vocabulary, 300, "longest")
+    word = "abcdefgh" * 13  # of more than 100 bytes
+    tokens = preprocess(
+        [f"a {word}é\u4e00!\U0001f600\U0001f600{word} b", "a", f"{word}z{word}"]
+    )
+    names = [[vocabulary[i] for i in row if i] for row in tokens.numpy()]
+    pieces = [
+        "a",
+        *("##" + x for x in "bcdefgh"),
+        *["##ab", *("##" + x for x in "cdefgh")] * 12,
+    ]
+    assert names[0][:1] + names[0][-1:] == ["a", "b"] and names[1] == ["a"]
+    assert names[0].count("[UNK]") == 3 and names[0].count("##ab") == 24
+    assert names[2] == [*pieces, "[UNK]", *pieces]
+    # A shorter word is unknown as a whole, as in BERT; in a graph the same.
+    assert preprocess(["abz"]).numpy().tolist() == [[1]]
+    batches = tf.data.Dataset.from_tensors([f"{word}z{word}"]).map(preprocess)
+    assert [[vocabulary[i] for i in row] for row in next(iter(batches)).numpy()] == names[
+        2:
+    ]
+
+
+def test_words_of_100_bytes_are_read_as_before():
+    vocabulary = ["[PAD]", "[UNK]", "a", "##a", "b"]
+    for length in (99, 100, 101, 1000):
+        tokens = TextPreprocessor(vocabulary, 2000, "longest")(["a" * length]).numpy()
+        assert tokens.tolist() == [[2] + [3] * (length - 1)]
+    tokens = TextPreprocessor(vocabulary, 2000, "longest")(["a" * 99 + "z"]).numpy()
+    assert tokens.tolist() == [[1]]
+
+
+class Column:
+    """As pandas's Series is."""
+
+    def __init__(self, rows):
+        self.rows = np.array(rows, object)
+
+    def __array__(self, dtype=None, copy=None):
+        return self.rows
+
+
+class Table(Column):
+    """As pandas's DataFrame is: an iterable of the columns' names."""
+
+    def __iter__(self):
+        return iter(["question"])
+
+
+def test_texts_are_taken_from_what_users_hold_them_in():
+    dataset = tf.data.Dataset.from_tensor_slices(TEXTS)
+    expected = learn_vocabulary(TEXTS, 60)
+    for texts in (
+        tuple(TEXTS),
+        set(TEXTS),
+        dict(zip("abc", TEXTS, strict=True)),
+        (text for text in TEXTS),
+        np.array(TEXTS),
+        np.array(TEXTS)[:, None],
+        [text.encode() for text in TEXTS],
+        tf.constant(TEXTS),
+        Column(TEXTS),
+        Table([[text] for text in TEXTS]),
+        dataset,
+        dataset.batch(2),
+        dataset.batch(1).batch(2),
+    ):
+        assert learn_vocabulary(texts, 60) == expected
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ("texts.txt", "one str: 'texts.txt'"),
+        (pathlib.Path("texts.txt"), "read a file before"),
+        (None, "one NoneType"),
+        (["a", None], "row 1 is missing, None"),
+        (np.array(["a", "b", np.nan], object), "row 2 is missing, nan"),
+        (Column(["a", float("nan")]), "row 1 is missing, nan"),
+        ({"d0": "a", "d1": ["b"]}, "row 1 of type list"),
+        ((TEXTS, TEXTS), "texts of all columns into one list"),
+        (np.array([TEXTS, TEXTS]), r"shape=\(2, 3\)"),
+        (tf.constant([TEXTS, TEXTS]), r"shape=\(2, 3\)"),
+        (Table([["a", "b"]]), r"shape=\(1, 2\)"),
+        (tf.ragged.constant([["a"], ["b", "c"]]), "one RaggedTensor"),
+        (tf.data.Dataset.from_tensors("a").repeat(), "a dataset with an end"),
+        (tf.data.Dataset.from_tensors(("a", "b")), "a dataset of texts"),
+        (["\u200b", "\x00"], "at least one word"),
+    ],
+)
+def test_what_are_no_texts_to_learn_from_is_refused(texts, message):
+    with pytest.raises(ValueError, match=message):
+        learn_vocabulary(texts, 60)
+
+
+@pytest.mark.parametrize("size", [50.0, "50", None, True, -1])
+def test_sizes_that_are_no_integers_are_refused(size):
+    with pytest.raises(ValueError, match=f"an integer. Received: size={size!r}"):
+        learn_vocabulary(TEXTS, size)
+
+
+def test_half_characters_are_learned_from_as_invalid():
+    assert "good" in learn_vocabulary(["good \ud800 good"], 50)
+
+
+# The preprocessors.
+
+ENTRIES = ["[PAD]", "[UNK]", "a", "b", "##a", "##b"]
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "message"),
+    [
+        ("vocab.txt", "Read the file"),
+        (pathlib.Path("vocab.txt"), "Read the file"),
+        ({entry: i for i, entry in enumerate(ENTRIES)}, "in the order of their ids"),
+        (set(ENTRIES), "as a list"),
+        (None, "NoneType"),
+        ([f"{entry}\n" for entry in ENTRIES], "line ends"),
+        ([*ENTRIES, None], "entry 6 of type NoneType"),
+        ([ENTRIES], "entry 0 of type list"),
+        (ENTRIES[:2], "at least one entry that is not reserved"),
+        ([*ENTRIES, "x" * 300], "256 bytes at most"),
+        ([*ENTRIES, "\x00"], "printable"),
+        ([*ENTRIES, "\ud800"], "printable"),
+        ([*(entry.encode() for entry in ENTRIES), b"\xff"], "printable"),
+    ],
+)
+def test_what_is_no_vocabulary_is_refused(vocabulary, message):
+    with pytest.raises(ValueError, match=message):
+        TextPreprocessor(vocabulary, 4)
+
+
+def test_vocabularies_of_other_kinds():
+    expected = [[2, 5, 2, 0]]
+    for vocabulary in (
+        tuple(ENTRIES),
+        iter(ENTRIES),
+        np.array(ENTRIES),
+        [entry.encode() for entry in ENTRIES],
+        tf.constant(ENTRIES),
+        Column(ENTRIES),
+    ):
+        preprocess = TextPreprocessor(vocabulary, np.int64(4))
+        assert preprocess(["ab a"]).numpy().tolist() == expected
+        assert json.loads(json.dumps(preprocess.get_config()))["vocabulary"] == ENTRIES
+
+
+@pytest.mark.parametrize("length", [0, -1, 2.5, "4", None, True])
+def test_lengths_that_are_no_integers_are_refused(length):
+    with pytest.raises(ValueError, match="sequence_length > 0, an integer"):
+        TextPreprocessor(ENTRIES, length)
+    with pytest.raises(ValueError, match="second_length > 0, an integer"):
+        TextPairPreprocessor(ENTRIES, 2, length)
+
+
+NO_BATCHES = [
+    ("a", r"shape=\(\)"),
+    ([["a", "b"]], r"shape=\(1, 2\)"),
+    ([[["a"]]], r"shape=\(1, 1, 1\)"),
+    ([0.5], "dtype=float32"),
+    (None, "NoneType"),
+    (["a", None], "row 1 is missing, None"),
+    (np.array(["a", np.nan], object), "row 1 is missing, nan"),
+    (["a", ["b"]], "row 1 of type list"),
+    (["a", "\ud800"], "row 1 is no valid Unicode"),
+    ({"a": "b"}, "dict"),
+    (tf.ragged.constant([["a"], ["b", "a"]]), "RaggedTensor"),
+    (tf.data.Dataset.from_tensors("a"), "Dataset"),
+]
+
+
+@pytest.mark.parametrize(("texts", "message"), NO_BATCHES)
+def test_what_is_no_batch_is_refused_by_all(texts, message):
+    pair = TextPairPreprocessor(ENTRIES, 2, 2)
+    for call in (
+        TextPreprocessor(ENTRIES, 4),
+        lambda texts: pair(texts, ["a"]),
+        lambda texts: pair(["a"], texts),
+        lambda texts: DeleteWords()(texts, 0),
+    ):
+        with pytest.raises(ValueError, match=f"(?s)batch of texts.*Received: .*{message}"):
+            call(texts)
+
+
+def test_batches_of_other_kinds():
+    preprocess = TextPreprocessor(ENTRIES, 2)
+    for texts in (
+        [["a"], ["b"]],
+        np.array([["a"], ["b"]]),
+        np.array(["a", "b"], object),
+        Column(["a", "b"]),
+        ("a", b"b"),
+        tf.Variable(["a", "b"]),
+    ):
+        assert preprocess(texts).numpy().tolist() == [[2, 0], [3, 0]]
+    for texts in ([], (), np.array([], str)):
+        assert preprocess(texts).shape == (0, 2)
+        assert DeleteWords()(texts, 0).shape == (0,)
+
+
+@pytest.mark.parametrize("shape", [None, [None, None]])
+def test_shapes_that_only_a_graph_run_knows(shape):
+    preprocess = TextPreprocessor(ENTRIES, 2)
+    run = tf.function(preprocess, [tf.TensorSpec(shape, tf.string)], autograph=False)
+    assert run(tf.constant([["a"], ["b"]])).numpy().tolist() == [[2, 0], [3, 0]]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Expected a batch of texts"):
+        run(tf.constant([["a", "b"]]))
+    if shape is None:
+        assert run(tf.constant(["a"])).numpy().tolist() == [[2, 0]]
+        with pytest.raises(tf.errors.InvalidArgumentError, match="Expected a batch of"):
+            run(tf.constant("a"))
+
+
+def test_pairs_of_unequal_number_are_refused():
+    pair = TextPairPreprocessor(ENTRIES, 2, 2)
+    assert pair.vocabulary == ENTRIES
+    with pytest.raises(ValueError, match="Received: 1 and 2"):
+        pair(["a"], ["b", "a"])
+    run = tf.function(pair, [tf.TensorSpec([None], tf.string)] * 2, autograph=False)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="as many first texts"):
+        run(tf.constant(["a"]), tf.constant(["b", "a"]))
+
+
+# The encoder.
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dim": 32, "num_layers": 1}, r"vocabulary_size=len\(vocabulary\)"),
+        ({"vocabulary_size": ENTRIES}, r"vocabulary_size=len\(vocabulary\)"),
+        ({"vocabulary_size": 9.0}, "Received: vocabulary_size=9.0"),
+        ({"vocabulary_size": 9, "dim": 0}, "dim > 0, an integer"),
+        ({"vocabulary_size": 9, "dim": 8.0}, "dim > 0, an integer"),
+        ({"vocabulary_size": 9, "sequence_length": "8"}, "sequence_length > 0"),
+        ({"vocabulary_size": 9, "num_layers": -1}, "num_layers >= 0"),
+        ({"vocabulary_size": 9, "num_layers": None}, "num_layers >= 0"),
+        ({"vocabulary_size": 9, "num_heads": 0}, "num_heads > 0"),
+        ({"vocabulary_size": 9, "dropout": 1.5}, "dropout from 0 to 1"),
+        ({"vocabulary_size": 9, "dropout": None}, "dropout from 0 to 1"),
+    ],
+)
+def test_bad_encoders_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        TextEncoder(**options)
+
+
+@pytest.mark.parametrize(("dim", "num_heads"), [(384, 6), (32, 4), (10, 5), (7, 1)])
+def test_heads_divide_dim_by_default(dim, num_heads):
+    encoder = TextEncoder(9, dim=dim, num_layers=1)
+    assert encoder.get_config()["num_heads"] == num_heads
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        ([[9, 1]], "token ids from 0 to 8.*vocabulary_size=len"),
+        ([[-1, 1]], "token ids from 0 to 8"),
+        ([[2**40, 1]], "token ids from 0 to 8"),
+        (np.array([[200]], "uint8"), "token ids from 0 to 8"),
+        ([1, 2], r"integers of shape \[rows, T\].*shape=\(2,\)"),
+        ([["a"]], "as TextPreprocessor makes them.*dtype=string"),
+    ],
+)
+def test_what_are_no_token_ids_is_refused(tokens, message):
+    encoder = TextEncoder(9, dim=4)
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        encoder(np.array(tokens))
+    with pytest.raises(
+        (ValueError, tf.errors.InvalidArgumentError), match=f"(?s){message}"
+    ):
+        tf.function(encoder)(tf.constant(tokens))
+
+
+@pytest.mark.parametrize("num_layers", [0, 1])
+def test_token_ids_out_of_range_give_nan_under_xla(num_layers):
+    encoder = TextEncoder(9, dim=4, num_layers=num_layers)
+    tokens = tf.constant([[1, 8, 0], [1, 9, 0], [-1, 2, 0]])
+    embeddings = tf.function(encoder, jit_compile=True)(tokens)
+    assert np.isnan(embeddings[1:]).all()
+    np.testing.assert_allclose(embeddings[:1], encoder(tokens[:1]), atol=1e-6)
+
+
+def test_an_encoder_in_a_functional_model_checks_its_tokens():
+    tokens = keras.Input([None], dtype="int32")
+    model = keras.Model(tokens, TextEncoder(9, dim=4)(tokens))
+    assert model(np.array([[8, 1]])).shape == (1, 4)
+    with pytest.raises(ValueError, match="token ids from 0 to 8"):
+        model(np.array([[9, 1]]))
+
+
+# Noise in languages without spaces.
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["我们今天去公园散步", "今日はカレーを食べました", "วันนี้เราจะไปเดินเล่น", "ພາສາລາວພາສາລາວ",
+     "ខ្ញុំស្រលាញ់ភាសាខ្មែរ", "မြန်မာဘာသာစကား", "བོད་སྐད་བོད་སྐད་"],
+)  # fmt: skip
+def test_characters_are_deleted_where_there_are_no_spaces(text):
+    noise, ends = DeleteWords(0.6), [f" {i}" for i in range(500)]
+    kept = noise([text + end for end in ends], 1).numpy()
+    kept = [one.decode().removesuffix(end) for one, end in zip(kept, ends, strict=True)]
+    kept = [one for one in kept if one not in ends and not one.isdigit()]
+    assert DeleteWords(0.0)([text], 0).numpy()[0].decode() == text and len(set(kept)) > 50
+    np.testing.assert_allclose(np.mean([len(x) for x in kept]) / len(text), 0.4, atol=0.06)
+    for one in kept:  # in their order, and no mark without its character
+        assert " " not in one and unicodedata.category(one[0])[0] != "M"
+        rest = iter(text)
+        assert all(character in rest for character in one)
+    assert noise([text, "a b c"], 3).numpy()[0] == noise(["b", text], 3).numpy()[1]
+
+
+def test_words_and_characters_side_by_side():
+    noise = DeleteWords(0.5)
+    texts = [f"use iPhone15在北京 today {i}" for i in range(300)]
+    kept = [text.decode() for text in noise(texts, 1).numpy()]
+    words = {word for text in kept for word in text.split(" ")}
+    assert {"use", "today", "iPhone15", "在北", "iPhone15京", "iPhone15在北京"} < words
+    assert not any("usei" in text or "京today" in text for text in kept)
+
+
+def test_words_between_spaces_are_deleted_as_ever():
+    # What it gave before it knew of other scripts.
+    texts = [
+        "to be or not to be",
+        "Straße naïve  CAFÉ\tok\n",
+        "한국어 문장 은 그대로",
+        "нет да и нет",
+    ]
+    assert DeleteWords(0.6)(texts, 3).numpy().tolist() == [
+        b"be not",
+        "Straße ok".encode(),
+        "한국어".encode(),
+        "да".encode(),
+    ]
+
+
+@pytest.mark.parametrize("ratio", [-0.1, 1.1, "0.6", None, True, float("nan")])
+def test_ratios_out_of_range_are_refused(ratio):
+    with pytest.raises(ValueError, match="ratio from 0 to 1"):
+        DeleteWords(ratio)
+
+
+@pytest.mark.parametrize("seed", [0.5, "a", None, [1, 2], True, 2**64])
+def test_seeds_that_are_no_integers_are_refused(seed):
+    with pytest.raises(ValueError, match="a seed, one integer"):
+        DeleteWords()(["a b"], seed)
