@@ -106,7 +106,7 @@ def oracle(embeddings, ids):
 @pytest.mark.parametrize("chunk", [1, 7, 1024])
 @pytest.mark.parametrize("kind", ["integers", "strings", "duplicates", "all of one"])
 def test_equals_the_definition(kind, chunk, monkeypatch):
-    monkeypatch.setattr("tfembloss.evaluation._QUERY_CHUNK", chunk)
+    monkeypatch.setattr("tfembloss.search._QUERY_CHUNK", chunk)
     rng = np.random.default_rng(0)
     ids = rng.choice([5, 6, 7, 8], p=[0.6, 0.2, 0.15, 0.05], size=40)
     ids = np.append(ids, 9)  # a label that one row has
@@ -137,8 +137,8 @@ def test_labels_that_do_not_fit_are_refused():
         label_retrieval_metrics(points, [1, 2, 3])
     with pytest.raises(ValueError, match=r"\(3, 3\), ids of shape \(2,\)"):
         label_retrieval_metrics(points, [1, 2])
-    with pytest.raises(ValueError, match=r"ids of shape \(3, 1\)"):
-        label_retrieval_metrics(points, [[1], [1], [1]])
+    with pytest.raises(ValueError, match=r"ids of shape \(3, 2\)"):
+        label_retrieval_metrics(points, [[1, 0], [1, 0], [1, 0]])
     with pytest.raises(ValueError, match=r"'map@r'.*Received: 'r_precision'"):
         label_retrieval_metrics(points, [1, 1, 1], ["r_precision"])
 

@@ -108,7 +108,8 @@ def mining_oracle(queries, corpus, positives, n=3, distance="cosine", **options)
         ranking = sorted(set(corpus) - {query, *known}, key=near, reverse=True)
         lowest = min(map(score, known))
         pool = []
-        for text in ranking[: options["range_max"]]:
+        limit = options["range_max"]
+        for text in ranking[: limit[query] if isinstance(limit, dict) else limit]:
             s = score(text)
             if get("absolute_margin") is not None and s > lowest - get("absolute_margin"):
                 continue
@@ -143,11 +144,13 @@ OPTIONS = [
 
 def with_range_max(options, n, positives):
     """The options with the default of range_max, which is written out here."""
-    widest = max(1 if isinstance(of, str) else len(of) for of in positives.values())
     filters = {"max_score", "absolute_margin", "relative_margin", "cross_encoder"}
     many = filters & options.keys() or options.get("sampling") == "random"
-    default = options.get("range_min", 0) + (10 if many else 1) * n + widest
-    return {"range_max": default, **options}
+    default = options.get("range_min", 0) + (10 if many else 1) * n
+    return {
+        "range_max": {query: default + len(of) for query, of in positives.items()},
+        **options,
+    }
 
 
 def oracle_with_defaults(queries, corpus, positives, n, options):

@@ -10,6 +10,7 @@ import tensorflow as tf
 from tfembloss.checks import check_count
 from tfembloss.distances import l2_normalize
 from tfembloss.scoring import (
+    ROUNDING,
     check_texts,
     chunks,
     embed_all,
@@ -49,11 +50,13 @@ def find_duplicates(texts, embed, threshold=0.95, batch_size=256, verbose=1):
     equal to a duplicate is reported with the same row.
 
     Args:
-        texts: N texts.
+        texts: N texts; also a dict of id to text, whose rows are numbered in its order.
         embed: function from a list of texts to embeddings `[n, D]`, or a Keras model
             whose `predict` takes texts, as `tfembloss.EmbeddingModel`. None for equal
             texts only.
-        threshold: the cosine from which two texts are duplicates, above 0 and at most 1.
+        threshold: the cosine from which two texts are duplicates, above 0 and at most 1:
+            then embeddings of one direction. A cosine that is below it by float rounding
+            only, up to $10^{-6}$, is reached.
         batch_size: texts that are embedded at a time, > 0.
         verbose: 1 for progress bars and a summary with the first pairs.
 
@@ -82,7 +85,8 @@ def find_duplicates(texts, embed, threshold=0.95, batch_size=256, verbose=1):
     """
     texts = check_texts(texts, "texts", empty_allowed=True)
     batch_size = check_count(batch_size, "batch_size", 1)
-    if not isinstance(threshold, numbers.Real) or not 0 < threshold <= 1:
+    is_number = isinstance(threshold, numbers.Real) and not isinstance(threshold, bool)
+    if not is_number or not 0 < threshold <= 1:
         raise ValueError(
             f"Expected a number 0 < threshold <= 1. Received: threshold={threshold!r}"
         )
@@ -91,7 +95,8 @@ def find_duplicates(texts, embed, threshold=0.95, batch_size=256, verbose=1):
     if embed is not None:
         of_texts, _ = embedders(embed, batch_size)
         embeddings = embed_all(of_texts, different, batch_size, "texts", verbose)
-        originals, similarities = _nearest_kept(embeddings, threshold, verbose)
+        limit = float(threshold) - ROUNDING
+        originals, similarities = _nearest_kept(embeddings, limit, verbose)
 
     # From the rows of different texts to those of all.
     number_of = {text: number for number, text in enumerate(different)}

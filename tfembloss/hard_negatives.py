@@ -3,6 +3,7 @@
 import itertools
 import math
 import numbers
+import operator
 import random
 from typing import NamedTuple
 
@@ -13,9 +14,9 @@ from tfembloss import distances, search
 from tfembloss.checks import check_count
 from tfembloss.scoring import (
     BATCHES,
+    ROUNDING,
     by_query,
-    check_positives,
-    check_texts,
+    check_task,
     chunks,
     embed_all,
     embedders,
@@ -154,11 +155,17 @@ def mine_hard_negatives(
     twice is one query with the positives of both. Where few texts remain, a query has
     fewer negatives, or none.
 
+    Two scores are equal here where they differ by float rounding only, $10^{-6}$ or that
+    share of them: with `absolute_margin=0` a text that is as near as the positive remains.
+
     Args:
-        queries: Q texts.
-        corpus: N texts, the only ones that become negatives.
-        positives: for each query its positive text, or a list of them. They need not be
-            in the corpus.
+        queries: Q texts; also a dict of id to text.
+        corpus: N texts, the only ones that become negatives; also a dict of id to text.
+        positives: for each query its positive text, or several of them: a list, a set, or
+            a dict of text to grade, of which those with a grade above 0 count. They need
+            not be in the corpus. Where the corpus is a dict, they are ids of it, or all
+            texts of it. A dict has the queries' ids as its keys, or their texts where
+            `queries` is a list.
         embed: function from a list of texts to embeddings `[n, D]`, or a Keras model
             whose `predict` takes texts, as `tfembloss.EmbeddingModel`; or a tuple of two
             of them, for queries and for the rest.
@@ -166,9 +173,10 @@ def mine_hard_negatives(
         range_min: how many of the texts that remain are skipped, highest score first,
             >= 0: they may well be positives that nobody has marked.
         range_max: number of candidates, >= range_min + num_negatives. Positives and the
-            query's own text do not count. By default, with P the most positives of a
-            query, `range_min + 10 * num_negatives + P` where a cross encoder, `max_score`,
-            a margin or random sampling is given, else `range_min + num_negatives + P`.
+            query's own text do not count. By default, with P the query's number of
+            positives, `range_min + 10 * num_negatives + P` where a cross encoder,
+            `max_score`, a margin or random sampling is given, else
+            `range_min + num_negatives + P`.
         min_score: least score of a negative.
         max_score: greatest score of a negative.
         absolute_margin: $m_{abs}$, by how much it is below its query's positives.
@@ -191,8 +199,9 @@ def mine_hard_negatives(
 
     Raises:
         ValueError: numbers of queries and positives differ, a query has no positive, a
-            text is empty or none, an option is out of range, options contradict each
-            other, or a model returns another shape or numbers that are not finite.
+            text is empty or none, a container has no order or unknown ids, an option is
+            out of range, options contradict each other, or a model returns another shape
+            or numbers that are not finite.
 
     Example:
 
@@ -216,8 +225,8 @@ def mine_hard_negatives(
         out of four by default, and lets a query with fewer positives than others have
         candidates beyond range_max.
     """
-    queries, corpus = check_texts(queries, "queries"), unique(check_texts(corpus, "corpus"))
-    positives_of = by_query(queries, check_positives(queries, positives))
+    queries, corpus, positives = check_task(queries, corpus, positives)
+    positives_of = by_query(queries, positives)
     queries, positives = list(positives_of), list(positives_of.values())
     num_negatives = check_count(num_negatives, "num_negatives", 1)
     range_min = check_count(range_min, "range_min", 0)
@@ -229,13 +238,14 @@ def mine_hard_negatives(
         min_score=min_score,
     )
     rng = _generator(sampling, seed)
+    num_positives = np.array(list(map(len, positives)))
     if range_max is None:
         thinned = rng is not None or cross_encoder is not None
         thinned = thinned or any(name != "min_score" for name in conditions)
-        range_max = range_min + num_negatives * (10 if thinned else 1)
-        range_max += max(map(len, positives))
-    range_max = check_count(range_max, "range_max", 1)
-    if range_max < range_min + num_negatives:
+        counts = range_min + num_negatives * (10 if thinned else 1) + num_positives
+    elif check_count(range_max, "range_max", 1) >= range_min + num_negatives:
+        counts = np.full(len(queries), operator.index(range_max))
+    else:
         raise ValueError(
             "Expected range_max >= range_min + num_negatives candidates. Received: "
             f"range_max={range_max}, range_min={range_min}, num_negatives={num_negatives}"
@@ -246,7 +256,7 @@ def mine_hard_negatives(
     # Each text once: the corpus, and behind it the positives that are not in it.
     texts = unique(itertools.chain(corpus, *positives))
     row_of = {text: row for row, text in enumerate(texts)}
-    query_of_pair = np.repeat(np.arange(len(queries)), list(map(len, positives)))
+    query_of_pair = np.repeat(np.arange(len(queries)), num_positives)
     row_of_pair = np.array([row_of[text] for of in positives for text in of])
     pairs = query_of_pair, row_of_pair
 
@@ -255,34 +265,46 @@ def mine_hard_negatives(
         embed_all(of_corpus, texts, batch_size, "texts", verbose),
     )
     excluded = rows_of_known(queries, corpus, positives)
-    found, rows = _search(*embeddings, len(corpus), excluded, range_max, distance, verbose)
-    candidates = ~np.stack([np.isin(*pair) for pair in zip(rows, excluded, strict=True)])
-    candidates &= np.cumsum(candidates, axis=1) <= range_max
-    if score is None:
-        scores = _similarity(distance, found)
-        positive_scores = _rowwise(distance, embeddings, pairs)
-    else:
-        more = np.nonzero(candidates)[0], rows[candidates]
-        both = [np.concatenate(parts) for parts in zip(pairs, more, strict=True)]
+    if verbose:
+        print(f"Searching {len(corpus):,} texts", flush=True)
+    found, rows = search.nearest_besides(
+        embeddings[0], embeddings[1][: len(corpus)], counts, excluded, distance,
+        # A function of distance makes [1024, chunk, D].
+        chunk_size=16384 if isinstance(distance, str) else 64,
+        verbose=verbose,
+    )  # fmt: skip
+    # Of all queries one after the other: of query q from bounds[q] to bounds[q + 1].
+    bounds = np.cumsum([0, *map(len, rows)])
+    candidates = np.repeat(np.arange(len(queries)), np.diff(bounds)), np.concatenate(rows)
+    is_cosine = distances.get(distance) is distances.cosine
+    if score is not None:
+        both = [np.concatenate(parts) for parts in zip(pairs, candidates, strict=True)]
         of_pairs = _pair_scores(score, queries, texts, both, batch_size, verbose)
-        scores = np.zeros(rows.shape, "float32")
-        positive_scores, scores[candidates] = np.split(of_pairs, [len(row_of_pair)])
+        positive_scores, scores = np.split(of_pairs, [len(row_of_pair)])
+    else:
+        positive_scores = _rowwise(distance, embeddings, pairs)
+        if is_cosine or not conditions:
+            scores = _similarity(distance, np.concatenate(found))
+        else:  # Distances of all pairs are rounded otherwise, so two may not be compared.
+            scores = _rowwise(distance, embeddings, candidates)
 
     (begins,) = np.nonzero(np.diff(query_of_pair, prepend=-1))
-    lowest = np.minimum.reduceat(positive_scores, begins)
-    remain, removed = _remove(candidates, scores, lowest, conditions)
+    lowest = np.minimum.reduceat(positive_scores, begins)[candidates[0]]
+    least = 1 if is_cosine and score is None else 0
+    remain, removed = _remove(scores, lowest, conditions, least)
     taken = [
-        _take(*of_query, range_min, num_negatives, rng)
-        for of_query in zip(remain, scores, strict=True)
+        begin + _take(remain[begin:end], scores[begin:end], range_min, num_negatives, rng)
+        for begin, end in itertools.pairwise(bounds)
     ]
     if verbose:
-        print(_summary(taken, num_negatives, positive_scores, scores, candidates, removed))
+        print(_summary(taken, num_negatives, positive_scores, scores, removed))
+    row_of_candidate = candidates[1]
     return HardNegatives(
         [queries[query] for query in query_of_pair],
         [texts[row] for row in row_of_pair],
-        [[texts[row] for row in rows[query, taken[query]]] for query in query_of_pair],
+        [[texts[row] for row in row_of_candidate[taken[q]]] for q in query_of_pair],
         [
-            np.append(score, scores[query, taken[query]])
+            np.append(score, scores[taken[query]])
             for query, score in zip(query_of_pair, positive_scores, strict=True)
         ],
     )
@@ -304,7 +326,8 @@ def _check_conditions(**conditions):
     """Those that are given, as numbers."""
     given = {name: value for name, value in conditions.items() if value is not None}
     for name, value in given.items():
-        if not isinstance(value, numbers.Real) or not math.isfinite(value):
+        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value):
             raise ValueError(
                 f"Expected a finite number or None. Received: {name}={value!r}"
             )
@@ -314,17 +337,6 @@ def _check_conditions(**conditions):
             f"min_score={given['min_score']}, max_score={given['max_score']}"
         )
     return given
-
-
-def _search(queries, embeddings, num_rows, excluded, range_max, distance, verbose):
-    """Distances and rows `[Q, K]` of so many texts that the candidates are among them."""
-    if verbose:
-        print(f"Searching {num_rows:,} texts", flush=True)
-    k = min(num_rows, range_max + max(map(len, excluded)))
-    # A function of distance makes [1024, chunk, D].
-    options = {} if isinstance(distance, str) else {"chunk_size": 64}
-    corpus = embeddings[:num_rows]
-    return search.top_k(queries, corpus, k, distance, verbose=verbose, **options)
 
 
 def _similarity(distance, values):
@@ -355,25 +367,34 @@ def _pair_scores(score, queries, texts, pairs, batch_size, verbose):
     return np.concatenate(parts)
 
 
-def _remove(candidates, scores, lowest, conditions):
-    """Which candidates `[Q, K]` remain, and how many each condition has removed."""
-    lowest = lowest[:, None]
-    tests = {
-        "absolute_margin": lambda margin: scores > lowest - margin,
-        "relative_margin": lambda margin: scores > lowest - np.abs(lowest) * margin,
-        "max_score": lambda score: scores > score,
-        "min_score": lambda score: scores < score,
+def _remove(scores, lowest, conditions, least):
+    """Which candidates remain, and how many each condition has removed.
+
+    Args:
+        scores: of the candidates, `[M]`.
+        lowest: for each the lowest score of its query's positives, `[M]`.
+        conditions: name to value.
+        least: what the rounding is a share of, at least.
+    """
+    scores, lowest = scores.astype("float64"), lowest.astype("float64")
+    tests = {  # for each condition the score that is the limit, and on which side of it
+        "absolute_margin": lambda margin: (lowest - margin, 1),
+        "relative_margin": lambda margin: (lowest - np.abs(lowest) * margin, 1),
+        "max_score": lambda score: (score, 1),
+        "min_score": lambda score: (score, -1),
     }
-    removed = {}
+    remain, removed = np.ones(len(scores), bool), {}
     for name, value in conditions.items():
-        fails = candidates & tests[name](np.float32(value))
+        limit, side = tests[name](float(value))
+        rounding = ROUNDING * np.maximum(np.abs(scores), np.abs(limit)).clip(least)
+        fails = remain & (side * (scores - limit) > rounding)
         removed[f"{name}={value}"] = int(fails.sum())
-        candidates = candidates & ~fails
-    return candidates, removed
+        remain &= ~fails
+    return remain, removed
 
 
 def _take(remain, scores, range_min, num_negatives, rng):
-    """Places in a query's row of the negatives, highest score first."""
+    """Places of the negatives among a query's candidates, highest score first."""
     (places,) = np.nonzero(remain)
     places = places[np.argsort(-scores[places], kind="stable")][range_min:]
     if rng is None or len(places) <= num_negatives:
@@ -381,7 +402,7 @@ def _take(remain, scores, range_min, num_negatives, rng):
     return places[np.sort(rng.choice(len(places), num_negatives, replace=False))]
 
 
-def _summary(taken, num_negatives, positive_scores, scores, candidates, removed):
+def _summary(taken, num_negatives, positive_scores, scores, removed):
     """What came out, in a few lines."""
     sizes = np.array(list(map(len, taken)))
     num_all, num_none = np.sum(sizes == num_negatives), np.sum(sizes == 0)
@@ -389,14 +410,12 @@ def _summary(taken, num_negatives, positive_scores, scores, candidates, removed)
         f"{len(sizes):,} queries, {len(positive_scores):,} positives: {num_all:,} queries "
         f"with all {num_negatives} negatives, {len(sizes) - num_all - num_none:,} with "
         f"fewer, {num_none:,} with none.",
-        f"{candidates.sum():,} candidates"
+        f"{len(scores):,} candidates"
         + "".join(f"; {count:,} removed by {name}" for name, count in removed.items())
         + ".",
     ]
     if sizes.any():
-        of_negatives = np.concatenate(
-            [row[places] for row, places in zip(scores, taken, strict=True)]
-        )
+        of_negatives = scores[np.concatenate(taken)]
         lines.append(
             f"Mean score of a positive {positive_scores.mean():.3f}, of a negative "
             f"{of_negatives.mean():.3f}."

@@ -7,9 +7,12 @@ import numpy as np
 import tensorflow as tf
 
 from tfembloss import distances
+from tfembloss.checks import check_count
 
 _QUERY_CHUNK = 1024
 _BLOCK = 16  # columns whose smallest is compared first
+_MANY = 256  # neighbors from which sorting integers takes less time than TensorFlow's top_k
+_ENTRIES = 2**22  # of a ranking [queries, k] that is made at a time
 
 
 def top_k(queries, corpus, k, distance="cosine", chunk_size=16384, verbose=0):
@@ -33,8 +36,10 @@ def top_k(queries, corpus, k, distance="cosine", chunk_size=16384, verbose=0):
         Distances `[Q, k]` and row numbers `[Q, k]`, numpy arrays of float32 and int64.
 
     Raises:
-        ValueError: shapes do not fit, `k` is not within 1 to N, the distance is unknown,
-            or a distance is NaN, which has no place in an order.
+        ValueError: queries or corpus are no arrays `[n, D]` of numbers or do not fit, `k`
+            is not within 1 to N, the distance is unknown, or a distance is NaN, which has
+            no place in an order, or infinite: then an embedding is, or it is too large.
+            A function of distance may return infinity.
 
     Example:
 
@@ -43,17 +48,23 @@ def top_k(queries, corpus, k, distance="cosine", chunk_size=16384, verbose=0):
     >>> rows.tolist(), nearest.round(3)
     ([[1, 2]], array([[0.   , 0.293]], dtype=float32))
     """
-    k = operator.index(k)
-    if chunk_size < 1:
-        raise ValueError(f"Expected chunk_size > 0. Received: chunk_size={chunk_size}")
+    chunk_size = check_count(chunk_size, "chunk_size", 1)
     pairwise = distances.get(distance).pairwise
-    shapes = np.shape(queries), np.shape(corpus)
-    if [len(s) for s in shapes] != [2, 2] or shapes[0][1] != shapes[1][1]:
+    queries = as_embeddings(queries, "queries")
+    corpus = as_embeddings(corpus, "corpus")
+    shapes = tuple(queries.shape), tuple(corpus.shape)
+    if shapes[0][1] != shapes[1][1]:
         raise ValueError(
             "Expected queries [Q, D] and a corpus [N, D] of the same D. "
             f"Received: {shapes[0]} and {shapes[1]}"
         )
     (num_queries, _), (num_rows, _) = shapes
+    if not num_rows:
+        raise ValueError("Expected a corpus of at least one row, received none.")
+    try:
+        k = operator.index(k)
+    except TypeError:
+        raise ValueError(f"Expected an integer k. Received: k={k!r}") from None
     if not 1 <= k <= num_rows:
         raise ValueError(f"Expected 1 <= k <= {num_rows} rows. Received: k={k}")
 
@@ -62,7 +73,12 @@ def top_k(queries, corpus, k, distance="cosine", chunk_size=16384, verbose=0):
     found = []
     for start in starts:
         chunk = tf.cast(queries[start : start + _QUERY_CHUNK], "float32")
-        found.append(_nearest(chunk, corpus, k, pairwise, chunk_size))
+        tiles = _tiles(chunk, corpus, pairwise, chunk_size)
+        make = _nearest if k < _MANY else _nearest_of_many
+        found.append(make(tiles, len(chunk), k, finite=isinstance(distance, str)))
+        (wrong,) = np.nonzero(np.isnan(found[-1][0]).any(axis=1))
+        if len(wrong):
+            _refuse(queries, corpus, distance, start + wrong[0])
         progress.add(1)
     if not found:
         return np.zeros([0, k], "float32"), np.zeros([0, k], "int64")
@@ -70,37 +86,151 @@ def top_k(queries, corpus, k, distance="cosine", chunk_size=16384, verbose=0):
     return nearest, rows
 
 
-def _nearest(queries, corpus, k, pairwise, chunk_size):
-    """Distances and row numbers `[Q, k]` of one chunk of queries."""
-    nearest = tf.zeros([len(queries), 0])
-    rows = tf.zeros([len(queries), 0], "int64")
+def nearest_besides(
+    queries, corpus, counts, excluded, distance="cosine", chunk_size=16384, verbose=0
+):
+    """The nearest rows of the corpus for each query, but none that it excludes.
+
+    One query that excludes many rows takes its own memory and time, not everyone's.
+
+    Args:
+        queries: as in `top_k`.
+        corpus: as in `top_k`.
+        counts: how many rows for each query, `[Q]`; fewer where there are no more.
+        excluded: for each query row numbers that it does not find.
+        distance: as in `top_k`.
+        chunk_size: as in `top_k`.
+        verbose: as in `top_k`.
+
+    Returns:
+        For each query its distances and its row numbers, nearest first, in two lists of
+        arrays.
+
+    Example:
+
+    >>> corpus = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], "float32")
+    >>> _, rows = nearest_besides(corpus[:2], corpus, [2, 1], [[0], [1]])
+    >>> [of_query.tolist() for of_query in rows]
+    [[2, 1], [2]]
+    """
+    depths = np.minimum(np.add(counts, list(map(len, excluded))), len(corpus))
+    nearest, rows = [None] * len(depths), [None] * len(depths)
+    progress = keras.utils.Progbar(len(depths), verbose=verbose)
+    for part in parts_of_like_depth(depths):
+        found = top_k(queries[part], corpus, depths[part[-1]], distance, chunk_size)
+        for query, *of_query in zip(part, *found, strict=True):
+            (places,) = np.nonzero(~np.isin(of_query[1], excluded[query]))
+            places = places[: counts[query]]
+            nearest[query], rows[query] = (values[places] for values in of_query)
+        progress.add(len(part))
+    return nearest, rows
+
+
+def parts_of_like_depth(depths):
+    """The queries in parts, by depth, so that a ranking [part, depth] is never large.
+
+    Args:
+        depths: `[Q]`, how many rows are ranked for each query.
+
+    Returns:
+        Arrays of query numbers, in each the deepest last. They have few sizes, for each
+        of which kernels are compiled.
+
+    Example:
+
+    >>> [part.tolist() for part in parts_of_like_depth([5, 1, 3])]
+    [[1, 2, 0]]
+    """
+    depths = np.asarray(depths)
+    order = np.argsort(depths, kind="stable")
+    start, parts = 0, []
+    while start < len(order):
+        size = _QUERY_CHUNK
+        while size > 1 and size * depths[order[start : start + size][-1]] > _ENTRIES:
+            size //= 2
+        parts.append(order[start : start + size])
+        start += size
+    return parts
+
+
+def as_embeddings(x, name):
+    """An array or tensor [N, D] of numbers; a ValueError where it is none."""
+    expected = f"Expected {name} as an array [n, D] of numbers. Received: "
+    if hasattr(x, "toarray"):
+        raise ValueError(f"{expected}{type(x).__name__}: give {name}.toarray().")
+    try:
+        dtype = tf.as_dtype(x.dtype)
+    except (AttributeError, TypeError):  # a list, a table, another library's array
+        try:
+            x = np.asarray(x)
+            dtype = tf.as_dtype(x.dtype)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{expected}{type(x).__name__} ({error})") from error
+    shape = tuple(x.shape) if hasattr(x, "__getitem__") else ()
+    if len(shape) != 2 or None in shape or not shape[1]:
+        raise ValueError(f"{expected}shape {shape}")
+    if not (dtype.is_floating or dtype.is_integer or dtype.is_bool):
+        raise ValueError(f"{expected}dtype {dtype.name}")
+    return x
+
+
+def _refuse(queries, corpus, distance, query):
+    """Says which embedding made a distance NaN or infinite."""
+    for name, x in (("queries", queries), ("corpus", corpus)):
+        for start in range(0, len(x), _QUERY_CHUNK):
+            rows = tf.cast(x[start : start + _QUERY_CHUNK], "float32")
+            finite = tf.reduce_all(tf.math.is_finite(rows), axis=1).numpy()
+            if not finite.all():
+                raise ValueError(
+                    "Expected finite embeddings. Received: NaN or infinity (in float32) "
+                    f"in row {start + finite.argmin()} of the {name}."
+                )
+    raise ValueError(
+        f"Expected finite distances. Received: of query {query} one by {distance!r} is NaN "
+        "or infinite, though the embeddings are finite: they are too large for it."
+    )
+
+
+def _tiles(queries, corpus, pairwise, chunk_size):
+    """The distances `[Q, chunk]` of each chunk of the corpus, with its first row."""
     for start in range(0, len(corpus), chunk_size):
         chunk = tf.cast(corpus[start : start + chunk_size], "float32")
-        by_blocks = len(chunk) > 4 * _BLOCK * k  # else that is not faster
-        chunk = pairwise(queries, chunk)
-        start = tf.constant(start, "int64")
-        nearest, rows = _merge(nearest, rows, chunk, start, k, by_blocks)
-    if np.isnan(nearest).any():
-        raise ValueError("Expected finite embeddings: a distance is NaN.")
+        tile = tf.cast(pairwise(queries, chunk), "float32")
+        if tile.shape != (len(queries), len(chunk)):
+            raise ValueError(
+                "Expected a function of distance that reduces the last axis and "
+                f"broadcasts over the others: here to {(len(queries), len(chunk))}. "
+                f"Received: a result of shape {tuple(tile.shape)}"
+            )
+        yield start, tile
+
+
+def _nearest(tiles, num_queries, k, finite):
+    """Distances and row numbers `[Q, k]`; where a distance is not good, NaN."""
+    nearest = tf.zeros([num_queries, 0])
+    rows = tf.zeros([num_queries, 0], "int64")
+    for start, tile in tiles:
+        by_blocks = tile.shape[1] > 4 * _BLOCK * k  # else that is not faster
+        options = {"by_blocks": by_blocks, "finite": finite}
+        start, limit = tf.constant(start, "int64"), tf.constant(k)
+        nearest, rows = _merge(nearest, rows, tile, start, limit, **options)
     return nearest.numpy(), rows.numpy()
 
 
 @tf.function(reduce_retracing=True, autograph=False)
-def _merge(nearest, rows, chunk, start, k, by_blocks):
-    """The k nearest of those found so far, which stand first, and of one more chunk."""
-    has_nan = _has_nan(nearest) | _has_nan(chunk)
-    new = start + tf.range(tf.shape(chunk, "int64")[1])
-    new = tf.broadcast_to(new, tf.shape(chunk))
+def _merge(nearest, rows, tile, start, k, by_blocks, finite):
+    """The k nearest of those found so far, which stand first, and of one more tile."""
+    wrong = tf.math.logical_not(tf.math.is_finite(tile)) if finite else tf.math.is_nan(tile)
+    wrong = tf.reduce_any(wrong, axis=1, keepdims=True)
+    wrong |= tf.reduce_any(tf.math.is_nan(nearest), axis=1, keepdims=True)
+    new = start + tf.range(tf.shape(tile, "int64")[1])
+    new = tf.broadcast_to(new, tf.shape(tile))
     if by_blocks:
-        chunk, new = _blocks_of_smallest(chunk, new, k)
-    both, rows = tf.concat([nearest, chunk], axis=1), tf.concat([rows, new], axis=1)
+        tile, new = _blocks_of_smallest(tile, new, k)
+    both, rows = tf.concat([nearest, tile], axis=1), tf.concat([rows, new], axis=1)
     nearest, places = tf.math.top_k(-both, k=tf.minimum(k, tf.shape(both)[1]))
-    nearest = tf.where(has_nan, np.nan, -nearest)
+    nearest = tf.where(wrong, np.nan, -nearest)
     return nearest, tf.gather(rows, places, batch_dims=1)
-
-
-def _has_nan(x):
-    return tf.reduce_any(tf.math.is_nan(x), axis=1, keepdims=True)
 
 
 def _blocks_of_smallest(x, rows, k):
@@ -122,3 +252,36 @@ def _blocks_of_smallest(x, rows, k):
     _, places = tf.math.top_k(-tf.reduce_min(blocks(x), axis=2), k=k)
     places = tf.sort(places, axis=1)
     return chosen(x), chosen(rows)
+
+
+def _nearest_of_many(tiles, num_queries, k, finite):
+    """As `_nearest`, for a large k: a distance and its row are sorted as one integer."""
+    found = [np.empty([0, 0], "int64")] * len(range(0, num_queries, 64))
+    wrong = np.zeros(num_queries, bool)
+    for start, tile in tiles:
+        tile = tile.numpy()
+        wrong |= (~np.isfinite(tile) if finite else np.isnan(tile)).any(axis=1)
+        for i, part in enumerate(range(0, num_queries, 64)):
+            keys = _keys(tile[part : part + 64], start)
+            if start:
+                keys = np.concatenate([found[i], keys], axis=1)
+            if keys.shape[1] > k:
+                keys.partition(k - 1, axis=1)
+                keys = keys[:, :k].copy()
+            found[i] = keys
+    keys = np.concatenate(found)
+    keys.sort(axis=1)
+    nearest = _flipped((keys >> 32).astype("int32")).view("float32")
+    nearest[wrong] = np.nan
+    return nearest, keys & 0xFFFFFFFF
+
+
+def _keys(x, first_row):
+    """Integers `[Q, n]` in the order of the distances x, and of equal ones by row."""
+    bits = _flipped((x + np.float32(0)).view("int32"))  # -0.0 is 0.0
+    return (bits.astype("int64") << 32) | np.arange(first_row, first_row + x.shape[1])
+
+
+def _flipped(bits):
+    """The bits of floats as integers of the same order, and back."""
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)

@@ -17,14 +17,12 @@ from tfembloss.checks import check_count
 from tfembloss.duplicates import Duplicates, find_duplicates
 from tfembloss.hard_negatives import HardNegatives, mine_hard_negatives
 from tfembloss.scoring import (
-    check_positives,
-    check_texts,
+    check_task,
     chunks,
     embed_to_disk,
     embedders,
     rows_of_known,
     scorer,
-    unique,
 )
 
 __all__ = [
@@ -70,8 +68,8 @@ def synthesize(
     that is damaged is made again. Where the set is finished no model is called.
 
     Args:
-        queries: Q texts.
-        corpus: N texts.
+        queries: Q texts; also a dict of id to text.
+        corpus: N texts; also a dict of id to text.
         relation_miner: function from a list of texts to embeddings `[n, D]`, or a Keras
             model whose `predict` takes texts, as `tfembloss.EmbeddingModel`; a tuple of
             two of them, for queries and for the corpus; or a list of several miners,
@@ -83,7 +81,8 @@ def synthesize(
         path: local folder of the set, a new one or one that was begun.
         num_relations: n, >= 2.
         positives: where they are known, for each query its positive text or a list of
-            them. The first is then the similar article, and all the others found are
+            them, in the containers of `mine_hard_negatives`. The first (of a set the first
+            when sorted) is then the similar article, and all the others found are
             irrelevant ones, but none that is a positive.
         batch_size: texts, or pairs of them, that a model is given at a time, > 0.
         verbose: 1 for progress bars, and a line where the set is finished already.
@@ -124,12 +123,9 @@ def synthesize(
         cloud and cannot go on. GPL makes up the queries, whose article is then known: that
         is `positives`; it mines 50 negatives for each and draws one in a step.
     """
-    queries, corpus = check_texts(queries, "queries"), unique(check_texts(corpus, "corpus"))
+    queries, corpus, known = check_task(queries, corpus, positives, unknown_allowed=True)
     num_relations = check_count(num_relations, "num_relations", 2)
     batch_size = check_count(batch_size, "batch_size", 1)
-    known = (
-        [[] for _ in queries] if positives is None else check_positives(queries, positives)
-    )
     several = relation_miner if isinstance(relation_miner, list) else [relation_miner]
     if not several:
         raise ValueError("Expected a relation_miner or a list of them, received none.")
@@ -256,21 +252,17 @@ def _dataset(path, plan):
 
 def _hits(queries, miners, corpora, excluded, part, num_hits):
     """For each query of a part the rows of the corpus that its miners find."""
-    k = min(len(corpora[0]), num_hits + max(map(len, excluded)))
+    counts = np.full(len(queries), num_hits)
     rankings = [
-        search.top_k(of_queries(queries), embeddings, k)[1].tolist()
+        search.nearest_besides(of_queries(queries), embeddings, counts, excluded[part])[1]
         for (of_queries, _), embeddings in zip(miners, corpora, strict=True)
     ]
-    return [
-        _take_turns(of_query, leave_out, num_hits)
-        for *of_query, leave_out in zip(*rankings, excluded[part], strict=True)
-    ]
+    return [_take_turns(of_query, num_hits) for of_query in zip(*rankings, strict=True)]
 
 
-def _take_turns(rankings, leave_out, count):
+def _take_turns(rankings, count):
     """The first rows of all rankings, the second of all, ...: so many, without repeats."""
-    rankings = [[row for row in of if row not in leave_out][:count] for of in rankings]
-    in_turn = (row for rank in zip(*rankings, strict=True) for row in rank)
+    in_turn = np.stack(rankings, axis=1).ravel().tolist()
     return list(dict.fromkeys(in_turn))[:count]
 
 
@@ -278,7 +270,8 @@ def _take_turns(rankings, leave_out, count):
 
 
 def _local_folder(path):
-    if not isinstance(path, str | os.PathLike) or "://" in str(path):
+    is_path = isinstance(path, str | os.PathLike) and str(path)
+    if not is_path or "://" in str(path) or "\0" in str(path):
         raise ValueError(f"Expected a local folder. Received: path={path!r}")
     return pathlib.Path(path).expanduser().resolve()
 
@@ -298,21 +291,49 @@ def _manifest(path):
     """What the folder's manifest says."""
     try:
         plan = json.loads((path / _MANIFEST).read_bytes())
-    except ValueError:  # no JSON, or no UTF-8
+    except (ValueError, RecursionError, IsADirectoryError):  # no JSON, no UTF-8, no file
         plan = None
-    if not isinstance(plan, dict) or not {"inputs", "rows", "probes"} <= plan.keys():
-        raise ValueError(
-            "Expected a manifest that tfembloss.synthesis.synthesize has written. "
-            f"Received: {str(path / _MANIFEST)!r}, which is damaged: put back a copy of "
-            "it, or remove the folder and make the set again."
-        )
+    if not _is_plan(plan):
+        raise _damaged(path)
     return plan
+
+
+def _is_plan(plan):
+    """Whether this is what `synthesize` writes into a manifest, and not something else."""
+    if not isinstance(plan, dict) or not {"inputs", "rows", "probes"} <= plan.keys():
+        return False
+    inputs, rows, probes = plan["inputs"], plan["rows"], plan["probes"]
+    is_text = isinstance(inputs, str) and len(inputs) == 64
+    are_counts = isinstance(rows, list) and all(type(n) is int and n > 0 for n in rows)
+    if not (is_text and are_counts and rows and isinstance(probes, list)):
+        return False
+    try:
+        probes = [np.array(probe) for probe in probes]
+    except ValueError:  # rows of different lengths
+        return False
+    ranks = [probe.ndim for probe in probes if _is_finite(probe)]
+    return len(ranks) == len(probes) > 1 and ranks == [2] * (len(ranks) - 1) + [1]
+
+
+def _is_finite(array):
+    return array.dtype.kind in "if" and array.size > 0 and np.isfinite(array).all()
+
+
+def _damaged(path):
+    return ValueError(
+        "Expected a manifest that tfembloss.synthesis.synthesize has written. "
+        f"Received: {str(path / _MANIFEST)!r}, which is damaged: put back a copy of "
+        "it, or remove the folder and make the set again."
+    )
 
 
 def _check_folder(path, plan):
     """That it is new, or holds this set."""
     if (path / _MANIFEST).exists():
-        if _manifest(path)["inputs"] != plan["inputs"]:
+        made = _manifest(path)
+        if made["inputs"] == plan["inputs"] and made["rows"] != plan["rows"]:
+            raise _damaged(path)
+        if made["inputs"] != plan["inputs"]:
             raise ValueError(
                 "Expected a new folder, or one with a set of the same texts and options. "
                 f"Received: path={str(path)!r}, which holds a set of others (queries, "
@@ -339,7 +360,10 @@ def _begin(path, plan, probes):
         partial = path / (_MANIFEST + _PARTIAL)
         partial.write_text(json.dumps({**plan, "probes": probes}))
         os.replace(partial, file)
-    for before, now in zip(_manifest(path)["probes"], probes, strict=True):
+    begun = _manifest(path)["probes"]
+    if len(begun) != len(probes):
+        raise _damaged(path)
+    for before, now in zip(begun, probes, strict=True):
         # Of another machine's rounding; also of numbers that are 0.
         tolerance = max(1e-3 * np.max(np.abs(before)), 1e-6)
         if np.shape(before) != np.shape(now) or not np.allclose(
