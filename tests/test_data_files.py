@@ -6,6 +6,7 @@ import io
 import json
 import pathlib
 import tempfile
+import time
 import tracemalloc
 import warnings
 
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfembloss import data
+from tfembloss.data import files
 
 KIND = "query-article"
 ROWS = {
@@ -367,6 +369,7 @@ def test_other_encodings(write, encoding):
         ),
         ("q,a,a\n1,2,3", {"columns": ("q", "a")}, "one column 'a'"),
         ("q,a\n", {"columns": ("q", "a")}, "at least one row"),
+        ("query,article\n", {}, "at least one row. Received: a header alone"),
         ("", {}, "at least one row"),
         ("\n\n", {}, "at least one row"),
         ("a,b;c\n", {}, "a.txt: Expected one delimiter"),
@@ -377,11 +380,10 @@ def test_other_encodings(write, encoding):
         ("a,b\n", {"columns": {"a": 0, "b": 1}}, "list or tuple columns of 2 names"),
         ("a,b\n", {"columns": ["a", 1]}, "columns of 2 names"),
         ("a,b\n", {"columns": 2}, "columns of 2 names"),
-        (
-            "Article, Query\na,b\n",
-            {},
-            r"a.txt: .*looks like a header.*columns=\(' Query', 'Article'\)",
-        ),
+        ("a,b\n", {"columns": ["a", "a"]}, "another column for each field"),
+        ("a,b\n", {"columns": ["a", "b"], "header": False}, "or header=False"),
+        ("a,b\n", {"header": "yes"}, "header True, False or None.*'yes'"),
+        ("a,b\n", {"quotes": "no"}, "quotes True or False.*'no'"),
         ("a,b\n", {"delimiter": 9}, "one character.*delimiter=9"),
         ("a,b\n", {"label_dtype": "int32"}, "label_dtype"),
         ("a,b\n", {"bad_rows": "ignore"}, "bad_rows"),
@@ -402,6 +404,9 @@ def test_arguments(write):
         data.read([path, "b.csv"], KIND)
     with pytest.raises(ValueError, match=r"at least one file"):
         data.read([], KIND)
+    for paths in (None, 3, [None], {path: 1}, {path}):
+        with pytest.raises(ValueError, match=r"path"):
+            data.read(paths, KIND)
     with pytest.raises(ValueError, match=r"ends in .csv.*x.parquet"):
         data.read(write("x.parquet", ""), KIND)
     with pytest.raises(TypeError, match=r"quoting"):
@@ -442,6 +447,266 @@ def test_one_huge_line_takes_no_memory(write):
     assert peak < 10_000_000
 
 
+# Headers.
+
+TRIPLET = "query-article-irrelevant_article"
+SCORED = "query-article-score"
+
+
+@pytest.mark.parametrize("ending", ["csv", "json"])
+@pytest.mark.parametrize(
+    "kind, header, row, expected",
+    [
+        (KIND, "question,answer", "how?,so", ("how?", "so")),
+        (KIND, "Answer,QUESTION", "so,how?", ("how?", "so")),
+        (KIND, "Article, Query", "so,how?", ("how?", "so")),
+        (KIND, "title,text", "a b.,c d.", ("a b.", "c d.")),
+        (KIND, "query,title", "a b.,c d.", ("a b.", "c d.")),
+        (KIND, "id,Passage,anchor,url", "1,so,how?,x.y", ("how?", "so")),
+        (KIND, ",question1,question2", "0,how?,so", ("how?", "so")),
+        (TRIPLET, "anchor,positive,negative", "a,b,c", ("a", "b", "c")),
+        (TRIPLET, "negative,hypothesis,premise", "c,b,a", ("a", "b", "c")),
+        (TRIPLET, "Irrelevant Article,article,query", "c,b,a", ("a", "b", "c")),
+        (SCORED, "sentence1,sentence2,similarity_score", "a,b,1", ("a", "b", 1.0)),
+        (SCORED, "score,sentence_B,sentence_A", "1,b,a", ("a", "b", 1.0)),
+        (SCORED, "id,is_duplicate,text2,text1", "9,1,b,a", ("a", "b", 1.0)),
+        ("article-label", "label,text", "colour,red", ("red", "colour")),
+        ("article-label", "Class,Sentences", "colour,red", ("red", "colour")),
+        ("article-label", "class_name,image,article", "c,x.png,red", ("red", "c")),
+        ("text-image", "image,caption", "a.png,red", ("red", "a.png")),
+        ("text-image", "file_name,title", "a.png,red", ("red", "a.png")),
+        ("text", "sentence", "red", ("red",)),
+        ("text", "id,label,Document", "1,2,red", ("red",)),
+    ],
+)
+def test_known_names_in_any_order_are_columns(write, kind, header, row, expected, ending):
+    if ending == "csv":
+        assert read_all(write("a.csv", f"{header}\n{row}\n"), kind) == [expected]
+        return
+    names, cells = header.split(","), row.split(",")
+    cells = [
+        float(cell) if name in ("score", "similarity_score", "is_duplicate") else cell
+        for name, cell in zip(names, cells, strict=True)
+    ]
+    array = write("a.jsonl", f"{json.dumps(names)}\n{json.dumps(cells)}\n")
+    assert read_all(array, kind) == [expected]
+    row = dict(zip(names, cells, strict=True))
+    assert read_all(write("b.jsonl", json.dumps(row)), kind) == [expected]
+    records = write("c.tfrecord", as_tf_records([example(row)]))
+    assert read_all(records, kind) == [expected]
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+@pytest.mark.parametrize(
+    "kind, rows, columns",
+    [
+        (KIND, "Frage;Antwort|Wie alt?;sieben", "'Frage', 'Antwort'"),
+        (KIND, "Q;A|how old?;seven|where?;here", "'Q', 'A'"),
+        (KIND, "retort;question|so;how?", "'question', 'retort'"),
+        (KIND, "query;question|so;how?", "'query', 'question'"),
+        (KIND, "question;answer;context|a;b;c", "'question', 'answer'"),
+        (KIND, "caption;image|a;b", "'caption', 'image'"),
+        (TRIPLET, "anchor;positive;other one|a;b;c", "'anchor', 'positive', 'other one'"),
+        ("article-label", "label;thing|a;b", "'thing', 'label'"),
+        ("article-label", "title;text;label|a;b;c", "'text', 'label'|'title', 'label'"),
+        ("article-label", "Satz;Klasse|foo;3|bar;4", "'Satz', 'Klasse'"),
+        ("text-image", "picture;words|a.png;red", "'words', 'picture'"),
+        ("text", "Satz|Wie alt bist du?|Sieben, glaube ich.", "'Satz'"),
+    ],
+)
+def test_what_may_be_a_header_is_refused(write, kind, rows, columns, ending):
+    rows = [row.split(";") for row in rows.split("|")]
+    content = "".join(json.dumps(row) + "\n" for row in rows)
+    path = write(f"a.{ending}", as_csv(rows) if ending == "csv" else content)
+    for bad_rows in ("error", "skip"):
+        message = rf"a.{ending}, line 1.*columns=\(({columns}),?\).*header=False"
+        with pytest.raises(ValueError, match=message):
+            data.read(path, kind, bad_rows=bad_rows)
+    if len(rows[0]) == len(kind.split("-")):
+        assert read_all(path, kind, header=False) == [*map(tuple, rows)]
+    with pytest.raises(ValueError, match=r"columns="):
+        read_all(write("b.csv", "x y,z.\na,b"), header=True)
+
+
+@pytest.mark.parametrize(
+    "kind, rows",
+    [
+        (KIND, "hello,world\nbig,small\nhow are you?,fine"),
+        (KIND, "a question,an answer of some words, of which none is a name"),
+        (KIND, "how old?,seven\nFrage,Antwort"),
+        (KIND, "label,a small piece of paper that says what is in the box"),
+        ("article-label", "good,positive\nbad,negative"),
+        ("article-label", "great,positive\nthis was long and bad.,positive"),
+        ("article-label", "who was he?,question\nhe was there.,text"),
+        ("article-label", "cat,label\ndog,label"),
+        ("article-label", "so it is,3\nwas it?,4"),
+        ("text-image", "cat,cat.png\na very big dog of 3 years,dog.png"),
+        ("text", "red shoes\nblue shoes\nwhat are shoes made of?"),
+    ],
+)
+def test_rows_are_not_taken_for_headers(write, kind, rows):
+    rows = [tuple(row.split(",", len(kind.split("-")) - 1)) for row in rows.split("\n")]
+    assert read_all(write("a.csv", as_csv(rows)), kind) == rows
+
+
+def test_header_may_be_told(write):
+    path = write("a.csv", "answer,question\nso,how?\nanswer,question\n")
+    assert read_all(path, header=True) == [("how?", "so"), ("question", "answer")]
+    with pytest.raises(ValueError, match=r"a.csv, line 3: .*the header again.*header=True"):
+        read_all(path)
+    assert read_all(path, header=False)[0] == ("answer", "question")
+    assert read_all(write("a.txt", "x\ny\n"), "text", header=True) == [("y",)]
+    path = write("a.jsonl", '["b", "a"]\n["so", "how?"]\n')
+    assert read_all(path, columns=("a", "b")) == [("how?", "so")]
+
+
+def test_names_of_objects_do_not_change_within_a_file(write):
+    path = write(
+        "a.jsonl", '{"question": "a", "title": "b"}\n{"title": "c", "text": "d"}\n'
+    )
+    assert read_and_skip(path)[:3] == ([("a", "b")], 1, 2)
+    path = write("a.jsonl", '{"question": "a", "answer": "b", "context": "c"}\n')
+    with pytest.raises(ValueError, match=r"a.jsonl, line 1: .*columns="):
+        read_all(path)
+
+
+def test_a_header_in_one_file_alone(write):
+    swapped = write("0.csv", "answer,question\nso,how?\n")
+    bare = write("1.csv", "so,how are you?\n")
+    with pytest.raises(ValueError, match=r"1.csv: Expected a header, as .*0.csv"):
+        data.read([swapped, bare], KIND)
+    ordered = write("2.csv", "question,answer\nhow?,so\n")
+    objects = write("3.jsonl", '{"question": "how?", "answer": "so"}')
+    assert read_all([ordered, write("4.csv", "how?,so\n")]) == [("how?", "so")] * 2
+    assert read_all([swapped, objects, ordered]) == [("how?", "so")] * 3
+
+
+# What happens to files.
+
+
+def test_byte_order_marks_of_joined_files(write):
+    bom = "\ufeff"
+    joined = f'{bom}query,article\na,b\n{bom}c,d\r\n{bom}\n{bom}"e","f\n{bom}g"\n{bom}'
+    expected = [("a", "b"), ("c", "d"), ("e", f"f\n{bom}g")]
+    assert read_all(write("a.csv", joined)) == expected
+    joined = f'{bom}["a", "b"]\n{bom}{bom}["c", "d"]\n{bom}'
+    assert read_all(write("a.jsonl.gz", joined)) == [("a", "b"), ("c", "d")]
+    assert read_all(write("a.txt", f"{bom}a\n{bom}b"), "text") == [("a",), ("b",)]
+    twice = f"{bom}query,article\na,b\n" * 2
+    with pytest.raises(ValueError, match=r"a.csv, line 3: .*the header again"):
+        read_all(write("a.csv", twice))
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.txt", "a.jsonl", "a.csv.gz"])
+def test_lone_carriage_returns(write, name):
+    rows = '["a", "b"]\r["c", "d"]\r' if "json" in name else "a,b\rc,d\re,f\r"
+    kind = "text" if name == "a.txt" else KIND
+    message = rf"{name}, line 1: Expected lines that end in .*alone in column \d"
+    with pytest.raises(ValueError, match=message):
+        read_all(write(name, rows), kind)
+    with pytest.raises(ValueError, match=message):
+        read_all(write(name, rows * 100), kind, max_row_bytes=30)
+    cut = '["a", "b"]\r\n["c", "d"]\r' if "json" in name else "a,b\r\nc,d\r"
+    if kind == KIND:  # the line feed of the last line is cut off
+        assert read_all(write(name, cut)) == [("a", "b"), ("c", "d")]
+    assert read_all(write("b.csv", '"a\rb",c')) == [("a\rb", "c")]
+
+
+@pytest.mark.parametrize("name, num", [("a.csv", 20_000_000), ("a.jsonl.gz", 2_000_000)])
+def test_many_empty_lines_take_neither_time_nor_memory(write, name, num):
+    row = '["a", "b"]' if "json" in name else "a,b"
+    path = write(name, f"{row}\n" + "\n\r\n" * num + f"{row}\n3\n")
+    tracemalloc.start()
+    start = time.process_time()
+    rows = data.read_rows(path, KIND, bad_rows="skip", delimiter=",")
+    assert next(rows) == next(rows) == ("a", "b")
+    with pytest.warns(UserWarning, match=f"line {2 * num + 3}: "):
+        assert not list(rows)
+    seconds, peak = time.process_time() - start, tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert seconds < 20 and peak < 10_000_000
+
+
+def test_empty_lines_within_quotes(write):
+    path = write("a.csv", 'a,"b\n\n\r\n\nc"\n\n\nd\n\ne,"f\n\ng,h\n')
+    rows, bad, total, warning = read_and_skip(path, delimiter=",")
+    assert rows == [("a", "b\n\n\r\n\nc"), ("g", "h")] and (bad, total) == (2, 4)
+    assert "line 8: Expected 2 fields" in warning
+    with pytest.raises(ValueError, match=r"line 3: .*does not close"):
+        read_all(write("a.csv", 'a,b\n\ne,"f\n\ng,h\n'))
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_a_file_that_is_gone_or_another(write, ending):
+    path = write(f"a.{ending}", written([("a b.", "c")] * 3, KIND.split("-"), ending))
+    dataset, rows = data.read(path, KIND), data.read_rows(path, KIND)
+    path.unlink()
+    with pytest.raises(ValueError, match=rf"a.{ending}.*No such file.*removed"):
+        next(rows)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=rf"a.{ending}.*removed"):
+        next(iter(dataset))
+    with pytest.raises(FileNotFoundError, match=rf"a.{ending}"):
+        data.read(path, KIND)
+    if ending in ("csv", "tsv", "txt"):
+        write(path.name, written([("article", "query"), ("c", "a")], [], ending))
+        with pytest.raises(ValueError, match=rf"a.{ending}, line 1: .*has changed"):
+            read_all_of(data.read_rows(path, KIND), path, "other\n")
+
+
+def read_all_of(rows, path, content):
+    path.write_text(content)
+    return list(rows)
+
+
+@pytest.mark.parametrize("length", [2**20, 2**31, 2**40, 2**63, 2**64 - 1])
+@pytest.mark.parametrize("gz", ["", ".gz"])
+@pytest.mark.parametrize("at", [0, 1])
+def test_lengths_of_records_are_not_believed(write, length, gz, at):
+    header = length.to_bytes(8, "little")
+    header += masked_crc(header).to_bytes(4, "little")
+    path = write(f"a.tfrecord{gz}", as_tf_records([PAIR] * at) + header + b"x" * 100)
+    tracemalloc.start()
+    for bad_rows in ("error", "skip"):
+        with pytest.raises(ValueError, match=rf"record {at + 1}: .*{length} .*100 follow"):
+            read_all(path, bad_rows=bad_rows, max_row_bytes=2**62)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000_000
+
+
+def masked_crc(content):
+    crc = 0xFFFFFFFF
+    for byte in content:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    crc ^= 0xFFFFFFFF
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def test_a_long_record_takes_no_memory(write):
+    long = example({"query": "a", "article": b"b" * 50_000_000})
+    path = write("a.tfrecord", as_tf_records([PAIR, long, PAIR]))
+    del long
+    tracemalloc.start()
+    assert read_and_skip(path)[:3] == ([("a", "b")] * 2, 1, 3)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000_000
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 4, 127, 128, 129, 131, 1000, 2**16, 2**16 + 200])
+def test_records_of_any_size(write, size):
+    record = example({"query": "a", "article": "b", "more": "c" * size})
+    assert read_all(write("a.tfrecord", as_tf_records([record]))) == [("a", "b")]
+
+
+def test_long_rows_go_to_tensorflow_a_few_at_once():
+    rows = [("a" * 10**6, "b")] * 9 + [("c", "d")] * 2000
+    sizes = [len(queries) for queries, _ in files._chunks(iter(rows), 2)]
+    assert sizes == [3, 3, 3, 1024, 976]
+
+
 # By chance.
 
 fuzz = settings(max_examples=150, deadline=None, derandomize=True)
@@ -474,10 +739,10 @@ def test_any_text_comes_back(folder, rows, delimiter, line_end):
         "x.csv.gz": gzip.compress(file.getvalue().encode()),
     }.items():
         (folder / name).write_bytes(content)
-        found = read_all(folder / name, delimiter=delimiter)
+        found = read_all(folder / name, delimiter=delimiter, header=False)
         assert found == rows
     (folder / "x.csv").write_bytes(as_csv(rows, delimiter))
-    assert read_all(folder / "x.csv", delimiter=delimiter) == rows
+    assert read_all(folder / "x.csv", delimiter=delimiter, header=False) == rows
 
 
 def reads(path, **options):
@@ -594,5 +859,5 @@ def test_quotes_against_a_slow_parser(folder, content):
         tuple(row) for row in expected if row and len(row) == 2 and all(map(str.strip, row))
     ]
     (folder / "quotes.csv").write_bytes(content.encode())
-    rows, bad, total, _ = read_and_skip(folder / "quotes.csv", delimiter=",")
+    rows, bad, total, _ = read_and_skip(folder / "quotes.csv", delimiter=",", header=False)
     assert (rows, total) == (good, len(expected)) and bad == total - len(rows)

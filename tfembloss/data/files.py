@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from tfembloss.checks import check_count
 from tfembloss.data.columns import as_element
-from tfembloss.data.formats import HEAD, BadRow, open_file, readable, short
+from tfembloss.data.formats import HEAD, open_file, readable
+from tfembloss.data.rows import BadRow, short
 
 _KINDS = (
     "article-label",
@@ -19,7 +20,8 @@ _KINDS = (
     "text",
     "text-image",
 )
-_CHUNK = 1024  # rows that go to TensorFlow at once
+_CHUNK = 1024  # rows that go to TensorFlow at once,
+_CHUNK_SIZE = 2**21  # or fewer, where they have more characters together
 _MAX_SCORE = float(np.finfo(np.float32).max)
 
 
@@ -28,6 +30,7 @@ def read(
     kind,
     *,
     columns=None,
+    header=None,
     delimiter=None,
     quotes=True,
     label_dtype="string",
@@ -48,24 +51,33 @@ def read(
     The parts of the kind's name are the names of its fields. The file's ending says how
     they are written, all in UTF-8:
 
-    - `.csv`, `.tsv`, `.txt`: fields in the kind's order, or in that of the header: a first
-      row that consists of the fields' names, or with `columns` any first row. A field with
-      the delimiter, a line end or a `"` in it stands in quotes, and each `"` within it is
-      doubled. Of the kind `"text"` each line of a `.txt` is a text as it stands, unless
-      `columns` or a delimiter is given.
-    - `.jsonl`, `.ndjson`: objects with the fields' names, or with those in `columns`; or,
-      without `columns`, arrays in the kind's order.
+    - `.csv`, `.tsv`, `.txt`: fields in the order of the header, or without one in the
+      kind's. A field with the delimiter, a line end or a `"` in it stands in quotes, and
+      each `"` within it is doubled. Of the kind `"text"` each line of a `.txt` is a text as
+      it stands, unless `columns` or a delimiter is given.
+    - `.jsonl`, `.ndjson`: objects, or arrays as the rows of a table.
     - `.tfrecord`, `.tfrecords`: `tf.train.Example` with features of these names, each of
       one value: bytes for text, int64 or bytes for a label, float for a score.
 
+    Names are those in `columns`, or else the fields', or else such as are usual for them,
+    in any case and with any separators: question, anchor, premise, sentence1 (query),
+    answer, positive, passage, sentence2 (article), negative, text, caption, class,
+    similarity, file_name and more. Where two columns may be meant it is an error. A first
+    row of such names is a header; one that may be a header and is not understood is an
+    error that says how to tell.
+
     Any of them may be gzipped and then ends in `.gz`. Lines end in `\n` or `\r\n`; empty
-    lines are no rows. Further columns and names are not read.
+    lines are no rows, and a byte order mark before a row is no text. Further columns and
+    names are not read.
 
     Args:
         paths: a file, or a list of files.
         kind: one of the kinds above.
         columns: names that the file has for the kind's fields, in their order, such as
-            `("question", "answer")`. By default the fields have the kind's names.
+            `("frage", "antwort")`. By default they are recognized.
+        header: True or False, whether the first row of a table or of arrays names the
+            columns. By default that is told from the rows. With True a row that repeats
+            the header is a row; by default it is bad, as where files were joined.
         delimiter: the character between fields. By default that of comma, tab, semicolon
             and `|` by which most of the first 20 rows have the fields expected; where
             several do, the tab. Of the kind `"text"` without `columns`, the comma in
@@ -75,7 +87,8 @@ def read(
         bad_rows: `"error"`, or `"skip"` to leave them out and, at the end of each pass, to
             warn how many they were in which file, by Python's `warnings`, whose default
             filters show the same warning once.
-        max_row_bytes: the longest row in a file, > 0; it bounds the memory.
+        max_row_bytes: the longest row in a file, > 0. Nothing longer is held in memory,
+            whatever a file says of its lengths.
 
     Returns:
         A `tf.data.Dataset` of single rows: go on with `.shuffle(...).batch(...)`, for
@@ -86,14 +99,16 @@ def read(
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: an argument or a file's ending is none of these, no or more than one
-            delimiter fits, a column is missing, the first row is a header but for case and
-            spaces, or one of a file's first 20 rows is bad. A bad row has another number
+            delimiter fits, a column is missing, the first row may be a header and is not
+            understood, a file without a header follows one with columns in another order,
+            or one of a file's first 20 rows is bad. A bad row has another number
             of fields, quotes that do not fit, an empty field, a score that is no finite
             number, a label of another type, JSON that is no object with the fields, a NUL
             character, bytes that are no UTF-8, or more than `max_row_bytes`.
-        tf.errors.InvalidArgumentError: a later row is bad, when it is reached; the text
-            is that of the ValueError. The rows before it have come. What comes after
-            damage in a gzip file or in a TFRecord cannot be read, with `"skip"` neither.
+        tf.errors.InvalidArgumentError: a later row is bad, when it is reached, or the
+            file was removed or has another first row by then; the text is that of the
+            ValueError. The rows before it have come. What comes after damage in a gzip file
+            or in a TFRecord cannot be read, with `"skip"` neither.
 
     Of a quote that never closes `"skip"` leaves out the lines up to that where it opens.
 
@@ -103,8 +118,8 @@ def read(
     >>> folder = tempfile.mkdtemp()
     >>> path = os.path.join(folder, "pairs.csv")
     >>> with open(path, "w") as file:
-    ...     _ = file.write('question,id,answer\nhow old?,1,seven\nwhere?,2,"here, there"\n')
-    >>> pairs = read(path, "query-article", columns=("question", "answer"))
+    ...     _ = file.write('frage,id,antwort\nhow old?,1,seven\nwhere?,2,"here, there"\n')
+    >>> pairs = read(path, "query-article", columns=("frage", "antwort"))
     >>> for ((query, article),) in pairs.batch(2):
     ...     print(query.numpy(), article.numpy())
     [b'how old?' b'where?'] [b'seven' b'here, there']
@@ -114,12 +129,21 @@ def read(
         not say what they leave out.
     """
     make_rows = _checked(
-        paths, kind, columns, delimiter, quotes, label_dtype, bad_rows, max_row_bytes
+        paths,
+        kind,
+        columns,
+        header,
+        delimiter,
+        quotes,
+        label_dtype,
+        bad_rows,
+        max_row_bytes,
     )
     fields = kind.split("-")
     dtypes = {"score": tf.float32, "label": tf.as_dtype(label_dtype)}
     signature = [tf.TensorSpec([None], dtypes.get(name, tf.string)) for name in fields]
     has_target = fields[-1] in dtypes
+    num_texts = sum(spec.dtype == tf.string for spec in signature)  # they come first
 
     def element(*values):
         x, y = (values[:-1], values[-1:]) if has_target else (values, ())
@@ -127,7 +151,7 @@ def read(
 
     return (
         tf.data.Dataset.from_generator(
-            lambda: _chunks(make_rows()), output_signature=tuple(signature)
+            lambda: _chunks(make_rows(), num_texts), output_signature=tuple(signature)
         )
         .map(element)
         .unbatch()
@@ -165,7 +189,17 @@ def read_rows(paths, kind, **options):
     return _checked(paths, kind, **{**defaults, **options})()
 
 
-def _checked(paths, kind, columns, delimiter, quotes, label_dtype, bad_rows, max_row_bytes):
+def _checked(
+    paths,
+    kind,
+    columns,
+    header,
+    delimiter,
+    quotes,
+    label_dtype,
+    bad_rows,
+    max_row_bytes,
+):
     """A function that begins to read all rows, after a look at each file's first ones."""
     if kind not in _KINDS:
         raise ValueError(
@@ -182,6 +216,21 @@ def _checked(paths, kind, columns, delimiter, quotes, label_dtype, bad_rows, max
                 f"Expected a list or tuple columns of {len(fields)} names, for "
                 f"{', '.join(fields)}. Received: columns={columns!r}"
             )
+        if len({*columns}) < len(columns):
+            raise ValueError(
+                f"Expected another column for each field. Received: columns={columns!r}"
+            )
+    if not (header is None or isinstance(header, bool)) or not isinstance(quotes, bool):
+        raise ValueError(
+            "Expected header True, False or None, and quotes True or False. "
+            f"Received: header={header!r}, quotes={quotes!r}"
+        )
+    if header is False and columns is not None:
+        raise ValueError(
+            "Expected columns=, which are names in a header, or header=False. Received "
+            f"both: columns={columns!r}. Without a header the fields stand in the kind's "
+            f"order: {', '.join(fields)}."
+        )
     is_character = isinstance(delimiter, str) and len(delimiter) == 1
     if delimiter is not None and (not is_character or delimiter in '"\r\n'):
         raise ValueError(
@@ -193,22 +242,50 @@ def _checked(paths, kind, columns, delimiter, quotes, label_dtype, bad_rows, max
             'Expected label_dtype "string" or "int64" and bad_rows "error" or "skip". '
             f"Received: label_dtype={label_dtype!r}, bad_rows={bad_rows!r}"
         )
-    max_row_bytes = check_count(max_row_bytes, "max_row_bytes", 1)
-    paths = [paths] if isinstance(paths, str | bytes | os.PathLike) else list(paths)
-    if not paths:
-        raise ValueError("Expected at least one file. Received: none.")
+    max_row_bytes = min(check_count(max_row_bytes, "max_row_bytes", 1), 2**62)
+    paths = _listed(paths)
 
     convert = _converter(fields, label_dtype)
     files = []
     for path in map(os.fsdecode, paths):
         if not os.path.isfile(path):
             raise FileNotFoundError(f"Expected a file. Received: {path!r}, which is none.")
-        file = open_file(path, fields, columns, delimiter, quotes, max_row_bytes)
+        file = open_file(path, fields, columns, header, delimiter, quotes, max_row_bytes)
         files.append(file)
         _check_head(file, convert, bad_rows)
+    _check_orders(files)
     return lambda: itertools.chain.from_iterable(
         _rows(file, convert, bad_rows) for file in files
     )
+
+
+def _listed(paths):
+    """The paths of one file or several."""
+    if isinstance(paths, str | bytes | os.PathLike):
+        return [paths]
+    is_unordered = isinstance(paths, dict | set | frozenset)
+    paths = list(paths) if hasattr(paths, "__iter__") and not is_unordered else paths
+    if is_unordered or not isinstance(paths, list):
+        raise ValueError(f"Expected the path of a file, or a list. Received: {paths!r}")
+    for path in paths:
+        if not isinstance(path, str | bytes | os.PathLike):
+            raise ValueError(f"Expected paths of files. Received one that is {path!r}")
+    if not paths:
+        raise ValueError("Expected at least one file. Received: none.")
+    return paths
+
+
+def _check_orders(files):
+    """Raises if a header may have been meant for the files after its own too."""
+    headers = [(file.path, file.header) for file in files]
+    moved = [path for path, header in headers if header.moves]
+    bare = [path for path, header in headers if header.first and not header.names]
+    if moved and bare:
+        raise ValueError(
+            f"{bare[0]}: Expected a header, as {moved[0]} has one with the columns in "
+            "another order than the kind's. Received: none. Give each file its header, or "
+            "read the files apart."
+        )
 
 
 def _check_head(file, convert, bad_rows):
@@ -218,7 +295,8 @@ def _check_head(file, convert, bad_rows):
     else:
         head = list(itertools.islice(readable(file.path, file.unit, file.rows()), 1))
     if not head:
-        raise ValueError(f"{file.path}: Expected at least one row. Received: none.")
+        received = "a header alone" if file.header.names else "none"
+        raise ValueError(f"{file.path}: Expected at least one row. Received: {received}.")
 
 
 def _rows(file, convert, bad_rows):
@@ -248,14 +326,17 @@ def _rows(file, convert, bad_rows):
             )
 
 
-def _chunks(rows):
+def _chunks(rows, num_texts):
     """Rows in chunks, as tuples of columns; those before an error first."""
     error = None
     while error is None:
-        chunk = []
+        chunk, size = [], 0
         try:
             for row in itertools.islice(rows, _CHUNK):
                 chunk.append(row)
+                size += sum(map(len, row[:num_texts]))
+                if size > _CHUNK_SIZE:
+                    break
         except ValueError as found:
             error = found
         if chunk:

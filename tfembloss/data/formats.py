@@ -2,6 +2,7 @@
 
 import codecs
 import collections
+import contextlib
 import functools
 import gzip
 import itertools
@@ -13,24 +14,16 @@ import zlib
 import tensorflow as tf
 from google.protobuf import message
 
+from tfembloss.data.headers import Header, known_names
+from tfembloss.data.records import Damaged, records
+from tfembloss.data.rows import BadRow, short
+
+_LINE_FEED = ord("\n")
 HEAD = 20  # rows that are looked at before reading begins
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\n"}  # of texts alone; a line is one
 _UTF8_BOM = codecs.BOM_UTF8
+_NO_ROWS = (b"\n", b"\r\n", _UTF8_BOM, _UTF8_BOM + b"\n", _UTF8_BOM + b"\r\n")
 _OTHER_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
-
-
-class BadRow(ValueError):
-    """What is wrong with a row, and how many lines it is below the row's first."""
-
-    def __init__(self, message, lines_below=0):
-        super().__init__(message)
-        self.lines_below = lines_below
-
-
-def short(value):
-    """What stands in a message of a value."""
-    text = repr(value[:80] if isinstance(value, str | list) else value)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def readable(path, unit, rows):
@@ -44,19 +37,26 @@ def readable(path, unit, rows):
             f"{path}, after {unit} {number}: Expected a whole gzip file. Received one that "
             f"is truncated or damaged ({error}). Make or fetch it again."
         ) from error
+    except OSError as error:
+        raise ValueError(
+            f"{path}, after {unit} {number}: Expected a file that can be read. Received: "
+            f"{error.strerror}. It may have been removed or moved since it was given."
+        ) from error
 
 
-def open_file(path, fields, columns, delimiter, quotes, max_row_bytes):
+def open_file(path, fields, columns, header, delimiter, quotes, max_row_bytes):
     """The reader for a file's ending."""
     ending = os.path.splitext(path.removesuffix(".gz"))[1].lower()
     if ending in _DELIMITERS:
         if fields == ["text"] and columns is None and delimiter is None:
             delimiter = _DELIMITERS[ending]
             quotes = quotes and delimiter != "\n"
-        table = functools.partial(_Table, path, fields, columns, quotes, max_row_bytes)
+        table = functools.partial(
+            _Table, path, fields, columns, header, quotes, max_row_bytes
+        )
         return _table_that_fits([*map(table, delimiter or ",\t;|")])
     if ending in (".jsonl", ".ndjson"):
-        return _JsonLines(path, fields, columns, max_row_bytes)
+        return _JsonLines(path, fields, columns, header, max_row_bytes)
     if ending in (".tfrecord", ".tfrecords"):
         return _TFRecords(path, fields, columns, max_row_bytes)
     raise ValueError(
@@ -69,9 +69,19 @@ def _open(path):
     return gzip.open(path) if path.endswith(".gz") else open(path, "rb")
 
 
-def _num_bytes(path):
-    with _open(path) as file:
-        return sum(map(len, iter(lambda: file.read(2**20), b"")))
+class _NoRows(bytes):
+    """Lines without anything in them, which are text only between quotes."""
+
+
+_EMPTY_LINES = re.compile(rb"(?:\r?\n)*")
+
+
+def _num_empty(ahead):
+    """How many bytes of empty lines come first."""
+    ends = ahead[: len(ahead) - len(ahead.lstrip(b"\r\n"))]
+    if ends.count(b"\r") == ends.count(b"\r\n"):
+        return len(ends)
+    return _EMPTY_LINES.match(ends).end()  # slower
 
 
 def _lines(path, limit):
@@ -83,15 +93,19 @@ def _lines(path, limit):
                 f"{path}, line 1, column 1: Expected UTF-8. Received a byte order mark of "
                 "UTF-16 or UTF-32. Write the file as UTF-8."
             )
+        line = line or file.readline(limit + 1)
         while line:
-            yield line
+            if len(line) < 6 and line in _NO_ROWS:
+                yield _NoRows(line + file.read(_num_empty(file.peek(1))))
+            else:
+                yield line
             while len(line) > limit and not line.endswith(b"\n"):  # the rest of it
                 line = file.readline(limit + 1)
             line = file.readline(limit + 1)
 
 
 def _without_end(line):
-    return line.removesuffix("\n").removesuffix("\r") if line.endswith("\n") else line
+    return line.removesuffix("\n").removesuffix("\r")
 
 
 def _too_long(limit):
@@ -101,12 +115,22 @@ def _too_long(limit):
     )
 
 
-def _decoded(row, limit):
-    """A row's text."""
+_QUOTED = re.compile(rb'"[^"]*"?')
+
+
+def _decoded(row, limit, quotes=False):
+    """A row's text, without the byte order mark that a joined file may begin with."""
+    if row[-1] != _LINE_FEED and b"\r" in row[:-1]:
+        plain = _QUOTED.sub(lambda text: b" " * len(text[0]), row) if quotes else row
+        if (place := plain.find(b"\r", 0, -1)) >= 0:
+            raise BadRow(
+                "Expected lines that end in \\n or \\r\\n. Received a \\r alone in column "
+                f"{place + 1}. Write line ends as \\n; a \\r in a field belongs in quotes."
+            )
     if len(row) > limit:
         raise _too_long(limit)
     try:
-        return row.decode()
+        return row.decode().lstrip("\ufeff")
     except UnicodeDecodeError as error:
         before = row[: error.start].decode()
         column = len(before) - before.rfind("\n")
@@ -122,7 +146,7 @@ class _Table:
 
     unit = "line"
 
-    def __init__(self, path, fields, columns, quotes, max_row_bytes, delimiter):
+    def __init__(self, path, fields, columns, header, quotes, max_row_bytes, delimiter):
         self.path = path
         self.quotes = quotes
         self.max_row_bytes = max_row_bytes
@@ -132,48 +156,30 @@ class _Table:
         self.cell = re.compile(rf'"((?:[^"]++|"")*+)"|([^"{character}]*+)')
         rows = readable(path, self.unit, self._lists())
         self.head = list(itertools.islice(rows, HEAD))
+        if delimiter == "\n":  # lines are texts as they stand
+            header = bool(header)
+        self.header = Header([row for _, row in self.head], fields, columns, header)
         self.first = self.head[0][1] if self.head else []
-        self.is_plain = delimiter == "\n"  # lines are texts, and no header
-        may_have_names = isinstance(self.first, list) and not self.is_plain
-        has_names = may_have_names and set(self.names) <= set(self.first)
-        is_header = has_names and (columns or len(self.first) == len(fields))
-        self.header = self.first if is_header else None
-        self.lacks_header = columns is not None and not is_header
-        self.expected = self.header or fields
-        self.places = [self.expected.index(n) for n in self.names] if is_header else None
+        self.expected = self.header.names or fields
 
     def num_fitting(self):
         """How many of the first rows have the fields expected."""
+        if self.header.is_missing:
+            return 0
+        expected = self.first if self.header.problem else self.expected
         rows = [row for _, row in self.head if isinstance(row, list)]
-        fits = sum(len(row) == len(self.expected) for row in rows)
-        return 0 if self.lacks_header else fits
+        return sum(len(row) == len(expected) for row in rows)
 
     def check_header(self):
         """Raises what is wrong with the header."""
-        received = f"Received, between {self.delimiter!r}: {short(self.first)}"
-        if self.lacks_header:
+        if self.header.problem:
+            between = "" if self.delimiter == "\n" else f", between {self.delimiter!r}"
             raise ValueError(
-                f"{self.path}: Expected a header with the columns {list(self.names)}. "
-                f"{received}"
+                f"{self.path}, line {self.head[0][0]}{between}: {self.header.problem}"
             )
-        is_unsure = isinstance(self.first, list) and not (self.header or self.is_plain)
-        loose = [name.strip().lower() for name in self.first] if is_unsure else []
-        if sorted(loose) == sorted(self.names):
-            columns = tuple(self.first[loose.index(name)] for name in self.names)
-            raise ValueError(
-                f"{self.path}: Expected rows, or a header with the names "
-                f"{list(self.names)}. {received}, which looks like a header of other "
-                f"names: give columns={columns}."
-            )
-        for name in self.names if self.header else ():
-            if self.header.count(name) > 1:
-                raise ValueError(
-                    f"{self.path}: Expected one column {name!r} in the header. {received}"
-                )
 
     def rows(self):
-        rows = self._lists()
-        for number, row in itertools.islice(rows, 1 if self.header else 0, None):
+        for number, row in self.header.skipped(self.path, self._lists()):
             yield number, self._cells(row)
 
     def _cells(self, row):
@@ -183,9 +189,10 @@ class _Table:
             return BadRow(
                 f"Expected {len(self.expected)} fields ({', '.join(self.expected)}) "
                 f"between {self.delimiter!r}. Received {len(row)}: {short(row)}. A field "
-                "with the delimiter in it belongs in quotes."
+                "with the delimiter in it belongs in quotes; the names in a header are "
+                "given as columns=."
             )
-        return row if self.places is None else [row[place] for place in self.places]
+        return self.header.picked(row)
 
     def _lists(self):
         """Line number and list of all fields of each row, or what is wrong with it."""
@@ -195,9 +202,8 @@ class _Table:
         while ahead or (line := next(lines, None)):
             if not ahead:
                 ahead.append(line)
-            if ahead[0] in (b"\n", b"\r\n"):
-                ahead.popleft()
-                number += 1
+            if type(ahead[0]) is _NoRows:
+                number += ahead.popleft().count(b"\n")
                 continue
             may_go_on = self.quotes and b'"' in ahead[0]
             count = self._count_lines(ahead, lines) if may_go_on else 1
@@ -206,12 +212,14 @@ class _Table:
                 row = self._split(row)
             except BadRow as error:
                 row = error
-            if isinstance(row, _BadQuote):
-                count = row.lines_below + 1  # the other lines may be rows
             yield number, row
+            end = None
+            if isinstance(row, _BadQuote):
+                end = number + row.lines_below + 1  # the other lines may be rows
             for _ in range(count):
-                ahead.popleft()
-            number += count
+                number += ahead.popleft().count(b"\n") or 1
+                if number == end:
+                    break
 
     def _count_lines(self, ahead, lines):
         """How many lines the row has: to where the number of quotes is even."""
@@ -229,7 +237,7 @@ class _Table:
         """All fields of a row."""
         is_quoted = self.quotes and b'"' in row
         try:
-            text = _without_end(_decoded(row, self.max_row_bytes))
+            text = _without_end(_decoded(row, self.max_row_bytes, self.quotes))
         except BadRow:
             if is_quoted:  # is all of it one row? If not, that is what to say
                 self._unquoted(_without_end(row.decode(errors="replace")))
@@ -300,7 +308,7 @@ def _no_delimiter(tables):
         + (str(table.first) if isinstance(table.first, BadRow) else short(table.first))
         for table in tables
     ]
-    expected = "a header with" if tables[0].lacks_header else "first rows of"
+    expected = "a header with" if tables[0].header.is_missing else "first rows of"
     return (
         f"{tables[0].path}, line {number}: Expected {expected} the fields "
         f"{', '.join(tables[0].names)} between commas, tabs, semicolons or |. Received: "
@@ -313,42 +321,73 @@ class _JsonLines:
 
     unit = "line"
 
-    def __init__(self, path, fields, columns, max_row_bytes):
+    def __init__(self, path, fields, columns, header, max_row_bytes):
         self.path = path
         self.fields = fields
         self.columns = columns
         self.max_row_bytes = max_row_bytes
+        head = list(itertools.islice(readable(path, self.unit, self._values()), HEAD))
+        values = [value for _, value in head]
+        has_arrays = bool(values) and isinstance(values[0], list)
+        if not has_arrays:
+            header = False
+        self.header = Header(values, fields, columns, header)
+        if self.header.problem:
+            raise ValueError(f"{path}, line {head[0][0]}: {self.header.problem}")
+        self.num_cells = len(self.header.names or fields)
+        self.takes_arrays = self.header.names is not None or columns is None
+        objects = (value for value in values if isinstance(value, dict))
+        self.names = columns or known_names(list(next(objects, ())), fields) or fields
+        self.names_set = frozenset(self.names)
 
     def rows(self):
-        for number, line in enumerate(_lines(self.path, self.max_row_bytes), 1):
-            if line in (b"\n", b"\r\n"):
-                continue
+        for number, value in self.header.skipped(self.path, self._values()):
             try:
-                row = self._cells(_without_end(_decoded(line, self.max_row_bytes)))
+                row = self._cells(value)
             except BadRow as error:
                 row = error
             yield number, row
 
-    def _cells(self, line):
+    def _values(self):
+        """Line number and value of each row, or what is wrong with it."""
+        number = 1
+        for line in _lines(self.path, self.max_row_bytes):
+            if type(line) is _NoRows:
+                number += line.count(b"\n")
+                continue
+            try:
+                value = self._value(_without_end(_decoded(line, self.max_row_bytes)))
+            except BadRow as error:
+                value = error
+            yield number, value
+            number += 1
+
+    def _value(self, line):
         try:
-            row = _DECODER.decode(line)
+            return _DECODER.decode(line)
         except BadRow:
             raise
         except (ValueError, RecursionError) as error:
             is_syntax = isinstance(error, json.JSONDecodeError)
             what = f"{error.msg}, column {error.colno}" if is_syntax else error
             raise BadRow(f"Expected JSON. Received: {short(line)} ({what}).") from None
-        names = self.columns or self.fields
-        if isinstance(row, list) and self.columns is None and len(row) == len(names):
-            cells = row
-        elif isinstance(row, dict) and set(names) <= row.keys():
-            cells = [row[name] for name in names]
+
+    def _cells(self, row):
+        if isinstance(row, dict) and self.names_set <= row.keys():
+            cells = [row[name] for name in self.names]
+        elif isinstance(row, list) and self.takes_arrays and len(row) == self.num_cells:
+            cells = self.header.picked(row)
+        elif isinstance(row, BadRow):
+            return row
         else:
-            array = "" if self.columns else ", or an array of these"
+            array = ", or an array of these" if self.takes_arrays else ""
+            hint = "" if self.columns else " Other names are given as columns=."
             raise BadRow(
-                f"Expected an object with {', '.join(names)}{array}. "
-                f"Received: {short(line)}"
+                f"Expected an object with {', '.join(self.names)}{array}. "
+                f"Received: {short(row)}.{hint}"
             )
+        if isinstance(cells, BadRow):
+            return cells
         for field, cell in zip(self.fields, cells, strict=True):
             types = _JSON_TYPES.get(field, (str,))
             if type(cell) not in types:
@@ -393,43 +432,44 @@ class _TFRecords:
     def __init__(self, path, fields, columns, max_row_bytes):
         self.path = path
         self.fields = fields
-        self.names = columns or fields
         self.max_row_bytes = max_row_bytes
+        self.header = Header([], fields, columns, False)
+        self.names = columns or fields
+        _, first = next(readable(path, self.unit, self._records()), (1, None))
+        if columns is None and first is not None:
+            with contextlib.suppress(BadRow):  # said where it is read
+                self.names = known_names(sorted(_features(first)), fields) or fields
 
     def rows(self):
-        compression = "GZIP" if self.path.endswith(".gz") else ""
-        records = tf.data.TFRecordDataset(self.path, compression).as_numpy_iterator()
-        number = num_bytes = 0
-        try:
-            for number, record in enumerate(records, 1):
-                num_bytes += len(record) + 16  # its length and checksums
-                try:
-                    row = self._cells(record)
-                except BadRow as error:
-                    row = error
-                yield number, row
-        except tf.errors.DataLossError:
-            num_bytes = None
-        # TensorFlow takes the first bytes of a record that was cut off for the end.
-        if num_bytes != _num_bytes(self.path):
-            raise ValueError(
-                f"{self.path}, record {number + 1}: Expected a TFRecord with its length "
-                "and checksums. Received a damaged or truncated one, after which nothing "
-                "can be found. Make or fetch the file again; packed by gzip its name ends "
-                "in .gz."
-            )
+        for number, record in self._records():
+            try:
+                row = self._cells(record)
+            except BadRow as error:
+                row = error
+            yield number, row
+
+    def _records(self):
+        number = 0
+        with _open(self.path) as file:
+            try:
+                for number, record in enumerate(records(file, self.max_row_bytes), 1):
+                    yield number, record
+            except Damaged as error:
+                raise ValueError(
+                    f"{self.path}, record {number + 1}: Expected a TFRecord with its "
+                    f"length and checksums. Received a damaged or truncated one ({error}), "
+                    "after which nothing can be found. Make or fetch the file again; "
+                    "packed by gzip its name ends in .gz."
+                ) from None
 
     def _cells(self, record):
-        if len(record) > self.max_row_bytes:
+        if record is None:
             raise _too_long(self.max_row_bytes)
-        try:
-            features = tf.train.Example.FromString(record).features.feature
-        except message.DecodeError:
-            raise BadRow("Expected a tf.train.Example. Received other bytes.") from None
+        features = _features(record)
         if missing := [name for name in self.names if name not in features]:
             raise BadRow(
                 f"Expected features {list(self.names)}. Received none for {missing}, "
-                f"only {short(sorted(features))}."
+                f"only {short(sorted(features))}. Other names are given as columns=."
             )
         pairs = zip(self.fields, self.names, strict=True)
         return [self._cell(field, features[name]) for field, name in pairs]
@@ -449,6 +489,13 @@ class _TFRecords:
             return values[0].decode()
         except UnicodeDecodeError as error:
             raise BadRow(f"Expected UTF-8 as {field}. Received: {error}.") from None
+
+
+def _features(record):
+    try:
+        return tf.train.Example.FromString(record).features.feature
+    except message.DecodeError:
+        raise BadRow("Expected a tf.train.Example. Received other bytes.") from None
 
 
 _FEATURES = {"score": ("float_list",), "label": ("bytes_list", "int64_list")}
