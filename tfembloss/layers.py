@@ -381,10 +381,13 @@ class CrossBatchMemory(keras.layers.Layer):
         """What was saved; a queue that is not built takes its shape from there."""
         if "0" in store.keys() and not self.built:
             self.build((None, *store["0"].shape[1:]))
-        if "0" in store.keys() and store["0"].shape[0] != self.size:
+        if "0" in store.keys():
+            self._saved_size = store["0"].shape[0]
+        # Keras tries a second path in the file, and shows what failed there.
+        if getattr(self, "_saved_size", self.size) != self.size:
             raise ValueError(
                 f"Expected the saved rows of a memory of size {self.size}. Received: "
-                f"{store['0'].shape[0]} rows. Make the memory as large as the saved one."
+                f"{self._saved_size} rows. Make the memory as large as the saved one."
             )
         super().load_own_variables(store)
 

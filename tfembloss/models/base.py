@@ -288,7 +288,7 @@ class ColumnModel(keras.Model):
         """Builds what the loss uses and `call` does not, for embeddings of this shape."""
 
     def _layers_of_steps(self):
-        """Layers that are built for the embeddings of a step alone, and not of `predict`."""
+        """Layers that are built for the embeddings of a step, not of `predict`."""
         return []
 
     def _build_known(self):

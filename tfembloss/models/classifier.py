@@ -106,14 +106,14 @@ class EmbeddingClassifier(EmbeddingModel):
     def _checked_loss(self, loss):
         loss = super()._checked_loss(loss)
         on_classes = isinstance(self.head, layers.CosineHead | layers.PairHead)
-        if on_classes and isinstance(loss, EmbeddingLoss):
-            if not isinstance(loss, ClassLoss):
-                raise ValueError(
-                    f"{type(self.head).__name__} gives scores of classes: expected a loss "
-                    "on them, as ArcFaceLoss or SoftmaxLoss. Received: "
-                    f"{type(loss).__name__}, which takes embeddings: train it by "
-                    "EmbeddingModel(encoder)."
-                )
+        on_embeddings = isinstance(loss, EmbeddingLoss) and not isinstance(loss, ClassLoss)
+        if on_classes and on_embeddings:
+            raise ValueError(
+                f"{type(self.head).__name__} gives scores of classes: expected a loss on "
+                "them, as ArcFaceLoss or SoftmaxLoss. Received: "
+                f"{type(loss).__name__}, which takes embeddings: train it by "
+                "EmbeddingModel(encoder)."
+            )
         return loss
 
     def call(self, x, training=None):

@@ -37,7 +37,8 @@ def _explanation(error, model):
     """The same error with its message first, or None where there is none of ours."""
     if isinstance(error, tf.errors.InvalidArgumentError):
         if found := _ASSERTION.search(error.message):
-            return InvalidValueError(error.node_def, error.op, found[1])
+            message = found[1].replace("\\'", "'").replace('\\"', '"')
+            return InvalidValueError(error.node_def, error.op, message)
     elif isinstance(error, ValueError):
         if found := _IN_USER_CODE.match(str(error)):  # of a function in tf.data
             inner = re.search(r"\x1b\[1m(.*?)\x1b\[0m", found[1], re.DOTALL)

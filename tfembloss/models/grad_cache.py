@@ -211,7 +211,10 @@ class States:
         skipped = {id(seed) for seed in seeds}
         self.variables, self.names = [], []
         for layer in model._encoder_layers():
-            for variable in layer._non_trainable_variables:
+            keeps = [v for v in layer._non_trainable_variables if id(v) not in skipped]
+            # A layer that keeps a state may move its weights as well, as
+            # SpectralNormalization does.
+            for variable in layer.variables if keeps else []:
                 if id(variable) not in skipped:
                     skipped.add(id(variable))
                     self.variables.append(variable)

@@ -149,7 +149,7 @@ def hashed_targets(y, loss):
     if not (y.dtype == tf.string or getattr(y.dtype, "kind", "") in ("U", "S")):
         return y
     if not isinstance(loss, _LOSSES_ON_IDS):
-        return y
+        return tf.convert_to_tensor(y)  # whose dtype the loss's error names
     ids = masks.integer_ids(tf.convert_to_tensor(y))
     return ids.numpy() if isinstance(y, np.ndarray) else ids
 
@@ -245,8 +245,10 @@ class MappedPyDataset(keras.utils.PyDataset):
 
     def __getitem__(self, i):
         element = keras.utils.unpack_x_y_sample_weight(self.source[i])
-        element = self.function(*element)
-        return keras.utils.pack_x_y_sample_weight(*element)
+        x, y, sample_weight = self.function(*element)
+        if y is None and sample_weight is None:
+            return (x,)
+        return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
 
     @property
     def num_batches(self):
