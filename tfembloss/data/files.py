@@ -1,5 +1,6 @@
 """Rows from files: CSV, TSV, JSON lines and TFRecord, also gzipped."""
 
+import io
 import itertools
 import os
 import warnings
@@ -263,10 +264,15 @@ def _listed(paths):
     """The paths of one file or several."""
     if isinstance(paths, str | bytes | os.PathLike):
         return [paths]
-    is_unordered = isinstance(paths, dict | set | frozenset)
-    paths = list(paths) if hasattr(paths, "__iter__") and not is_unordered else paths
-    if is_unordered or not isinstance(paths, list):
+    # Their elements are not the files, or not in an order.
+    if isinstance(paths, dict | set | frozenset | io.IOBase):
         raise ValueError(f"Expected the path of a file, or a list. Received: {paths!r}")
+    try:
+        paths = list(paths)
+    except TypeError:
+        raise ValueError(
+            f"Expected the path of a file, or a list. Received: {paths!r}"
+        ) from None
     for path in paths:
         if not isinstance(path, str | bytes | os.PathLike):
             raise ValueError(f"Expected paths of files. Received one that is {path!r}")
@@ -385,7 +391,7 @@ def _score(cell, name):
         pass
     raise BadRow(
         f"Expected a finite float32 number as {name}, with a decimal point. "
-        f"Received: {short(cell)}"
+        f"Received: {short(cell)}."
     )
 
 

@@ -105,7 +105,7 @@ def _lines(path, limit):
 
 
 def _without_end(line):
-    return line.removesuffix("\n").removesuffix("\r")
+    return line.removesuffix("\n").rstrip("\r")
 
 
 def _too_long(limit):
@@ -300,9 +300,10 @@ def _table_that_fits(tables):
 
 def _no_delimiter(tables):
     """What was seen in a file that no delimiter fits."""
-    number, first = tables[0].head[0]
-    if all(isinstance(table.first, BadRow) for table in tables):
-        return f"{tables[0].path}, line {number + first.lines_below}: {first}"
+    for rows in zip(*(table.head for table in tables), strict=False):
+        if all(isinstance(row, BadRow) for _, row in rows):
+            number, bad = rows[0]
+            return f"{tables[0].path}, line {number + bad.lines_below}: {bad}"
     seen = [
         f"by {table.delimiter!r} "
         + (str(table.first) if isinstance(table.first, BadRow) else short(table.first))
@@ -310,7 +311,7 @@ def _no_delimiter(tables):
     ]
     expected = "a header with" if tables[0].header.is_missing else "first rows of"
     return (
-        f"{tables[0].path}, line {number}: Expected {expected} the fields "
+        f"{tables[0].path}, line {tables[0].head[0][0]}: Expected {expected} the fields "
         f"{', '.join(tables[0].names)} between commas, tabs, semicolons or |. Received: "
         f"{'; '.join(seen)}. Give delimiter=, or columns= for the names in a header."
     )

@@ -45,6 +45,9 @@ _KNOWN = {field: frozenset(names.split()) for field, names in _KNOWN.items()}
 _LABELED = _KNOWN["text"] | {"article", "answer", "name", "product"}  # article of a label
 _ANY = frozenset().union(*_KNOWN.values())
 _NAME = re.compile(r"[^\W\d][\w-]*( [\w-]+){0,2}( ?[(\[][\w -]+[)\]])?")
+_TEXTUAL = re.compile(
+    r"\w\W*\s\W*\w|[.,;:?!\u2026\u3002\uff0c\uff1b\uff1a\uff1f\uff01]|^\s*[-+]?\d"
+)
 _LONGEST_NAME = 40
 
 
@@ -186,9 +189,11 @@ def _known(fields):
 def looks_like_names(first, rest, fields):
     """Whether a first row that is not understood may be a header, and no row."""
     cells = [cell.strip(" \"'") if isinstance(cell, str) else None for cell in first]
+    rest = [row for row in rest if len(row) == len(first)]
+    if cells == [str(i) for i in range(len(cells))]:  # pandas' names where there are none
+        return not any(all(map(str.isdecimal, map(str, row))) for row in rest)
     if not all(map(_is_name, cells)) or len({*cells}) < len(cells):
         return False
-    rest = [row for row in rest if len(row) == len(first)]
     if any(cell == other for row in rest for cell, other in zip(first, row, strict=True)):
         return False  # what occurs again below is a value
     names = [_normalized(cell) for cell in cells]
@@ -197,7 +202,12 @@ def looks_like_names(first, rest, fields):
         return True
     if all(_is_known(name, _ANY) for name in names):
         return True
-    return bool(rest) and all(cells) and not any(all(map(_is_name, row)) for row in rest)
+    return bool(rest) and all(cells) and all(any(map(_is_text, row)) for row in rest)
+
+
+def _is_text(cell):
+    """Whether it is hardly the name of a column: words, a sentence's end or a number."""
+    return not _is_name(cell) and _TEXTUAL.search(str(cell)) is not None
 
 
 def _is_name(cell):
