@@ -14,10 +14,6 @@ NAMES = np.array(["cat", "dog", "cow"])[Y]
 TEXTS = ["a red apple", "a green pear", "the blue sky", "the grey sea"]
 WORDS = "a red apple green pear the blue sky grey sea"
 VOCABULARY = ["[PAD]", "[UNK]", *WORDS.split(" ")]
-    "[PAD]",
-    "[UNK]",
-    *["a", "red", "apple", "green", "pear", "the", "blue", "sky", "grey", "sea"],
-]
 
 
 def model_of(loss, preprocessor=None, **options):
