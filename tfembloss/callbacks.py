@@ -19,6 +19,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfembloss import replicas
+
 _FORMAT = 1
 _FILE, _UNFINISHED = "checkpoint.npz", "checkpoint.npz.tmp"
 _PRIME = 6364136223846793005  # of Knuth's random numbers
@@ -378,8 +380,10 @@ class ResumableCheckpoint(keras.callbacks.Callback):
                     "model the same strategy; to begin anew, delete the checkpoint or "
                     "choose another backup_dir."
                 )
-        self._build(epoch_iterator)
         state = self._state()
+        if len(state) < len(saved["variables"]):
+            self._build(epoch_iterator)
+            state = self._state()
         self._check_same_variables(saved["variables"], [d for d, _ in state])
         pairs = [(v, array) for (_, v), array in zip(state, arrays, strict=True)]
         for variable, array in pairs:
@@ -396,8 +400,9 @@ class ResumableCheckpoint(keras.callbacks.Callback):
     def _build(self, epoch_iterator):
         """Makes the variables that `fit` would make in its first step."""
         try:
-            batch = epoch_iterator._distributed_dataset.element_spec
-            self.model._symbolic_build(data_batch=batch)
+            batch = replicas.first_local_spec(epoch_iterator._distributed_dataset)
+            with self._strategy.scope():
+                self.model._symbolic_build(data_batch=batch)
         except Exception as error:
             raise ValueError(
                 "Expected a model with weights, to restore the checkpoint in "
