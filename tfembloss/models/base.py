@@ -207,6 +207,8 @@ class ColumnModel(keras.Model):
         if not self.takes_raw_inputs:
             encoder = getattr(self, "encoder", None)
             x, y, sample_weight = inputs.arrays(x, y, sample_weight, encoder)
+        elif inputs.are_tokens(x, getattr(self, "preprocessor", None)):
+            return x, y, sample_weight  # as a step takes them
         return self.step_batch(x, y, sample_weight, training)
 
     def _batches(

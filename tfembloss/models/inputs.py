@@ -264,6 +264,16 @@ class MappedPyDataset(keras.utils.PyDataset):
         self.source.on_epoch_end()
 
 
+def are_tokens(x, preprocessor):
+    """Whether x are tensors of token ids already, which a preprocessor of texts makes."""
+    parts = tf.nest.flatten(x)
+    are_numbers = all(
+        hasattr(part, "dtype") and getattr(part.dtype, "kind", "i") not in "USO"
+        and part.dtype != tf.string for part in parts
+    )  # fmt: skip
+    return hasattr(preprocessor, "vocabulary") and are_numbers
+
+
 def check_columns_are_no_dict(x, preprocessor):
     """A dict's columns have no order in tf.data, which sorts its names."""
     if isinstance(x, dict) and hasattr(preprocessor, "vocabulary"):
