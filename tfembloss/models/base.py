@@ -274,7 +274,9 @@ class ColumnModel(keras.Model):
 
     def _encoder_layers(self):
         """The layers that `call` uses."""
-        return self._flatten_layers(include_self=False)
+        of_steps = {id(layer) for layer in self._layers_of_steps()}
+        layers = self._flatten_layers(include_self=False)
+        return [layer for layer in layers if id(layer) not in of_steps]
 
     # Building: all that the model owns, before its first step is traced.
 
