@@ -379,9 +379,10 @@ class CrossBatchMemory(keras.layers.Layer):
 
     def load_own_variables(self, store):
         """What was saved; a queue that is not built takes its shape from there."""
-        if "0" in store.keys() and not self.built:
+        names = set(store.keys())
+        if "0" in names and not self.built:
             self.build((None, *store["0"].shape[1:]))
-        if "0" in store.keys():
+        if "0" in names:
             self._saved_size = store["0"].shape[0]
         # Keras tries a second path in the file, and shows what failed there.
         if getattr(self, "_saved_size", self.size) != self.size:
