@@ -199,6 +199,7 @@ def test_augmentation_is_for_training(form):
         (losses.ProxyNCALoss(), "EmbeddingClassifier"),
         (losses.SoftmaxLoss(), "EmbeddingClassifier"),
         ("ArcFaceLoss", "EmbeddingClassifier"),
+        ("arc_face_loss", "EmbeddingClassifier"),
     ],
 )
 def test_losses_that_do_not_fit_a_model(loss, message):
@@ -213,7 +214,9 @@ def test_a_loss_on_embeddings_does_not_see_a_head_of_classes():
         model.compile("sgd", losses.SupConLoss())
 
 
-@pytest.mark.parametrize("loss", ["SupConLoss", losses.SupConLoss, [losses.SupConLoss()]])
+@pytest.mark.parametrize(
+    "loss", ["SupConLoss", "sup_con_loss", losses.SupConLoss, [losses.SupConLoss()]]
+)
 def test_a_loss_by_name_or_class(loss):
     expected = fitted(model_of(losses.SupConLoss()), X, Y)
     assert fitted(model_of(loss), X, Y) == pytest.approx(expected)
@@ -295,3 +298,10 @@ def test_a_cosine_loss_takes_no_bias():
     with pytest.raises(ValueError, match="initial_bias"):
         model.compile("sgd", losses.MultipleNegativesRankingLoss())
     model.compile("sgd", losses.MultipleNegativesRankingLoss(similarity="dot"))
+
+
+def test_every_loss_is_known_by_its_names():
+    for name in ("ContrastiveTensionLossInBatchNegatives", "clip_loss", "SigLIPLoss"):
+        model = model_of(name)
+        assert isinstance(model.loss, losses.EmbeddingLoss)
+    assert model_of("mse").loss == "mse"  # Keras's own

@@ -1,29 +1,20 @@
 """Training that was stopped, resumed at the next batch."""
 
 import contextlib
-import fcntl
 import itertools
-import json
 import operator
-import os
-import pathlib
 import re
 import signal
 import sys
-import tempfile
 import threading
 import warnings
-import weakref
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfembloss import replicas
-
-_FORMAT = 1
-_FILE, _UNFINISHED = "checkpoint.npz", "checkpoint.npz.tmp"
-_PRIME = 6364136223846793005  # of Knuth's random numbers
+from tfembloss import checkpoints, replicas
+from tfembloss.fingerprints import PRIME, fingerprint
 
 
 class ResumableCheckpoint(keras.callbacks.Callback):
@@ -101,7 +92,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
 
     def __init__(self, backup_dir, save_freq="epoch", delete_checkpoint=True):
         super().__init__()
-        self.backup_dir = _local_folder(backup_dir)
+        self.backup_dir = checkpoints.local_folder(backup_dir)
         self.save_freq = _check_save_freq(save_freq)
         self.delete_checkpoint = delete_checkpoint
         self._fitting = False
@@ -124,8 +115,8 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         variables = _variables_of_fit()
         _check_alone(self, variables["callbacks"])
         if self._writes:
-            self._lock = _open_folder(self.backup_dir)
-        saved = _read(self.backup_dir / _FILE)
+            self._lock = checkpoints.open_folder(self.backup_dir)
+        saved = checkpoints.read(self.backup_dir)
         self._check_workers_agree(saved)
 
         with strategy.scope():  # each replica's own, summed where it is read
@@ -217,7 +208,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         if self._writes:
             self._lock = None
             if self.delete_checkpoint:
-                _remove(self.backup_dir)
+                checkpoints.remove(self.backup_dir)
 
     # Steps that are skipped or made.
 
@@ -255,7 +246,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         return model.train_function
 
     def _add_to_trace(self, batch):
-        self._trace.assign(self._trace * _PRIME + _fingerprint(batch))
+        self._trace.assign(self._trace * PRIME + fingerprint(batch))
 
     def _read_batches(self, iterator):
         """Reads as many batches as one call of the train function does."""
@@ -357,13 +348,12 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         state = self._state()
         place = {
             **self._place,
-            "format": _FORMAT,
             "trace": int(self._trace.numpy()),
             "variables": [description for description, _ in state],
         }
         arrays = [self._value(variable) for _, variable in state]
         if self._writes:
-            _write(self.backup_dir, place, arrays)
+            checkpoints.write(self.backup_dir, place, arrays)
         self._num_unsaved = 0
 
     def _restore(self, saved, arrays, epoch_iterator):
@@ -510,152 +500,6 @@ def _variables_of_fit():
         "elsewhere, or from a version of Keras that it does not know "
         f"({keras.__version__})."
     )
-
-
-# Which batches were seen.
-
-
-def _fingerprint(batch):
-    """A number that follows from a batch's rows, however the replicas share them out."""
-    total = tf.constant(0, tf.int64)
-    for i, leaf in enumerate(tf.nest.flatten(batch, expand_composites=True)):
-        # A missing part is None in a step, and an empty tf.experimental.Optional before.
-        if leaf is not None and leaf.dtype not in (tf.variant, tf.resource):
-            total += (2 * i + 1) * _sum_of_rows(_as_integers(tf.convert_to_tensor(leaf)))
-    return total
-
-
-def _as_integers(x):
-    """The numbers' bits, or the texts' hashes, as int64."""
-    if x.dtype == tf.string:
-        return tf.strings.to_hash_bucket_fast(x, 2**62)
-    if x.dtype.is_floating or x.dtype.is_complex:
-        integers = {1: tf.int8, 2: tf.int16, 4: tf.int32}
-        x = tf.bitcast(x, integers.get(x.dtype.size, tf.int64))
-    return tf.cast(x, tf.int64)
-
-
-def _sum_of_rows(x, num_samples=1024):
-    """A sum over the rows of integers `[B, ...]`, of about so many of a row's numbers."""
-    x = x if x.shape.rank != 0 else x[None]
-    x = tf.reshape(x, [tf.shape(x)[0], tf.reduce_prod(tf.shape(x)[1:])])
-    x = x[:, :: tf.shape(x)[1] // num_samples + 1]
-    weights = (2 * tf.range(tf.shape(x, tf.int64)[1], dtype=tf.int64) + 1) * _PRIME
-    rows = _mix(tf.reduce_sum(x * weights, axis=1) + 1)
-    return tf.reduce_sum(_mix(rows))
-
-
-def _mix(x):
-    return _PRIME * tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, 31))
-
-
-# The folder.
-
-
-class _Lock:
-    """Holds a folder for this process, until nothing refers to it any more."""
-
-    def __init__(self, folder):
-        descriptor = os.open(folder, os.O_RDONLY)
-        weakref.finalize(self, os.close, descriptor)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                "Expected a backup_dir of this training alone. Received: backup_dir="
-                f"{str(folder)!r}, which another process writes. Wait until it has ended, "
-                "or choose another."
-            ) from None
-        except OSError:
-            pass  # a file system without locks
-
-
-_locks = weakref.WeakValueDictionary()  # of this process, by folder
-
-
-def _local_folder(path):
-    try:
-        path = os.fspath(path)
-    except TypeError:
-        path = None
-    if not isinstance(path, str) or not path or "://" in path or "\0" in path:
-        raise ValueError(
-            f"`backup_dir` must be the path of a local folder. Received: {path!r}"
-        )
-    return pathlib.Path(path).expanduser().absolute()
-
-
-def _open_folder(folder):
-    """Makes the folder, or checks that it is of this callback; its lock."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        names = set(os.listdir(folder))
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-        lock = _locks.get(folder) or _locks.setdefault(folder, _Lock(folder))
-    except OSError as error:
-        raise ValueError(
-            "Expected a folder that can be written. Received: backup_dir="
-            f"{str(folder)!r} ({error})"
-        ) from error
-    others = sorted(names - {_FILE, _UNFINISHED})
-    if others and _FILE not in names:
-        raise ValueError(
-            "Expected a folder of this callback alone: a new one, an empty one, or one "
-            f"with its checkpoint. Received: backup_dir={str(folder)!r} with "
-            f"{len(others)} other files or folders, {others[0]!r} the first."
-        )
-    return lock
-
-
-def _write(folder, place, arrays):
-    """Puts a checkpoint in the place of the last, in one instant."""
-    unfinished = folder / _UNFINISHED
-    try:
-        with unfinished.open("wb") as file:
-            named = {str(i): array for i, array in enumerate(arrays)}
-            np.savez(file, place=np.array(json.dumps(place)), **named)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(folder / _FILE)
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise OSError(
-            f"The checkpoint could not be written to {str(folder)!r} ({error}). The one "
-            "before it is still there, if there was one."
-        ) from error
-
-
-def _read(path):
-    """The place and the arrays of a checkpoint, None where there is none."""
-    if not path.exists():
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            place = json.loads(archive["place"].item())
-            if place["format"] != _FORMAT:
-                raise ValueError(f"format {place['format']}, expected {_FORMAT}")
-            arrays = [archive[str(i)] for i in range(len(place["variables"]))]
-        return place, arrays
-    except Exception as error:  # numpy and zipfile fail in many ways on damaged files
-        raise ValueError(
-            "Expected a checkpoint written by ResumableCheckpoint. Received: "
-            f"{str(path)!r}, which is damaged or something else "
-            f"({type(error).__name__}: {error}). Delete it to begin anew."
-        ) from error
-
-
-def _remove(folder):
-    """Removes what this callback wrote, and the folder if that was all."""
-    for name in (_FILE, _UNFINISHED):
-        (folder / name).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        folder.rmdir()
 
 
 def _same(a, b):

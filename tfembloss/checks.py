@@ -6,7 +6,7 @@ import operator
 def check_count(value, name, at_least):
     """A whole number of at least so much."""
     try:
-        number = operator.index(value)
+        number = at_least - 1 if isinstance(value, bool) else operator.index(value)
     except TypeError:
         number = at_least - 1
     if number < at_least:

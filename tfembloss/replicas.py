@@ -80,12 +80,11 @@ def logsumexp(x):
     return x if count() == 1 else tf.reduce_logsumexp(gather(x[None]), axis=0)
 
 
-def share_of_rows(x, dtype):
-    """This replica's number of rows over the replicas' mean number.
+def share(size):
+    """This replica's size, a number of rows say, over the mean of the replicas'.
 
     By it the mean of the replicas' means becomes the mean over all rows.
     """
-    size = tf.cast(tf.shape(x)[0], dtype)
     return tf.math.divide_no_nan(size * count(), total(size))
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfembloss.models import CrossEncoder, EmbeddingModel
+from tfembloss.models.errors import said
 
 _WITH_ENCODER = (EmbeddingModel, CrossEncoder)
 
@@ -30,11 +31,8 @@ class Inputs(NamedTuple):
 
 
 def reason(error):
-    """What an error says, without the calls that Keras and AutoGraph put around it."""
-    said = re.findall(r"\x1b\[1m(.*?)\x1b\[0m", str(error), re.DOTALL)
-    lines = (said[-1] if said else str(error)).strip().split("\n")
-    text = lines[-1] if lines[0].startswith("in user code:") else " ".join(lines)
-    return " ".join(text.split())[:200]
+    """What an error says, in one line."""
+    return " ".join(said(error).split())[:200]
 
 
 def preprocessor_of(model):

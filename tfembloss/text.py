@@ -16,6 +16,7 @@ from tensorflow_text.python.ops.bert_tokenizer import BasicTokenizer
 from tensorflow_text.tools.wordpiece_vocab import wordpiece_tokenizer_learner_lib
 
 from tfembloss.layers import PositionEmbedding, TokenPooling
+from tfembloss.losses.inputs import require
 
 PADDING, UNKNOWN = "[PAD]", "[UNK]"
 RESERVED = (PADDING, UNKNOWN, "[CLS]", "[SEP]", "[MASK]")
@@ -42,8 +43,8 @@ def learn_vocabulary(texts, size):
         List of strings. It begins with `RESERVED`, so that `"[PAD]"` has the id 0.
 
     Raises:
-        ValueError: `texts` are no texts, one of them is missing, or there is no word in
-            them; `size` is not an integer above 5.
+        ValueError: `texts` are not strings, one of them is missing, or they have no word;
+            `size` is not an integer above 5.
 
     Warns:
         UserWarning: there are more characters than `size` has room for.
@@ -236,9 +237,7 @@ def _batch_of_texts(texts):
         is_column = (tf.size(sizes) == 1) | (
             (tf.size(sizes) == 2) & (tf.reduce_prod(sizes[1:]) == 1)
         )
-        check = tf.debugging.Assert(is_column, [f"{_A_BATCH} Received another shape."])
-        with tf.control_dependencies([check] if check is not None else []):
-            texts = tf.identity(texts)
+        texts = require(is_column, texts, f"{_A_BATCH} Received another shape.")
     return tf.reshape(texts, [-1])
 
 
@@ -310,9 +309,9 @@ class TextPreprocessor:
             CPUs where texts are short.
 
     Raises:
-        ValueError: the vocabulary is no list of strings, is empty, lacks a reserved entry
-            or repeats one, or an option is unknown; in use, texts are no vector of
-            strings.
+        ValueError: the vocabulary is not a list of strings, is empty, lacks a reserved
+            entry or repeats one, or an option is unknown; in use, texts are not strings of
+            shape `[rows]`.
 
     Example:
 
@@ -502,13 +501,11 @@ class TextPairPreprocessor:
                 "Expected as many first texts as second ones. Received: "
                 f"{first.shape[0]} and {second.shape[0]}"
             )
-        if not tf.executing_eagerly():
-            check = tf.debugging.Assert(
-                tf.size(first) == tf.size(second),
-                ["Expected as many first texts as second ones. Received other numbers."],
-            )
-            with tf.control_dependencies([check]):
-                first, second = tf.identity(first), tf.identity(second)
+        first = require(
+            tf.size(first) == tf.size(second),
+            first,
+            "Expected as many first texts as second ones. Received other numbers.",
+        )
         return tf.concat([self.first(first), self.second(second)], axis=1)
 
     def get_config(self):
@@ -565,8 +562,8 @@ class DeleteWords:
         ratio: the probability that a word is deleted, 0 to 1.
 
     Raises:
-        ValueError: `ratio` is no number in that range; in use, texts are no vector of
-            strings, or the seed is no integer.
+        ValueError: `ratio` is not a number in that range; in use, texts are not strings of
+            shape `[rows]`, or the seed is not an integer.
 
     Example:
 
@@ -719,18 +716,13 @@ class TextEncoder(keras.Model):
         tokens = _token_ids(tokens)
         wide = tf.cast(tokens, tf.int64)
         unknown = (wide < 0) | (wide >= size)
-        message = (
+        tokens = require(
+            ~tf.reduce_any(unknown),
+            tokens,
             f"Expected token ids from 0 to {size - 1}, as vocabulary_size={size} says. "
             "Received others. Give the encoder vocabulary_size=len(vocabulary), of the "
-            "preprocessor's vocabulary."
+            "preprocessor's vocabulary.",
         )
-        if not tf.executing_eagerly():
-            with tf.control_dependencies(
-                [tf.debugging.Assert(~tf.reduce_any(unknown), [message])]
-            ):
-                tokens = tf.identity(tokens)
-        elif tf.reduce_any(unknown):
-            raise ValueError(message)
         embeddings = super().call(tokens, training=training, mask=mask)
         # XLA leaves assertions out, and takes another token's embedding.
         unknown = tf.reduce_any(unknown, axis=1, keepdims=True)

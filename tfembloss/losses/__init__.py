@@ -103,6 +103,6 @@ make_known(
     {
         name: value
         for name, value in globals().items()
-        if name.endswith("Loss") and value not in (EmbeddingLoss, LabelLoss)
+        if isinstance(value, type) and value not in (EmbeddingLoss, LabelLoss)
     }
 )

@@ -45,6 +45,7 @@ class EmbeddingLoss(keras.losses.Loss):
     """
 
     targets_are_embeddings = False  # of the same dimensions as y_pred
+    targets_are_ids = False  # or there are none
     takes_scores = False  # of classes, [B, C]: y_pred are those of a head, no embeddings
     takes_past = False  # whether `call` has a further argument `past`
 
@@ -117,7 +118,7 @@ class EmbeddingLoss(keras.losses.Loss):
             size = tf.reduce_sum(tf.cast(sample_weight, values.dtype))
         else:
             size = tf.cast(tf.size(values), values.dtype)
-        return tf.math.divide_no_nan(size * replicas.count(), replicas.total(size))
+        return replicas.share(size)
 
     def get_config(self):
         """The arguments that make this loss again."""
@@ -172,6 +173,8 @@ class LabelLoss(EmbeddingLoss):
                 "`miner` must be None or an instance of a miner of tfembloss.miners, as in "
                 f"miner=BatchHardMiner(). Received: miner={miner!r}"
             )
+
+    targets_are_ids = True
 
     @property
     def takes_past(self):

@@ -32,8 +32,8 @@ class ContrastiveTensionLoss(EmbeddingLoss):
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: `y_pred` has not two columns, the labels are not of shape `[B]`, or one
-            is not within 0 to 1 (in a graph the error is TensorFlow's
+        ValueError: `y_pred` does not have two columns, the labels are not of shape `[B]`,
+            or one is not within 0 to 1 (in a graph the error is TensorFlow's
             InvalidArgumentError, with the same words).
 
     Example:
@@ -99,8 +99,8 @@ class ContrastiveTensionLossInBatchNegatives(MultipleNegativesRankingLoss):
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: a number is out of range, `y_pred` has not two columns, or the ids are
-            missing.
+        ValueError: a number is out of range, `y_pred` does not have two columns, or the ids
+            are missing.
 
     Example:
 

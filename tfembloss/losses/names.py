@@ -5,6 +5,8 @@ import sys
 
 import keras
 
+from tfembloss.losses.base import EmbeddingLoss
+
 _WORDS = re.compile("(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
@@ -21,3 +23,19 @@ def make_known(losses):
     for name, loss in losses.items():
         table.setdefault(name, loss)
         table.setdefault(_WORDS.sub("_", name).lower(), loss)
+
+
+def one_of_ours(loss):
+    """An instance of the loss of this package that a name or a class means.
+
+    Anything else as it is: Keras has names of its own, some of no loss alone.
+    """
+    if isinstance(loss, type) and issubclass(loss, keras.losses.Loss):
+        return loss()
+    if not isinstance(loss, str):
+        return loss
+    try:
+        found = keras.losses.get(loss)
+    except ValueError:
+        return loss
+    return found if isinstance(found, EmbeddingLoss) else loss

@@ -36,7 +36,7 @@ class CosineSimilarityLoss(EmbeddingLoss):
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: `y_pred` has not two columns, or the scores are missing.
+        ValueError: `y_pred` does not have two columns, or the scores are missing.
 
     Example:
 
@@ -256,8 +256,8 @@ class CoSENTLoss(EmbeddingLoss):
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: `scale` is not positive, `y_pred` has not two columns, or the scores
-            are missing.
+        ValueError: `scale` is not positive, `y_pred` does not have two columns, or the
+            scores are missing.
 
     Example:
 

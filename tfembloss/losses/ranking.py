@@ -123,6 +123,8 @@ class MultipleNegativesRankingLoss(EmbeddingLoss):
         `tfembloss.EmbeddingModel(encoder, mini_batch_size=...)`.
     """
 
+    targets_are_ids = True
+
     def __init__(
         self,
         scale=20.0,
@@ -236,8 +238,8 @@ class MegaBatchMarginLoss(EmbeddingLoss):
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: a number is out of range, `y_pred` has not two columns, or the ids are
-            missing.
+        ValueError: a number is out of range, `y_pred` does not have two columns, or the ids
+            are missing.
 
     Example:
 
@@ -255,6 +257,8 @@ class MegaBatchMarginLoss(EmbeddingLoss):
         Equal to sentence-transformers' class of this name. Its mini-batched version is this
         loss with `mini_batch_size`; there the negatives are those of one device.
     """
+
+    targets_are_ids = True
 
     takes_past = True
 

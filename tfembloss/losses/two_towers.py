@@ -42,8 +42,8 @@ class CLIPLoss(MultipleNegativesRankingLoss):
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: a number is out of range, `y_pred` has not two columns, or the ids are
-            missing.
+        ValueError: a number is out of range, `y_pred` does not have two columns, or the ids
+            are missing.
 
     Example:
 
@@ -127,8 +127,8 @@ class SigLIPLoss(EmbeddingLoss):
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: a number is out of range, `y_pred` has not two columns, or the ids are
-            missing.
+        ValueError: a number is out of range, `y_pred` does not have two columns, or the ids
+            are missing.
 
     Example:
 
@@ -146,6 +146,8 @@ class SigLIPLoss(EmbeddingLoss):
         the rows. `tfembloss.DualEncoder(towers, initial_scale=10.0, initial_bias=-10.0)`
         learns both numbers from where the paper begins.
     """
+
+    targets_are_ids = True
 
     def __init__(
         self,

@@ -80,6 +80,11 @@ class MatryoshkaLoss(EmbeddingLoss):
         ]
 
     @property
+    def targets_are_ids(self):
+        """Where they are those of the loss."""
+        return self.loss.targets_are_ids
+
+    @property
     def takes_past(self):
         """Where the loss does."""
         return self.loss.takes_past

@@ -1,22 +1,20 @@
 """What the models have in common: columns of inputs in, one tensor of embeddings out."""
 
 import functools
-import inspect
 
 import keras
-import numpy as np
 import tensorflow as tf
-from keras.src.backend import compute_output_spec
 
-from tfembloss import data, losses, replicas
+from tfembloss import data, replicas
 from tfembloss.data.columns import as_columns
 from tfembloss.losses.base import EmbeddingLoss, no_targets
-from tfembloss.losses.classification import ClassLoss
+from tfembloss.losses.names import one_of_ours
 from tfembloss.models import grad_cache, inputs
+from tfembloss.models.building import WholeModel
 from tfembloss.models.errors import explained
 
 
-class ColumnModel(keras.Model):
+class ColumnModel(WholeModel):
     """Base of the models: trains under any strategy, on raw inputs, and resumes exactly.
 
     A subclass writes `build` and `call`, columns in, embeddings `[B, D]` or `[B, n, D]`
@@ -31,7 +29,6 @@ class ColumnModel(keras.Model):
     def __init__(self, mini_batch_size=None, name=None, dtype=None):
         super().__init__(name=name, dtype=dtype)
         self.mini_batch_size = grad_cache.check_size(mini_batch_size)
-        self._was_traced = False  # to build what only a call builds
 
     # Loss from embeddings.
 
@@ -40,13 +37,6 @@ class ColumnModel(keras.Model):
     def compile(self, optimizer="rmsprop", loss=None, *args, **kwargs):
         """`keras.Model.compile`, with one loss: an instance, or its class's name."""
         super().compile(optimizer, self._checked_loss(loss), *args, **kwargs)
-
-    def compile_from_config(self, config):
-        """Compiles as `get_compile_config` says; Keras asks for it beside `compile`."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        self._build_known()
-        if self.built and not self.optimizer.built:
-            self.optimizer.build(self.trainable_variables)
 
     def _checked_loss(self, loss):
         if isinstance(loss, list | tuple) and len(loss) == 1:
@@ -57,11 +47,9 @@ class ColumnModel(keras.Model):
                 f"loss={loss!r}. For a sum of losses write a keras.losses.Loss whose "
                 "`call` adds them."
             )
-        if isinstance(loss, str):
-            loss = getattr(losses, loss, loss)
-        if inspect.isclass(loss) and issubclass(loss, keras.losses.Loss):
-            loss = loss()
-        if isinstance(loss, ClassLoss) and not self.loss_sees_scores:
+        loss = one_of_ours(loss)
+        takes_scores = isinstance(loss, EmbeddingLoss) and loss.takes_scores
+        if takes_scores and not self.loss_sees_scores:
             raise ValueError(
                 f"{type(loss).__name__} takes scores of classes, [B, C]: expected a model "
                 f"with a head that gives them. Received: {type(self).__name__}, which "
@@ -79,7 +67,7 @@ class ColumnModel(keras.Model):
         # where replicas hold different numbers of them.
         loss = self._compile_loss(y, y_pred, sample_weight)
         if getattr(self.loss, "reduction", "mean") not in ("sum", "none", None):
-            loss *= replicas.share_of_rows(y_pred, loss.dtype)
+            loss *= replicas.share(tf.cast(tf.shape(y_pred)[0], loss.dtype))
         return sum(map(self._aggregate_additional_loss, self.losses), loss)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
@@ -163,7 +151,7 @@ class ColumnModel(keras.Model):
     def predict(self, x, batch_size=None, **kwargs):
         """`keras.Model.predict`, also on raw inputs: embeddings as a numpy array."""
         batch_size = inputs.check_batch_size(batch_size)
-        self._build_in_scope()
+        self._build_known()
         with explained(self):
             if isinstance(x, keras.utils.PyDataset) and self.takes_raw_inputs:
                 x = inputs.MappedPyDataset(x, self._prediction_batch)
@@ -172,7 +160,7 @@ class ColumnModel(keras.Model):
                     x, batch_size = inputs.raw_batches(x, None, None, batch_size), None
                 x = inputs.map_inputs(self.encoder_inputs, x).prefetch(tf.data.AUTOTUNE)
             elif not inputs.is_batches(x):
-                x, _, _ = inputs.arrays(x, None, None, getattr(self, "encoder", None))
+                x, _, _ = self._arrays(x)
             return super().predict(x, batch_size=batch_size, **kwargs)
 
     def _prediction_batch(self, x, y=None, sample_weight=None):
@@ -199,14 +187,16 @@ class ColumnModel(keras.Model):
         if self.takes_raw_inputs:
             x = self.encoder_inputs(as_columns(x))
         else:
-            x, _, _ = inputs.arrays(x, None, None, getattr(self, "encoder", None))
+            x, _, _ = self._arrays(x)
         with explained(self):
             return super().predict_on_batch(x)
 
+    def _arrays(self, x, y=None, sample_weight=None):
+        return inputs.arrays(x, y, sample_weight, getattr(self, "encoder", None))
+
     def _one_batch(self, x, y, sample_weight, training):
         if not self.takes_raw_inputs:
-            encoder = getattr(self, "encoder", None)
-            x, y, sample_weight = inputs.arrays(x, y, sample_weight, encoder)
+            x, y, sample_weight = self._arrays(x, y, sample_weight)
         elif inputs.are_tokens(x, getattr(self, "preprocessor", None)):
             return x, y, sample_weight  # as a step takes them
         return self.step_batch(x, y, sample_weight, training)
@@ -228,8 +218,7 @@ class ColumnModel(keras.Model):
             return {"x": self._with_targets(prepared).prefetch(tf.data.AUTOTUNE)}
         if inputs.is_batches(x):
             return {"x": x}
-        encoder = getattr(self, "encoder", None)
-        x, y, sample_weight = inputs.arrays(x, y, sample_weight, encoder)
+        x, y, sample_weight = self._arrays(x, y, sample_weight)
         given = {"x": x, "y": self._targets(y), "sample_weight": sample_weight}
         return {**given, "batch_size": batch_size}
 
@@ -278,134 +267,7 @@ class ColumnModel(keras.Model):
         layers = self._flatten_layers(include_self=False)
         return [layer for layer in layers if id(layer) not in of_steps]
 
-    # Building: all that the model owns, before its first step is traced.
-
-    def _known_inputs(self):
-        """Symbolic inputs of `call` where they are known without data, else None."""
-        return None
-
-    def _known_outputs(self, x):
-        """What `call` gives of symbolic inputs where that is known without a call."""
-        return None
-
-    def _build_parts(self, shape):
-        """Builds what the loss uses and `call` does not, for embeddings of this shape."""
-
-    def _layers_of_steps(self):
-        """Layers that are built for the embeddings of a step, not of `predict`."""
-        return []
-
-    def _build_known(self):
-        """Builds the model where its inputs are known without data."""
-        x = None if self._is_complete() else self._known_inputs()
-        if x is not None:
-            self._build_all(x)
-
-    def _build_in_scope(self):
-        with self.distribute_strategy.scope():
-            self._build_known()
-
-    def _is_complete(self):
-        return (
-            (self._was_traced or not self._unbuilt())
-            and getattr(getattr(self, "_compile_metrics", None), "built", True)
-            and (self._optimizer_in_use() is None or self.optimizer.built)
-        )
-
-    def _optimizer_in_use(self):
-        return getattr(self, "optimizer", None)  # a model is not compiled at first
-
-    def _unbuilt(self):
-        of_steps = {id(layer) for layer in self._layers_of_steps()}
-        return [
-            layer.name
-            for layer in self._flatten_layers()
-            if not layer.built and id(layer) not in of_steps
-        ]
-
-    def _build_all(self, x, y=None, sample_weight=None):
-        """Builds all that is used; returns symbolic embeddings of the symbolic inputs."""
-        y_pred = self._known_outputs(x)
-        if y_pred is not None and not self.built:
-            self.build(tf.nest.map_structure(lambda x: tuple(x.shape), x))
-        if y_pred is not None:
-            self._build_parts(y_pred.shape)
-        if y_pred is None or (self._unbuilt() and not self._was_traced):
-            y_pred = compute_output_spec(self, x, training=False)
-            self._build_parts(y_pred.shape)
-            self._was_traced = True
-        metrics = getattr(self, "_compile_metrics", None)
-        if metrics is not None and not metrics.built and y is not None:
-            compute_output_spec(
-                self.compute_metrics, x, y, y_pred, sample_weight=sample_weight
-            )
-        if self._optimizer_in_use() is not None and not self.optimizer.built:
-            self.optimizer.build(self.trainable_variables)
-        return y_pred
-
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        # Keras 3.15 draws a batch under a strategy, to learn its shapes: what is drawn anew
-        # in each iteration would begin with its second one. And without a strategy it
-        # makes variables in the first trace, which are lost where that fails.
-        of_steps = [layer for layer in self._layers_of_steps() if not layer.built]
-        if self._is_complete() and not of_steps:
-            return
-        if data_batch is None:
-            data_batch = replicas.first_local_spec(iterator._distributed_dataset)
-        batch = keras.utils.unpack_x_y_sample_weight(data_batch)
-        x, y, sample_weight = (tf.nest.map_structure(_symbolic, part) for part in batch)
-        if any(part is None for part in tf.nest.flatten(x)):
-            return  # of unknown rank: the trace builds
-        with self.distribute_strategy.scope():
-            y_pred = self._build_all(x, y, sample_weight)
-            for layer in of_steps:
-                layer.build(tuple(y_pred.shape))
-
     # Saving.
-
-    def save(self, *args, **kwargs):
-        """`keras.Model.save`, also of a model that is not called but known."""
-        self._build_in_scope()
-        super().save(*args, **kwargs)
-
-    def save_weights(self, *args, **kwargs):
-        """`keras.Model.save_weights`, also of a model that is not called but known."""
-        self._build_in_scope()
-        super().save_weights(*args, **kwargs)
-
-    def load_weights(self, filepath, *args, **kwargs):
-        """`keras.Model.load_weights`, of all that the model owns."""
-        self._build_in_scope()
-        with self.distribute_strategy.scope():  # a memory is built from what was saved
-            if self.built and self._unbuilt():
-                raise ValueError(
-                    "Expected a model that is built, all parts of it, to load weights "
-                    f"into. Received: {self.name}, whose layers {self._unbuilt()} have no "
-                    "weights yet. Call the model on a batch first, as in model(x[:2])."
-                )
-            super().load_weights(filepath, *args, **kwargs)
-
-    def _seed_states(self):
-        """Where the random layers, dropout say, stand in their sequences."""
-        return [v for v in self.variables if "seed_generator" in v.path]
-
-    def save_own_variables(self, store):
-        """Also the states of random layers, which Keras leaves out (3.15)."""
-        super().save_own_variables(store)
-        for i, state in enumerate(self._seed_states()):
-            store[f"seed_state_{i}"] = state
-
-    def load_own_variables(self, store):
-        """What `save_own_variables` saved, so that dropout goes on where it was.
-
-        Also into a model with more or fewer random layers, or from a file without them.
-        """
-        names = set(store.keys())
-        seeds = {name for name in names if name.startswith("seed_state_")}
-        super().load_own_variables({name: store[name] for name in names - seeds})
-        for i, state in enumerate(self._seed_states()):
-            if f"seed_state_{i}" in seeds:
-                state.assign(store[f"seed_state_{i}"])
 
     @classmethod
     def from_config(cls, config):
@@ -417,17 +279,6 @@ class ColumnModel(keras.Model):
                 for name, value in config.items()
             }
         )
-
-
-def _symbolic(x):
-    """A symbolic tensor like x; None where x is none or its rank is unknown."""
-    if x is None or not hasattr(x, "shape") or not hasattr(x, "dtype"):
-        return None
-    shape = tf.TensorShape(x.shape)
-    if shape.rank is None or not isinstance(x, tf.TensorSpec | tf.Tensor | np.ndarray):
-        return None
-    dtype = keras.backend.standardize_dtype(x.dtype)
-    return keras.KerasTensor((None, *shape[1:].as_list()), dtype)
 
 
 def one_tensor(embeddings, rank):

@@ -84,7 +84,7 @@ class CrossEncoder(ColumnModel):
                 "tfembloss.text.TextPairPreprocessor(vocabulary, first_length, "
                 "second_length). Received a TextPreprocessor, of one text."
             )
-        check_vocabulary(getattr(preprocessor, "first", None), encoder)
+        check_vocabulary(preprocessor, encoder)
         self.encoder = encoder
         self.preprocessor = preprocessor
         self.score = keras.layers.Dense(1, dtype="float32")

@@ -6,10 +6,18 @@ import re
 import tensorflow as tf
 
 _ASSERTION = re.compile(r"assertion failed: \[(.*?)\](?=\n|\s*\[\[|\s*\[Op:|$)", re.DOTALL)
-_KERAS_CALL = re.compile(r"Exception encountered when calling (\w+)\.call\(\)\.\s+"
-                         r"\x1b\[1m(.*?)\x1b\[0m", re.DOTALL)  # fmt: skip
+_KERAS_CALL = re.compile(r"Exception encountered when calling (\w+)\.call\(\)\.\s+")
+_BOLD = re.compile(r"\x1b\[1m(.*?)\x1b\[0m", re.DOTALL)
+_IN_USER_CODE = re.compile(r"in user code:\n.*\n    \w+: (.*)", re.DOTALL)
 
-_IN_USER_CODE = re.compile(r"in user code:\n.*\n    ValueError: (.*)", re.DOTALL)
+
+def said(error):
+    """What an error says, without the calls that Keras and AutoGraph put around it."""
+    text = str(error)
+    if bold := _BOLD.findall(text):
+        return bold[-1].strip()
+    found = _IN_USER_CODE.match(text)
+    return (found[1] if found else text).strip()
 
 
 class InvalidValueError(tf.errors.InvalidArgumentError, ValueError):
@@ -40,10 +48,8 @@ def _explanation(error, model):
             message = found[1].replace("\\'", "'").replace('\\"', '"')
             return InvalidValueError(error.node_def, error.op, message)
     elif isinstance(error, ValueError):
-        if found := _IN_USER_CODE.match(str(error)):  # of a function in tf.data
-            inner = re.search(r"\x1b\[1m(.*?)\x1b\[0m", found[1], re.DOTALL)
-            return ValueError((inner or found)[1].strip())
-        found = _KERAS_CALL.match(str(error))
-        if found and found[1] in (type(model).__name__, "EmbeddingModel", "_Caller"):
-            return ValueError(found[2])
+        call = _KERAS_CALL.match(str(error))
+        ours = (type(model).__name__, "EmbeddingModel", "_Caller")
+        if (call and call[1] in ours) or _IN_USER_CODE.match(str(error)):  # in tf.data
+            return ValueError(said(error))
     return None

@@ -43,10 +43,10 @@ def train_step(model, data):
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     batches = MiniBatches(x, model.mini_batch_size)
     seeds = model._seed_states()
-    states = States(model, seeds)
+    states = States(model._encoder_layers(), seeds)
 
     start = [tf.convert_to_tensor(seed) for seed in seeds]
-    cache = embed(model, batches, training=True, states=states)
+    cache = embed(model, batches, states, training=True)
     with tf.GradientTape() as tape:
         tape.watch(cache)
         y_pred = batches.joined(cache) + states.nan_where_rows_differ(cache.dtype)
@@ -76,7 +76,8 @@ def test_step(model, data):
     """`keras.Model.test_step` with the embeddings by mini-batches."""
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     batches = MiniBatches(x, model.mini_batch_size)
-    y_pred = batches.joined(embed(model, batches, training=False))
+    no_states = States([], [])  # evaluation moves none
+    y_pred = batches.joined(embed(model, batches, no_states, training=False))
     _tracked_loss(model, batches, x, y, y_pred, sample_weight, training=False)
     return model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
@@ -117,27 +118,21 @@ class MiniBatches:
 # In both loops the first mini-batch is outside: it tells what the loop carries.
 
 
-def embed(model, batches, training, states=None):
+def embed(model, batches, states, training):
     """Embeddings `[M, m, ...]` of the mini-batches."""
     first = model(batches[0], training=training)
     _check_losses(model)
-    if states is not None:
-        states.moved_by_first()
+    states.moved_by_first()
 
     def one_more(i, carried):
         parts, differ = carried
-        if states is not None:
-            states.set_back()
+        states.set_back()
         parts = parts.write(i, model(batches[i], training=training))
-        if states is not None:
-            differ = states.differ(differ)
-        return i + 1, (parts, differ)
+        return i + 1, (parts, states.differ(differ))
 
     parts = tf.TensorArray(first.dtype, batches.count, element_shape=first.shape)
-    carried = (parts.write(0, first), [] if states is None else states.none_differ())
-    parts, differ = _loop(batches, one_more, carried, after=[first])
-    if states is not None:
-        states.rows_differ = differ
+    carried = (parts.write(0, first), states.none_differ())
+    parts, states.rows_differ = _loop(batches, one_more, carried, after=[first])
     return parts.stack()
 
 
@@ -207,10 +202,10 @@ class States:
     the same of all mini-batches, as of the whole batch; else that is refused.
     """
 
-    def __init__(self, model, seeds):
+    def __init__(self, layers, seeds):
         skipped = {id(seed) for seed in seeds}
         self.variables, self.names = [], []
-        for layer in model._encoder_layers():
+        for layer in layers:
             keeps = [v for v in layer._non_trainable_variables if id(v) not in skipped]
             # A layer that keeps a state may move its weights as well, as
             # SpectralNormalization does.
@@ -269,9 +264,7 @@ def _far_apart(a, b):
 
 def _refuse(wrong, message):
     """0; where wrong an error, in what XLA compiles NaN."""
-    right = tf.zeros([])
-    right = require(~wrong, right, message)
-    return tf.where(wrong, float("nan"), right)
+    return tf.where(wrong, float("nan"), require(~wrong, tf.zeros([]), message))
 
 
 def assign_seeds(seeds, values):

@@ -9,22 +9,6 @@ import tensorflow as tf
 from tfembloss import data, masks
 from tfembloss.checks import check_count
 from tfembloss.data.columns import as_rows
-from tfembloss.losses import (
-    MegaBatchMarginLoss,
-    MultipleNegativesRankingLoss,
-    SigLIPLoss,
-)
-from tfembloss.losses.base import LabelLoss
-
-# Losses whose y are ids, or nothing: strings become integers before the step, for XLA has
-# no strings, and Keras compiles the step by itself on a GPU.
-_LOSSES_ON_IDS = (
-    LabelLoss,
-    MegaBatchMarginLoss,
-    MultipleNegativesRankingLoss,
-    SigLIPLoss,
-)
-
 
 # Preprocessors.
 
@@ -141,14 +125,15 @@ def targets_as_array(y):
 
 
 def hashed_targets(y, loss):
-    """Ids that are strings as integers; what is no id, or not a string, as it is."""
-    while hasattr(loss, "loss"):  # of a wrapper
-        loss = loss.loss
+    """Ids that are strings as integers; other targets as they are.
+
+    XLA has no strings, and Keras compiles the step by itself on a GPU.
+    """
     if y is None or isinstance(y, tuple | dict | list) or not hasattr(y, "dtype"):
         return y
     if not (y.dtype == tf.string or getattr(y.dtype, "kind", "") in ("U", "S")):
         return y
-    if not isinstance(loss, _LOSSES_ON_IDS):
+    if not getattr(loss, "targets_are_ids", False):
         return tf.convert_to_tensor(y)  # whose dtype the loss's error names
     ids = masks.integer_ids(tf.convert_to_tensor(y))
     return ids.numpy() if isinstance(y, np.ndarray) else ids
@@ -208,15 +193,13 @@ def raw_batches(x, y, sample_weight, batch_size, shuffle=False):
     dataset = data.from_arrays(x, targets_as_array(y), sample_weight)
     if shuffle:
         dataset = dataset.shuffle(len(dataset))
-    return dataset.batch(check_batch_size(batch_size) or 32)
+    return dataset.batch(batch_size or 32)
 
 
 def check_batch_size(batch_size):
     """None, or a number of rows >= 1."""
     if batch_size is None:
         return None
-    if isinstance(batch_size, bool):
-        batch_size = float(batch_size)  # which is no count
     return check_count(batch_size, "batch_size", 1)
 
 

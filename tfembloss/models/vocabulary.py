@@ -4,11 +4,7 @@ import keras
 
 
 def token_embedding(encoder):
-    """The encoder's `keras.layers.Embedding` of tokens, or None where it shows none.
-
-    Shown is what the encoder, or a layer in it, has as `token_embedding`, and the first
-    layer of a Sequential.
-    """
+    """What the encoder, or a layer in it, has as `token_embedding`; or None."""
     for layer in encoder._flatten_layers():
         shown = getattr(layer, "token_embedding", None)
         if isinstance(shown, keras.layers.Embedding):

@@ -1,0 +1,165 @@
+"""A model that is built when all that it owns is: before its first step is traced."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras.src.backend import compute_output_spec
+
+from tfembloss import replicas
+
+
+class WholeModel(keras.Model):
+    """Base of models with parts that `call` does not use, as a head or a memory.
+
+    Keras takes a model for built when `call` is; weights would then be loaded into the
+    rest of it before there is any, and left out without a word.
+
+    Args:
+        name, dtype: as in `keras.Model`.
+    """
+
+    def __init__(self, name=None, dtype=None):
+        super().__init__(name=name, dtype=dtype)
+        self._was_traced = False  # to build what only a call builds
+
+    def _known_inputs(self):
+        """Symbolic inputs of `call` where they are known without data, else None."""
+        return None
+
+    def _known_outputs(self, x):
+        """What `call` gives of symbolic inputs where that is known without a call."""
+        return None
+
+    def _build_parts(self, shape):
+        """Builds what the loss uses and `call` does not, for embeddings of this shape."""
+
+    def _layers_of_steps(self):
+        """Layers that are built for the embeddings of a step, not of `predict`."""
+        return []
+
+    def _build_known(self):
+        """Builds the model where its inputs are known without data."""
+        x = None if self._is_complete() else self._known_inputs()
+        if x is not None:
+            with self.distribute_strategy.scope():
+                self._build_all(x)
+
+    def _is_complete(self):
+        if self._unbuilt() and not self._was_traced:
+            return False
+        parts = [self._compile_metrics, self.optimizer] if self.compiled else []
+        return all(part is None or part.built for part in parts)
+
+    def _unbuilt(self):
+        of_steps = {id(layer) for layer in self._layers_of_steps()}
+        return [
+            layer.name
+            for layer in self._flatten_layers()
+            if not layer.built and id(layer) not in of_steps
+        ]
+
+    def _build_all(self, x, y=None, sample_weight=None):
+        """Builds all that is used; returns symbolic embeddings of the symbolic inputs."""
+        y_pred = self._known_outputs(x)
+        if y_pred is not None and not self.built:
+            self.build(tf.nest.map_structure(lambda x: tuple(x.shape), x))
+        if y_pred is not None:
+            self._build_parts(y_pred.shape)
+        if y_pred is None or (self._unbuilt() and not self._was_traced):
+            y_pred = compute_output_spec(self, x, training=False)
+            self._build_parts(y_pred.shape)
+            self._was_traced = True
+        if self.compiled:
+            self._build_compiled(x, y, sample_weight, y_pred)
+        return y_pred
+
+    def _build_compiled(self, x, y, sample_weight, y_pred):
+        metrics = self._compile_metrics
+        if metrics is not None and not metrics.built and y is not None:
+            compute_output_spec(
+                self.compute_metrics, x, y, y_pred, sample_weight=sample_weight
+            )
+        if self.optimizer is not None and not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        # Keras 3.15 draws a batch under a strategy, to learn its shapes: what is drawn anew
+        # in each iteration would begin with its second one. And without a strategy it
+        # makes variables in the first trace, which are lost where that fails.
+        of_steps = [layer for layer in self._layers_of_steps() if not layer.built]
+        if self._is_complete() and not of_steps:
+            return
+        if data_batch is None:
+            data_batch = replicas.first_local_spec(iterator._distributed_dataset)
+        batch = keras.utils.unpack_x_y_sample_weight(data_batch)
+        x, y, sample_weight = (tf.nest.map_structure(_symbolic, part) for part in batch)
+        if any(part is None for part in tf.nest.flatten(x)):
+            return  # of unknown rank: the trace builds
+        with self.distribute_strategy.scope():
+            y_pred = self._build_all(x, y, sample_weight)
+            for layer in of_steps:
+                layer.build(tuple(y_pred.shape))
+
+    def compile_from_config(self, config):
+        """Compiles as `get_compile_config` says; Keras asks for it beside `compile`."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self._build_known()
+        if self.built and not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
+
+    # Saving.
+
+    def save(self, *args, **kwargs):
+        """`keras.Model.save`, also of a model that is not called but known."""
+        self._build_known()
+        super().save(*args, **kwargs)
+
+    def save_weights(self, *args, **kwargs):
+        """`keras.Model.save_weights`, also of a model that is not called but known."""
+        self._build_known()
+        super().save_weights(*args, **kwargs)
+
+    def load_weights(self, filepath, *args, **kwargs):
+        """`keras.Model.load_weights`, of all that the model owns."""
+        self._build_known()
+        with self.distribute_strategy.scope():  # a memory is built from what was saved
+            if self.built and self._unbuilt():
+                raise ValueError(
+                    "Expected a model that is built, all parts of it, to load weights "
+                    f"into. Received: {self.name}, whose layers {self._unbuilt()} have no "
+                    "weights yet. Call the model on a batch first, as in model(x[:2])."
+                )
+            super().load_weights(filepath, *args, **kwargs)
+
+    def _seed_states(self):
+        """Where the random layers, dropout say, stand in their sequences."""
+        return [v for v in self.variables if "seed_generator" in v.path]
+
+    def save_own_variables(self, store):
+        """Also the states of random layers, which Keras leaves out (3.15)."""
+        super().save_own_variables(store)
+        for i, state in enumerate(self._seed_states()):
+            store[f"seed_state_{i}"] = state
+
+    def load_own_variables(self, store):
+        """What `save_own_variables` saved, so that dropout goes on where it was.
+
+        Also into a model with more or fewer random layers, or from a file without them.
+        """
+        names = set(store.keys())
+        seeds = {name for name in names if name.startswith("seed_state_")}
+        super().load_own_variables({name: store[name] for name in names - seeds})
+        for i, state in enumerate(self._seed_states()):
+            if f"seed_state_{i}" in seeds:
+                state.assign(store[f"seed_state_{i}"])
+
+
+def _symbolic(x):
+    """A symbolic tensor like x; None where x is none or its rank is unknown."""
+    if x is None or not hasattr(x, "shape") or not hasattr(x, "dtype"):
+        return None
+    shape = tf.TensorShape(x.shape)
+    if shape.rank is None or not isinstance(x, tf.TensorSpec | tf.Tensor | np.ndarray):
+        return None
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    return keras.KerasTensor((None, *shape[1:].as_list()), dtype)
