@@ -1,3 +1,5 @@
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -65,6 +67,27 @@ def test_weights_without_targets_are_kept():
     [
         ((), {}, "at least one column"),
         ((["a"], ["A", "B"]), {}, r"same number of rows.*\[1, 2\]"),
+        (([("q", "a"), ("r", "b")],), {}, r"columns\(\*zip\(\*rows\)\)"),
+        ((["a", "b", None], ["A"] * 3), {}, "None in row 2 of column 0, .*in 1 of 3"),
+        ((["a"] * 2, ["A", float("nan")]), {}, "nan in row 1 of column 1"),
+        (
+            ({"anchor": ["a"], "positive": [None]},),
+            {},
+            "None in row 0 of column 'positive'",
+        ),
+        (({"d0": "a text", "d1": "another"},), {}, r"id -> text.*list\(texts.values"),
+        (({"d0": "a text"}, {"q0": "a text"}), {}, "id -> text"),
+        (({"a", "b"}, ["A", "B"]), {}, "a set as column 0, which has no order"),
+        (([np.zeros(2), np.zeros(3)],), {}, r"row 1 of column 0 is of shape \(3,\)"),
+        (([[1, 2], [1]],), {}, r"row 1 of column 0 is of shape \(1,\)"),
+        ((["a"], 5), {}, "a single value as column 1, 5"),
+        ((["a", "\ud800"],), {}, "row 1 of column 0, which UTF-8 cannot write"),
+        ((np.array(["2020"], "datetime64[Y]"),), {}, r"datetime64\[Y\] as column 0"),
+        ((tf.ragged.constant([[1], [1, 2]]),), {}, r"\.to_tensor\(\)"),
+        ((["a", "b"],), {"y": [1, None]}, "None in row 1 of y"),
+        ((["a", "b"],), {"y": {"a": 1}}, "a dict as y"),
+        ((["a", "b"],), {"sample_weight": ["1", "2"]}, "numbers as sample_weight"),
+        ((np.ma.masked_array([1, 2], [0, 1]),), {}, "None in row 1"),
         ((["a"], ["A"]), {"y": [1, 2]}, r"\[1, 1, 2\]"),
         (("one text", ["A"]), {}, "one string"),
         (([], []), {}, "at least one row"),
@@ -84,10 +107,67 @@ def test_weights_without_targets_are_kept():
             "after y",
         ),
     ],
+    ids=lambda argument: argument if isinstance(argument, str) else "",
 )
 def test_what_are_no_columns_is_refused(arguments, options, message):
     with pytest.raises(ValueError, match=message):
         data.columns(*arguments, **options)
+
+
+class Series:
+    """A data frame's column: a sequence that numpy reads, as objects."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.values, object)
+
+    def __len__(self):
+        return len(self.values)
+
+
+@pytest.mark.parametrize(
+    "column, expected",
+    [
+        (Series(["a", "b"]), "ab"),
+        (Series([1, 2]), [1, 2]),
+        (np.array([1.5, np.nan], object), [1.5, np.nan]),
+        (np.array([True, False], object), [True, False]),
+        ({"x": "a", "y": "b"}.values(), "ab"),
+        ([b"a", "b"], "ab"),
+        (("a", "b"), "ab"),
+        ([np.array(["a"], object), np.array(["b"], object)], [["a"], ["b"]]),
+    ],
+    ids=["texts", "integers", "floats", "bools", "dict", "bytes", "tuple", "rows"],
+)
+def test_columns_of_any_container(column, expected):
+    (dataset,) = (data.columns(column, [1, 2]),)
+    found = [
+        x.decode() if isinstance(x, bytes) else x
+        for ((x, _),) in dataset.as_numpy_iterator()
+    ]
+    if isinstance(expected, list) and isinstance(expected[0], list):
+        found = [[text.decode() for text in row] for row in found]
+    assert all(a == b or (a != a and b != b) for a, b in zip(found, expected, strict=True))
+
+
+def test_columns_of_a_dict_and_of_rows():
+    assert elements(data.columns({"q": ["a", "b"], "a": ["A", "B"]})) == PAIRS
+    assert elements(data.columns(*zip(("a", "A"), ("b", "B"), strict=True))) == PAIRS
+    (row,) = elements(data.from_arrays({"q": ["a"], "a": ["A"]}, [1]))
+    assert row == ({"q": "a", "a": "A"}, 1)
+
+
+def test_split_rows_of_dicts():
+    x = {"q": list("abcd"), "image": np.arange(8).reshape(4, 2)}
+    (head, y, _), (tail, y_end, _) = data.split_rows((x, np.arange(4), None), 0.25)
+    assert head["image"].shape == (3, 2) and tail["q"].numpy().tolist() == [b"d"]
+    assert y.numpy().tolist() == [0, 1, 2] and y_end.numpy().tolist() == [3]
+    with pytest.raises(ValueError, match=r"same number.*\[4, 4, 5\]"):
+        data.split_rows((x, [1] * 5, None), 0.5)
+    with pytest.raises(ValueError, match="None in row 1 of y"):
+        data.split_rows((x, [1, None, 1, 1], None), 0.5)
 
 
 def test_split_rows():
@@ -95,7 +175,7 @@ def test_split_rows():
     (x, y, w), (x_end, y_end, w_end) = data.split_rows(parts, 0.3)
     assert [len(part) for part in (*x, y)] == [2, 2, 2] and w is w_end is None
     assert x_end[1].numpy().tolist() == [b"C"] and y_end.numpy().tolist() == [3]
-    for fraction in (0.0, 1.0):
+    for fraction in (0.0, 1.0, "0.5", float("nan"), True):
         with pytest.raises(ValueError, match="both sides"):
             data.split_rows(parts, fraction)
 
@@ -258,6 +338,17 @@ def test_balanced_batches_of_every_kind_of_input():
         ((["a", "b"], [[1, 0], [0, 1]]), {}, r"one-hot.*int32 of \(2, 2\)"),
         ((["a", "b"],), {}, "Received: None"),
         (([], []), {}, "at least one row"),
+        (
+            (["a", "b"], [1, float("nan")]),
+            {},
+            "without a label out.*NaN in row 1",
+        ),
+        ((["a", "b"], ["c", None]), {}, "None in row 1 of y"),
+        ((["a", None], [1, 2]), {}, "None in row 1 of x"),
+        ((["a", "b"], {1, 2}), {}, "a set as y"),
+        ((["a", "b"], [1, 2]), {"classes_per_batch": True}, "integer classes_per_batch"),
+        ((["a", "b"], [1, 2]), {"seed": True}, "integer seed"),
+        ((data.from_arrays(["a"], [1], [1.0]),), {}, r"\(x, y\), dense"),
         ((["a", "b"], [1, 2]), {"seed": -1}, "seed >= 0. Received: -1"),
         ((["a", "b"], [1, 2]), {"items_per_class": 2.0}, "items_per_class.*2.0"),
         ((tf.data.Dataset.range(3),), {}, r"elements are \(x, y\)"),
@@ -275,6 +366,85 @@ def test_balanced_batches_of_every_kind_of_input():
 def test_what_makes_no_balanced_batches_is_refused(arguments, options, message):
     with pytest.raises(ValueError, match=message):
         data.balanced_batches(*arguments, **{"classes_per_batch": 2, **options})
+
+
+IMAGES = np.arange(24 * 5, dtype="float32").reshape(24, 1, 5)
+CLASSES = (np.arange(24) % 6).astype("uint8")
+
+
+def with_unknown_shapes(dataset):
+    return tf.data.Dataset.from_generator(
+        lambda: iter(dataset.as_numpy_iterator()), output_types=(tf.float32, tf.uint8)
+    )
+
+
+SOURCES = {
+    "rows": lambda rows: rows,
+    "shuffled": lambda rows: rows.shuffle(24).map(lambda x, y: (x, y)).prefetch(1),
+    "batches": lambda rows: rows.batch(8),
+    "uneven batches": lambda rows: rows.batch(7).map(lambda x, y: (x, y)),
+    "static batches": lambda rows: rows.batch(8, drop_remainder=True).prefetch(1),
+    "batches of one": lambda rows: rows.batch(1, drop_remainder=True),
+    "batches of five": lambda rows: rows.batch(5).unbatch().take(20).batch(5, True),
+    "unbatched": lambda rows: rows.batch(4, drop_remainder=True).unbatch(),
+    "generated rows": with_unknown_shapes,
+    "generated batches": lambda rows: with_unknown_shapes(rows.batch(8)),
+}
+
+
+@pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
+@pytest.mark.parametrize("labels", [CLASSES, CLASSES[:, None]], ids=["[N]", "[N, 1]"])
+def test_rows_are_told_from_batches(source, labels):
+    # Rows [1, 5] with labels [1] look like batches of one row.
+    rows = tf.data.Dataset.from_tensor_slices((IMAGES, labels))
+    batches = data.balanced_batches(source(rows), classes_per_batch=3, items_per_class=2)
+    x, y = next(iter(batches))
+    assert x.shape == (6, 1, 5) and y.shape == (6,)
+    np.testing.assert_array_equal(CLASSES[x[:, 0, 0].numpy().astype(int) // 5], y)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        CLASSES[:, None],
+        CLASSES.astype("int64"),
+        CLASSES.tolist(),
+        CLASSES[:, None].tolist(),
+        CLASSES.astype(object),
+        CLASSES.astype(str),
+        CLASSES.astype("S"),
+        CLASSES.astype(str)[:, None],
+        [np.array([i]) for i in CLASSES],
+        tuple(CLASSES.tolist()),
+        Series(CLASSES.astype(str).tolist()),
+        CLASSES % 2 == 0,
+    ],
+    ids=lambda y: f"{type(y).__name__} {getattr(y, 'dtype', '')}{np.shape(y)}",
+)
+def test_labels_of_any_container(labels):
+    options = {"classes_per_batch": 2, "items_per_class": 4, "seed": 0}
+    batches = data.balanced_batches(np.arange(24), labels, **options)
+    flat = np.array(labels).ravel()
+    for x, y in batches:
+        assert y.shape == (8,)
+        assert [str(v) for v in flat[x].tolist()] == [
+            v.decode() if isinstance(v, bytes) else str(v) for v in y.numpy().tolist()
+        ] or np.array_equal(flat[x], y)
+
+
+@pytest.mark.parametrize("as_floats", [False, True])
+def test_one_hot_labels_are_refused(as_floats):
+    one_hot = np.eye(4, dtype="float32" if as_floats else "int32")[np.arange(12) % 4]
+    images = np.zeros([12, 4])
+    source = tf.data.Dataset.from_tensor_slices((images, one_hot))
+    for arguments in ((images, one_hot), (source,), (source.batch(3),)):
+        with pytest.raises(ValueError, match=r"\[N, 1\].*one-hot.*argmax"):
+            data.balanced_batches(*arguments, classes_per_batch=2)
+
+
+def test_classes_smaller_than_their_group_warn():
+    with pytest.warns(UserWarning, match="items_per_class=4 rows, the largest one has 1"):
+        data.balanced_batches(list("abc"), [1, 2, 3], classes_per_batch=2)
 
 
 class PullTogether(tfembloss.losses.base.EmbeddingLoss):
@@ -326,47 +496,147 @@ REPEATS = {"none": 10**9, "few": 500, "many": 40, "hardly different": 3, "all th
 
 
 @pytest.mark.parametrize("drop_remainder", [False, True])
-@pytest.mark.parametrize("batch_size", [1, 7, 300])
-@pytest.mark.parametrize("texts", REPEATS.values(), ids=REPEATS)
+@pytest.mark.parametrize("batch_size", [1, 7])
+@pytest.mark.parametrize("texts", [10**9, 500, 40], ids=["none", "few", "many"])
 def test_batches_without_duplicates(texts, batch_size, drop_remainder):
     rng = np.random.default_rng(2)
     columns = [[f"text {i}" for i in rng.integers(texts, size=200)] for _ in range(2)]
     numbers = np.arange(200)  # bytes that are no texts
-    batches = data.batches_without_duplicates(
-        (numbers, *columns),
-        numbers % 3,
-        batch_size=batch_size,
-        drop_remainder=drop_remainder,
-        seed=0,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        batches = data.batches_without_duplicates(
+            (numbers, *columns),
+            numbers % 3,
+            batch_size=batch_size,
+            drop_remainder=drop_remainder,
+            seed=0,
+        )
     for _ in range(2):
         found = rows_and_texts(batches, columns)
         rows = [row for batch in found for row in batch]
         assert len(set(rows)) == len(rows)
-        if drop_remainder:
-            assert all(len(batch) == batch_size for batch in found)
-            continue
-        assert sorted(rows) == list(range(200))
-        # A batch is smaller only where no row that is left fits.
-        for i, batch in enumerate(found):
-            taken = {column[row] for row in batch for column in columns}
-            left = [row for later in found[i + 1 :] for row in later]
-            fits = [r for r in left if not taken & {column[r] for column in columns}]
-            assert len(batch) == batch_size or not fits
+        assert [len(batch) for batch in found[: 200 // batch_size]] == [batch_size] * (
+            200 // batch_size
+        )
+        # Every row once, in as many batches as tf.data makes.
+        assert (
+            len(found)
+            == len(batches)
+            == -(-200 // batch_size) - (drop_remainder and 200 % batch_size > 0)
+        )
+        assert drop_remainder or sorted(rows) == list(range(200))
+
+
+@pytest.mark.parametrize("batch_size", [7, 300])
+@pytest.mark.parametrize("texts", REPEATS.values(), ids=REPEATS)
+def test_small_batches_are_kept_if_asked(texts, batch_size):
+    rng = np.random.default_rng(2)
+    columns = [[f"text {i}" for i in rng.integers(texts, size=200)] for _ in range(2)]
+    batches = data.batches_without_duplicates(
+        (np.arange(200), *columns),
+        np.arange(200) % 3,
+        batch_size=batch_size,
+        keep_small_batches=True,
+        seed=0,
+    )
+    for _ in range(3):
+        found = rows_and_texts(batches, columns)
+        assert len(found) == len(batches)
+        assert sorted(row for batch in found for row in batch) == list(range(200))
 
 
 def test_batches_without_duplicates_fill_up_where_they_can():
     answers = [f"answer {i % 40}" for i in range(400)]
     batches = data.batches_without_duplicates(answers, batch_size=20, seed=3)
-    sizes = [len(batch) for batch in batches]
-    assert sum(sizes) == 400 and sizes[:15] == [20] * 15
+    for _ in range(3):
+        assert [len(batch) for batch in batches] == [20] * 20
 
 
-def test_rows_that_wait_come_first_in_the_next_batch():
-    texts = [(0,), (0,), (), (0,), (), ()]
-    order = np.arange(6)
-    found = list(data.batches._without_duplicates(order, texts, 2))
-    assert found == [[0, 2], [1, 4], [3, 5]]
+def test_a_text_in_every_batch_has_its_place():
+    # One text in exactly as many rows as there are batches: none may begin without it.
+    answers = ["yes"] * 100 + [f"answer {i}" for i in range(900)]
+    batches = data.batches_without_duplicates(answers, batch_size=10, seed=0)
+    for _ in range(3):
+        found = [batch.numpy().tolist() for batch in batches]
+        assert len(found) == 100 and all(batch.count(b"yes") == 1 for batch in found)
+
+
+@pytest.mark.parametrize("drop_remainder", [False, True])
+def test_rows_without_a_place_are_left_out_and_counted(drop_remainder):
+    answers = ["yes"] * 40 + [f"answer {i}" for i in range(160)]
+    options = {"batch_size": 10, "drop_remainder": drop_remainder, "seed": 0}
+    make = lambda: data.batches_without_duplicates(  # noqa: E731
+        {"answer": answers, "row": np.arange(200)}, **options
+    )
+    # 17 batches hold at most 160 + 17 rows.
+    with pytest.warns(
+        UserWarning, match=r"30 of 200 rows.*17 batches of 10.*'yes' is in 40"
+    ):
+        batches = make()
+    assert len(batches) == 17
+    used = []
+    for _ in range(6):
+        found = [batch["row"].numpy().tolist() for batch in batches]
+        assert [len(batch) for batch in found] == [10] * 17
+        assert all(sum(row < 40 for row in batch) <= 1 for batch in found)
+        used.append({row for batch in found for row in batch})
+        assert len(used[-1]) == 170
+    assert len(set.union(*used)) > 190 and used[0] != used[1]
+    if not drop_remainder:
+        options["keep_small_batches"] = True
+        sizes = [len(batch["row"]) for batch in make()]
+        assert sizes[:17] == [10] * 17 and sum(sizes) == 200 and max(sizes[18:]) < 10
+
+
+def test_fewer_rows_than_a_batch_make_one():
+    with pytest.warns(UserWarning, match="1 of 4 rows are left out"):
+        batches = data.batches_without_duplicates(list("abca"), batch_size=32)
+    assert sorted(x for (x,) in batches.unbatch().batch(1).as_numpy_iterator()) == [
+        b"a",
+        b"b",
+        b"c",
+    ]
+
+
+def test_fit_counts_the_same_batches_in_every_epoch():
+    rng = np.random.default_rng(0)
+    texts = [f"text {i}" for i in rng.integers(30, size=100)]
+    batches = data.batches_without_duplicates(texts, batch_size=8, seed=0)
+    sizes = [[len(batch) for batch in batches] for _ in range(20)]
+    assert sizes == [[8] * 12 + [4]] * 20 and batches.cardinality() == 13
+
+
+MAKERS = {
+    "balanced": lambda: data.balanced_batches(
+        np.arange(24), CLASSES, classes_per_batch=3, items_per_class=2, seed=1
+    ).map(lambda x, y: tf.cast(x, tf.int64)),
+    "without duplicates": lambda: data.batches_without_duplicates(
+        np.arange(24), CLASSES, batch_size=5, seed=1
+    ).map(lambda x, y: tf.cast(x, tf.int64)),
+    "contrastive tension": lambda: data.contrastive_tension_batches(
+        [str(i) for i in range(24)], batch_size=5, seed=1
+    ).map(lambda x, y: tf.strings.to_number(x[0], tf.int64)),
+}
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_epochs_under_repeat_take_and_two_iterators(make):
+    flat = lambda batches: np.concatenate([batch.numpy() for batch in batches])  # noqa: E731
+    dataset = make()
+    first, second = flat(dataset), flat(dataset)
+    np.testing.assert_array_equal(flat(make().repeat(2)), [*first, *second])
+    np.testing.assert_array_equal(
+        flat(make().take(2).prefetch(2)), first[: len(flat(make().take(2)))]
+    )
+    options = tf.data.Options()
+    options.deterministic = True
+    np.testing.assert_array_equal(flat(make().with_options(options)), first)
+    # Two at once are two epochs, each whole.
+    dataset = make()
+    both = list(zip(dataset, dataset, strict=True))
+    one, other = flat([a for a, _ in both]), flat([b for _, b in both])
+    assert set(one) == set(other) == set(range(24))
+    np.testing.assert_array_equal([one, other], [first, second])
 
 
 def test_epochs_without_duplicates_differ_and_the_seed_decides_them():
@@ -411,6 +681,18 @@ def test_no_duplicates_of_every_kind_of_input():
     "arguments, options, message",
     [
         ((["a"],), {"batch_size": 0}, "whole number batch_size >= 1. Received: 0"),
+        ((["a"],), {"batch_size": True}, "integer batch_size >= 1. Received: True"),
+        ((["a"],), {"drop_remainder": "no"}, "drop_remainder=True or False"),
+        (
+            (["a"],),
+            {"drop_remainder": True, "keep_small_batches": True},
+            "Received: both",
+        ),
+        ((["a"] * 4,), {}, "smaller batch_size"),
+        ((["a"],), {"drop_remainder": True}, "Received: 1 rows"),
+        ((["a", None],), {}, "None in row 1 of x"),
+        (({"q": ["a"], "a": [None]},), {}, "None in row 0 of column 'a'"),
+        (({"id": "a text"},), {}, "id -> text"),
         ((["a"],), {"batch_size": 2.0}, "batch_size >= 1. Received: 2.0"),
         ((["a"],), {"batch_size": None}, "batch_size >= 1. Received: None"),
         ((["a"],), {"seed": -1}, "seed >= 0"),
@@ -427,6 +709,17 @@ def test_no_duplicates_of_every_kind_of_input():
 def test_what_makes_no_batches_without_duplicates(arguments, options, message):
     with pytest.raises(ValueError, match=message):
         data.batches_without_duplicates(*arguments, **{"batch_size": 2, **options})
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_rows_of_several_texts_are_no_batches(static):
+    rows = tf.data.Dataset.from_tensor_slices(
+        np.array([["a", "b"], ["c", "d"], ["e", "f"]])
+    )
+    source = rows.batch(3, drop_remainder=static)
+    for dataset in (rows, source):
+        (batch,) = data.batches_without_duplicates(dataset, batch_size=3)
+        assert batch.shape == (3, 2)
 
 
 def test_fit_on_batches_without_duplicates():
@@ -469,6 +762,9 @@ def test_contrastive_tension_batches():
         len(data.contrastive_tension_batches(texts, batch_size=16, drop_remainder=True))
         == 6
     )
+    source = tf.data.Dataset.from_tensor_slices(texts).batch(30)
+    of_source = data.contrastive_tension_batches(source, batch_size=16, seed=3)
+    assert [a for (a, _), _ in of_source.unbatch().as_numpy_iterator()] == again
     # A copy of a text is the same.
     _, labels = next(iter(data.contrastive_tension_batches(["a", "a"], batch_size=2)))
     assert labels.numpy().tolist() == [1, 1]
@@ -486,6 +782,11 @@ def test_contrastive_tension_batches():
             {"batch_size": 2, "pos_neg_ratio": 1},
             "pos_neg_ratio >= 2. Received: 1",
         ),
+        (["a", "b"], {"batch_size": 3, "drop_remainder": True}, "batch_size=3 texts"),
+        (["a", "b"], {"batch_size": True}, "integer batch_size"),
+        (["a", None], {"batch_size": 2}, "None in row 1 of x"),
+        ({"d0": "a", "d1": "b"}, {"batch_size": 2}, "id -> text"),
+        ((["a", "b"], ["c", "d"]), {"batch_size": 2}, "one column of texts"),
         (["a", "b"], {"batch_size": 2, "pos_neg_ratio": 2.5}, "Received: 2.5"),
         (["a", "b"], {"batch_size": 2, "seed": -1}, "seed >= 0"),
     ],

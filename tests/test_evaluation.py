@@ -3,6 +3,7 @@ import pathlib
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfembloss import search
 from tfembloss.evaluation import (
@@ -200,3 +201,244 @@ def test_callback_reaches_as_deep_as_r():
     found = RetrievalEvaluator(x[:3], x, relevant, ["map@r"]).evaluate(identity)
     _, ranking = search.top_k(x[:3], x, 30)
     assert found == retrieval_metrics(ranking, relevant, ["map@r"])
+
+
+# What users have: sets, grades, ids, datasets.
+
+RANKING = [[0, 1, 2], [2, 1, 0]]
+METRICS = ["recall@1", "mrr@3"]
+
+
+@pytest.mark.parametrize("relevant", [
+    [{0}, {2, 1}],
+    [frozenset([0]), range(1, 3)],
+    [{0: 1}, {2: 1, 1: 1, 0: 0}],
+    [{0: 3}, {2: 2, 1: 1, 0: -1}],
+    {1: [2, 1], 0: 0},
+    [np.array([0]), np.uint8([1, 2])],
+    [np.int64(0), (row for row in (2, 1))],
+])  # fmt: skip
+def test_relevant_rows_in_other_containers(relevant):
+    found = retrieval_metrics(RANKING, relevant, METRICS)
+    assert found == {"recall@1": 0.75, "mrr@3": 1.0}
+
+
+@pytest.mark.parametrize("relevant, message", [
+    ([["d0"], ["d2", "d1"]], r"one kind.*\['int', 'str'\]"),
+    ({7: [0], 8: [2, 1]}, r"only the queries \[0, 1\]. Received: 7"),
+    ([[True, False, False], [False, True, True]], "np.flatnonzero"),
+    (np.eye(2, 3, dtype=int), "looks like a mask"),
+    ([None, 0], "relevant to query 0, got nothing"),
+    ([0, set()], "relevant to query 1, got nothing"),
+    ([0, {1: 0}], "relevant to query 1, got nothing"),
+    ([0, -1], "Received: -1 of query 1"),
+    ([0.0, 1.0], r"\[0.0\] of query 0"),
+    ([0, np.nan], r"\[nan\] of query 1"),
+    ([0, [1, "2"]], "'2'"),
+    ([0, [1, [2]]], "of query 1"),
+    ([0, {1: "yes"}], "grades, numbers.*'yes'"),
+    ({0, 1}, "A set has no order"),
+    (None, "None of type NoneType"),
+])  # fmt: skip
+def test_relevant_rows_that_are_none_are_refused(relevant, message):
+    with pytest.raises(ValueError, match=message):
+        retrieval_metrics(RANKING, relevant, METRICS)
+
+
+def test_grades_are_not_silently_left_out_of_ndcg():
+    with pytest.raises(ValueError, match="grades of 0 and 1"):
+        retrieval_metrics(RANKING, [{0: 2}, {1: 1}], ["ndcg@3"])
+    found = retrieval_metrics(RANKING, [{0: True}, {2: 1.0, 1: 0}], "ndcg@3")
+    assert found == {"ndcg@3": 1.0}
+
+
+def test_ids_that_are_texts():
+    found = retrieval_metrics([["a", "a\0"], ["b"], []], ["a\0", {"b"}, ["c"]], METRICS)
+    assert found == pytest.approx({"recall@1": 1 / 3, "mrr@3": 0.5})
+    run = {"q7": ["d2", "d9"], "q1": ["d5", "d2"]}
+    found = retrieval_metrics(run, {"q1": {"d5": 1}, "q7": {"d9"}}, METRICS)
+    assert found == {"recall@1": 0.5, "mrr@3": 0.75}
+    with pytest.raises(ValueError, match=r"queries.*'z'"):
+        retrieval_metrics(run, {"z": ["d5"]})
+    with pytest.raises(ValueError, match="relevant to query 'q1'"):
+        retrieval_metrics(run, {"q7": ["d5"]})
+    with pytest.raises(ValueError, match=r"dict of query 0.*no order.*sorted"):
+        retrieval_metrics({"q": {"d": 0.5}}, {"q": ["d"]})
+
+
+@pytest.mark.parametrize("ranking, message", [
+    ([[0, 1, 0]], "row 0 twice of query 0"),
+    ([["a", "b", "a"]], "'a' twice of query 0"),
+    ([[0.0, 1.0]], "dtype float64"),
+    ([[True, False]], "dtype bool"),
+    ([[0, -2]], "Received: -2"),
+    ([0, 1], "0 of type int of query 0"),
+    ([{0, 1}], "set of query 0"),
+    ((np.zeros([1, 2]), np.zeros([1, 2], int)), r"\(2, 1, 2\)"),  # all of top_k's result
+    ([[5, 6, 7]], "recall@10 a ranking of 10 results.*3 results.*at least 8"),
+])  # fmt: skip
+def test_wrong_rankings_are_refused(ranking, message):
+    relevant = ["a"] if ranking == [["a", "b", "a"]] else [0]
+    with pytest.raises(ValueError, match=message):
+        retrieval_metrics(ranking, relevant, ["recall@10"])
+
+
+def test_fewer_results_than_asked_for_are_not_found():
+    padded = [[0, 1, -1, -1], [2, -1, -1, -1], [-1] * 4]
+    for ranking in (padded, [[0, 1], [2], []]):
+        found = retrieval_metrics(ranking, [1, 30, 4], ["recall@10", "mrr@r"])
+        assert found == {"recall@10": 1 / 3, "mrr@r": 0.0}
+    assert retrieval_metrics([[], []], [0, 1], METRICS) == {"recall@1": 0, "mrr@3": 0}
+
+
+def test_a_cut_beyond_all_rows_takes_no_memory():
+    name = "ndcg@1000000000000"
+    assert retrieval_metrics([[0, 1, 2]], [1], [name])[name] == pytest.approx(
+        0.6309, abs=1e-4
+    )
+    for metrics in ("accuracy@1", [None], None, ["mrr@" + "9" * 5000]):
+        with pytest.raises(ValueError, match="metric"):
+            retrieval_metrics([[0, 1, 2]], [1], metrics)
+
+
+@pytest.mark.parametrize("ids, message", [
+    ([0, 0, None, 1], "None of type NoneType in row 2"),
+    ([0, 0, np.nan, 1], "in row 2"),
+    ([0.5, 0.5, 1, 1], "0.5.* in row 0"),
+    ([0, "0", 1, 1], "'0' of type str in row 1"),
+    ({0: 1}, "of type dict"),
+    ("aabb", "'aabb' of type str"),
+    ([[0], [0, 1], [1], [1]], "labels"),
+])  # fmt: skip
+def test_labels_that_are_none_are_refused(ids, message):
+    with pytest.raises(ValueError, match=message):
+        label_retrieval_metrics(np.eye(4), ids)
+
+
+def test_labels_in_a_column_and_rows_that_are_not_finite():
+    points = np.random.default_rng(0).normal(size=[6, 2])
+    expected = label_retrieval_metrics(points, [0, 0, 1, 1, 1, 0])
+    assert label_retrieval_metrics(points, np.array([[0, 0, 1, 1, 1, 0]]).T) == expected
+    assert label_retrieval_metrics(points.tolist(), list("aabbba")) == expected
+    assert label_retrieval_metrics(points, ["a", "a", *["a\0"] * 3, "a"]) == expected
+    points[4, 1] = np.inf
+    with pytest.raises(ValueError, match="row 4 of the embeddings"):
+        label_retrieval_metrics(points, [0, 0, 1, 1, 1, 0], distance="dot")
+
+
+def test_large_classes_take_bounded_memory(monkeypatch):
+    """Of each query no more is ranked at a time than fits, and classes by their size."""
+    shapes = []
+    top_k = search.top_k
+
+    def watched(queries, corpus, k, distance):
+        shapes.append((len(queries), k))
+        return top_k(queries, corpus, k, distance)
+
+    monkeypatch.setattr("tfembloss.search.top_k", watched)
+    monkeypatch.setattr("tfembloss.search._ENTRIES", 2000)
+    monkeypatch.setattr("tfembloss.search._MANY", 50)
+    rng = np.random.default_rng(0)
+    ids = np.repeat([0, 1, 2], [90, 40, 5])
+    points = rng.integers(-5, 6, size=[135, 4]) + 4 * np.eye(4)[ids]
+    found = label_retrieval_metrics(points, ids, distance="squared_euclidean")
+    assert found == pytest.approx(oracle(points, ids))
+    assert max(rows * k for rows, k in shapes) <= 2000
+    assert sum(rows for rows, _ in shapes) == 135
+    assert sum(rows * k for rows, k in shapes) < 135 * 90
+
+
+IDENTITY = keras.Sequential([keras.Input([4]), keras.layers.Activation("linear")])
+POINTS = np.eye(4, dtype="float32")
+
+
+class Batches(keras.utils.PyDataset):
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, i):
+        return POINTS[2 * i : 2 * i + 2]
+
+
+def dataset():
+    return tf.data.Dataset.from_tensor_slices(POINTS)
+
+
+@pytest.mark.parametrize("inputs", [
+    POINTS.tolist(),
+    tf.constant(POINTS),
+    dataset().batch(3),
+    dataset().filter(lambda x: True).batch(1),
+    tf.data.Dataset.zip(dataset(), dataset()).batch(4),
+    Batches(),
+], ids=range(6))  # fmt: skip
+def test_evaluator_takes_what_predict_takes(inputs):
+    evaluator = RetrievalEvaluator(inputs, inputs, [{0}, 1, [2], {3: 1}], "mrr@3")
+    assert evaluator.evaluate(IDENTITY) == evaluator.evaluate(IDENTITY) == {"mrr@3": 1.0}
+
+
+def test_evaluator_takes_the_inputs_of_a_model_that_has_several():
+    inputs = {name: keras.Input([4], name=name) for name in "ab"}
+    model = keras.Model(inputs, keras.layers.Add()(list(inputs.values())))
+    points = {"a": POINTS, "b": POINTS}
+    evaluator = RetrievalEvaluator(points, points, range(4), ["recall@1"])
+    assert evaluator.evaluate(model) == {"recall@1": 1.0}
+    with pytest.raises(ValueError, match="4 queries, relevant rows for 3"):
+        RetrievalEvaluator(points, points, range(3))
+
+
+@pytest.mark.parametrize("inputs, message", [
+    ((x for x in [POINTS]), "generator or iterator"),
+    (iter([POINTS]), "generator or iterator"),
+    (dataset().batch(2).repeat(), "without an end"),
+    (dataset().shuffle(4).batch(2).prefetch(1), "shuffled"),
+    (tf.data.Dataset.range(4), "single rows"),
+    ("a text", "'a text' of type str"),
+    (None, "None of type NoneType"),
+    (5, "5 of type int"),
+    (POINTS[:0], "none"),
+    ({}, "none"),
+    ({"d0": {"title": "a", "text": "b"}}, "join both"),
+], ids=range(11))  # fmt: skip
+def test_evaluator_refuses_what_it_cannot_go_through_again(inputs, message):
+    with pytest.raises(ValueError, match=f"queries as .*{message}"):
+        RetrievalEvaluator(inputs, POINTS, range(4))
+
+
+def test_evaluator_takes_texts_by_id():
+    class Model:
+        def predict(self, texts, batch_size, verbose):
+            return np.array([[text.count(letter) for letter in "abc"] for text in texts])
+
+    queries, corpus = {"q1": "a", "q2": "bb"}, {"d5": "cb", "d6": "aa", "d7": "b"}
+    relevant = {"q2": {"d7": 1, "d5": 0}, "q1": ["d6"]}
+    for of in (relevant, [["d6"], {"d7"}]):
+        evaluator = RetrievalEvaluator(queries, corpus, of, ["recall@1"])
+        assert evaluator.evaluate(Model()) == {"recall@1": 1.0}
+    for of, message in [
+        ({"q1": ["d6"]}, "relevant to query 'q2'"),
+        ({**relevant, "q3": ["d5"]}, "'q3', which is none of them"),
+        ([["d6"], ["d8"]], "ids of the corpus.*'d8' of query 'q2'"),
+        ([0, 1], "ids of the corpus.*0 of query 'q1'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            RetrievalEvaluator(queries, corpus, of)
+    with pytest.raises(ValueError, match="corpus has no ids"):
+        RetrievalEvaluator(queries, list(corpus.values()), relevant)
+
+
+def test_evaluator_refuses_a_models_other_results():
+    entry = keras.Input([4])
+    for model, message in [
+        (keras.Model(entry, [entry, entry]), r"embeddings \[N, D\] of the queries"),
+        (keras.Model(entry, entry[:, None]), r"shape \(4, 1, 4\)"),
+        (keras.Model(entry, entry * np.nan), "row 0 of the queries"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            RetrievalEvaluator(POINTS, POINTS, range(4)).evaluate(model)
+    rows = dataset()
+    with pytest.raises(ValueError, match=r"batch\(...\) missing"):
+        RetrievalEvaluator(rows, POINTS, range(4)).evaluate(IDENTITY)
+    for change in ({"batch_size": 0}, {"distance": "l2"}, {"metrics": None}):
+        with pytest.raises(ValueError, match=next(iter(change))):
+            RetrievalEvaluator(POINTS, POINTS, range(4), **change)

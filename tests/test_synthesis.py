@@ -840,3 +840,231 @@ def test_duplicates_refuse(changes, message):
         synthesis.find_duplicates(
             **{"texts": ["a", "b"], "embed": embed, "verbose": 0, **changes}
         )
+
+
+# Containers, and what is equal but for rounding.
+
+TEXTS = ["cab a bad", "egg fed", "head", "faced"]
+BY_ID = dict(zip(["d0", "d1", "d2", "d3"], TEXTS, strict=True))
+QUERIES = ["a bad cab", "fed egg"]
+
+
+def mine(queries=QUERIES, corpus=TEXTS, positives=TEXTS[:2], **options):
+    return synthesis.mine_hard_negatives(
+        queries, corpus, positives, embed, num_negatives=2, verbose=0, **options
+    )
+
+
+@pytest.mark.parametrize("changes", [
+    {"corpus": BY_ID},
+    {"corpus": BY_ID, "positives": ["d0", ["d1"]]},
+    {"corpus": BY_ID, "positives": [{"d0"}, {"d1": 2, "d3": 0}]},
+    {"queries": {7: QUERIES[0], 8: QUERIES[1]}, "positives": {8: [TEXTS[1]], 7: TEXTS[0]}},
+    {"positives": {QUERIES[1]: {TEXTS[1]}, QUERIES[0]: [TEXTS[0]]}},
+    {"corpus": dict(enumerate(TEXTS)), "positives": [0, {1}]},
+    {"queries": np.array(QUERIES), "corpus": (text for text in TEXTS)},
+])  # fmt: skip
+def test_texts_and_positives_by_id(changes):
+    mined, expected = mine(**changes), mine()
+    assert mined[:3] == expected[:3]
+    assert all(type(text) is str for text in mined.queries)
+
+
+def test_positives_in_a_set_come_in_one_order():
+    mined = mine(positives=[{"head", "cab a bad"}, {"egg fed"}])
+    assert mined.positives == ["cab a bad", "head", "egg fed"]
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"queries": set(QUERIES)}, "queries.*A set has no order"),
+    ({"corpus": set(TEXTS)}, "corpus.*A set has no order"),
+    ({"positives": set(TEXTS[:2])}, "positives.*A set has no order"),
+    ({"queries": tf.data.Dataset.from_tensor_slices(QUERIES)}, "as_numpy_iterator"),
+    ({"corpus": {"d": {"title": "a", "text": "b"}}}, "of type dict in the row of id 'd'"),
+    ({"corpus": {"d": "a", "e": " "}, "positives": ["d", "e"]}, "the row of id 'e'"),
+    ({"corpus": BY_ID, "positives": ["d0", "d9"]}, "'d9' of query 1, no id"),
+    ({"corpus": BY_ID, "positives": ["d0", "egg fed"]}, "'egg fed' of query 1, no id"),
+    ({"positives": [{"cab a bad": 0}, "egg fed"]}, "positives of query 0, received none"),
+    ({"positives": [{"cab a bad": "yes"}, "egg fed"]}, "grades, numbers.*'yes'"),
+    ({"positives": {QUERIES[0]: ["head"]}}, "1 queries missing.*'fed egg'"),
+    ({"positives": {**dict(zip(QUERIES, TEXTS, strict=False)), "z": "a"}}, "1 keys.*'z'"),
+    ({"positives": {0: ["head"], 1: ["egg fed"]}}, "2 queries missing and 2 keys"),
+    ({"absolute_margin": True}, "absolute_margin=True"),
+    ({"corpus": ["x" * 10**6, 3]}, "3 of type int in row 1"),
+])  # fmt: skip
+def test_other_containers_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message) as error:
+        mine(**changes)
+    assert len(str(error.value)) < 500
+
+
+def test_duplicates_of_texts_by_id():
+    found = synthesis.find_duplicates({"a": "x", "b": "y", "c": "x"}, embed, verbose=0)
+    assert found.rows.tolist() == [2] and found.originals.tolist() == [0]
+    for texts in ({"x", "y"}, "xy", {"a": 3}):
+        with pytest.raises(ValueError, match="texts as a list"):
+            synthesis.find_duplicates(texts, embed, verbose=0)
+    with pytest.raises(ValueError, match="threshold=True"):
+        synthesis.find_duplicates(["x"], embed, threshold=True, verbose=0)
+
+
+def test_synthesis_of_texts_by_id(tmp_path):
+    arguments = embed, cross_encoder
+    by_id = synthesis.synthesize(
+        dict(zip("qr", QUERIES, strict=True)), BY_ID, *arguments, tmp_path / "0", 3,
+        positives={"r": {"d1": 1}, "q": ["d0"]}, verbose=0,
+    )  # fmt: skip
+    lists = synthesis.synthesize(
+        QUERIES, TEXTS, *arguments, tmp_path / "1", 3, positives=TEXTS[:2], verbose=0
+    )
+    assert list(by_id.as_numpy_iterator()) == list(lists.as_numpy_iterator())
+
+
+def twin_texts():
+    """Texts of 60 rows: queries, positives, texts of the positives' embeddings."""
+    rows = np.random.default_rng(0).normal(size=[120, 64])
+    rows *= np.random.default_rng(1).uniform(0.1, 1000, size=[120, 1])
+    row_of = {f"{kind}{i}": i + 60 * (kind != "q") for kind in "qpt" for i in range(60)}
+    texts = [[f"{kind}{i}" for i in range(60)] for kind in "qpt"]
+    return *texts, lambda batch: rows[[row_of[text] for text in batch]].astype("float32")
+
+
+def test_a_threshold_of_one_finds_equal_embeddings():
+    _, positives, twins, embed_twins = twin_texts()
+    texts = positives + twins
+    for threshold in (1, 1.0, np.float32(1)):
+        found = synthesis.find_duplicates(texts, embed_twins, threshold, verbose=0)
+        assert found.originals.tolist() == list(range(60))
+    off = embed_twins(texts) + 0.01 * np.roll(
+        embed_twins(texts), 1, axis=1
+    )  # cosine 0.9999
+    of = dict(zip(texts, np.concatenate([embed_twins(texts)[:60], off[60:]]), strict=True))
+    found = synthesis.find_duplicates(texts, lambda t: [of[x] for x in t], 1, verbose=0)
+    assert not len(found.rows)
+
+
+@pytest.mark.parametrize("distance", ["cosine", "dot", "euclidean", "manhattan"])
+@pytest.mark.parametrize("options", [
+    {"absolute_margin": 0}, {"relative_margin": 0}, {"max_score": 1.0},
+])  # fmt: skip
+def test_margins_of_zero_keep_what_is_equal(distance, options):
+    if distance != "cosine" and "max_score" in options:
+        options = {"max_score": 1e9}
+    queries, positives, twins, embed_twins = twin_texts()
+    mined = synthesis.mine_hard_negatives(
+        queries, twins, positives, embed_twins, num_negatives=60, range_max=60,
+        distance=distance, verbose=0, **options,
+    )  # fmt: skip
+    for twin, negatives in zip(twins, mined.negatives, strict=True):
+        assert twin in negatives
+
+
+def test_one_query_of_many_positives_does_not_decide_for_all(monkeypatch):
+    texts = [f"text {i}" for i in range(900)]
+    queries = [f"query {i}" for i in range(300)]
+    positives = [[text] for text in texts[:300]]
+    options = {"cross_encoder": cross_encoder, "num_negatives": 1, "verbose": 0}
+    before = synthesis.mine_hard_negatives(queries, texts, positives, embed, **options)
+    positives[0] = texts[:800]
+    shapes, num_pairs = [], []
+    top_k = tfembloss.search.top_k
+
+    def watched(queries, corpus, k, *arguments):
+        shapes.append((len(queries), k))
+        return top_k(queries, corpus, k, *arguments)
+
+    def counting(queries, texts):
+        num_pairs.append(len(queries))
+        return cross_encoder(queries, texts)
+
+    monkeypatch.setattr("tfembloss.search.top_k", watched)
+    monkeypatch.setattr("tfembloss.search._ENTRIES", 20_000)
+    options["cross_encoder"] = counting
+    mined = synthesis.mine_hard_negatives(queries, texts, positives, embed, **options)
+    assert mined.negatives[800:] == before.negatives[1:]
+    assert not {*mined.negatives[0]} & {*positives[0]} and len(mined.negatives[0]) == 1
+    assert max(rows * k for rows, k in shapes) <= 20_000
+    assert sum(num_pairs) < 800 + 299 + 100 + 299 * 11 + 1
+
+
+def test_models_of_other_inputs_and_results_are_refused():
+    numbers = keras.Sequential([keras.Input([4]), keras.layers.Dense(2)])
+    for options, message in [
+        ({"embed": numbers}, r"model of 1 input of texts.*\['float32'\]"),
+        ({"embed": embed, "cross_encoder": numbers}, "model of 2 inputs of texts"),
+        ({"embed": lambda texts: np.ones([len(texts), 2]) * 1j}, "complex128"),
+        ({"embed": lambda texts: [["1", "2"]] * len(texts)}, "dtype <U1"),
+        ({"embed": lambda texts: np.zeros([len(texts), 0])}, r"shape \(2, 0\)"),
+        ({"embed": lambda texts: np.full([len(texts), 2], 1e39)}, "NaN or infinite"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            synthesis.mine_hard_negatives(QUERIES, TEXTS, TEXTS[:2], verbose=0, **options)
+
+
+@pytest.mark.parametrize("change", [
+    {"rows": "12"}, {"rows": [2.0]}, {"rows": [True]}, {"rows": [-2]}, {"rows": []},
+    {"rows": None}, {"inputs": 3}, {"inputs": None}, {"inputs": ""}, {"probes": None},
+    {"probes": []}, {"probes": {"a": 1}}, {"probes": [[["a"]], [1.0]]},
+    {"probes": [[[1], [1, 2]], [1.0]]}, {"probes": [[[float("nan")]], [1.0]]},
+    {"probes": [[1.0]]}, {"probes": [[[1.0]], [[1.0]]]},
+], ids=str)  # fmt: skip
+def test_a_manifest_of_other_types_is_refused(change, tmp_path, whole):
+    plan = json.loads((whole / "synthesized.json").read_text())
+    (tmp_path / "synthesized.json").write_text(json.dumps({**plan, **change}))
+    with pytest.raises(ValueError, match=r"synthesized.json', which is damaged"):
+        synthesis.load_synthesized(tmp_path)
+    with pytest.raises(ValueError, match=r"synthesized.json', which is damaged"):
+        synthesis.synthesize(**SET, path=tmp_path, verbose=0)
+
+
+def test_a_manifest_of_other_rows_or_no_file_is_refused(tmp_path, whole):
+    folder = tmp_path / "set"
+    shutil.copytree(whole, folder)
+    file = folder / "synthesized.json"
+    plan = json.loads(file.read_text())
+    file.write_text(json.dumps({**plan, "rows": plan["rows"][:-1]}))
+    with pytest.raises(ValueError, match="damaged"):
+        synthesis.synthesize(**SET, path=folder, verbose=0)
+    probes = [plan["probes"][0], *plan["probes"]]
+    file.write_text(json.dumps({**plan, "probes": probes, "later": 1}))
+    (folder / "rows-00002-of-00005.tfrecord").unlink()
+    with pytest.raises(ValueError, match="damaged"):
+        synthesis.synthesize(**SET, path=folder, verbose=0)
+    file.write_bytes(b"[" * 100_000)
+    with pytest.raises(ValueError, match="damaged"):
+        synthesis.load_synthesized(folder)
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(ValueError, match="damaged"):
+        synthesis.load_synthesized(folder)
+    file.rmdir()
+    file.write_text(json.dumps(plan))
+    (folder / "rows-00002-of-00005.tfrecord").mkdir()
+    with pytest.raises(ValueError, match="4 of 5 files: rows-00002-of-00005"):
+        synthesis.load_synthesized(folder)
+    with pytest.raises(ValueError, match="a folder: remove it"):
+        synthesis.synthesize(**SET, path=folder, verbose=0)
+    for path in ("", "a\0b"):
+        with pytest.raises(ValueError, match="local folder"):
+            synthesis.load_synthesized(path)
+
+
+def test_a_length_that_no_file_has_is_damage(tmp_path, whole):
+    """With its right checksum, of which TensorFlow would allocate all."""
+    folder = tmp_path / "set"
+    shutil.copytree(whole, folder)
+    # Length 2**40 and its masked CRC-32C.
+    header = struct.pack("<QI", 2**40, masked_crc(struct.pack("<Q", 2**40)))
+    (folder / "rows-00000-of-00005.tfrecord").write_bytes(header + b"x" * 50)
+    with pytest.raises(ValueError, match=r"rows-00000-of-00005.tfrecord is damaged"):
+        synthesis.load_synthesized(folder)
+
+
+def masked_crc(content):
+    crc = 0xFFFFFFFF
+    for byte in content:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
+    crc ^= 0xFFFFFFFF
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF

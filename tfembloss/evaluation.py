@@ -1,6 +1,7 @@
 """How good embeddings are: retrieval metrics, and a callback that reports them."""
 
 import inspect
+import numbers
 from collections.abc import Mapping
 
 import keras
@@ -81,16 +82,16 @@ def retrieval_metrics(ranking, relevant, metrics=DEFAULT_METRICS):
             f"Received: a ranking of {len(ranking)} queries, relevant rows for "
             f"{len(relevant)} queries."
         )
-    return _metrics_of(cuts, *_as_numbers(ranking, relevant), names)
+    return _metrics_of(cuts, *_as_numbers(ranking, relevant, names), names)
 
 
 def _metrics_of(cuts, ranking, relevant, names=None):
     """Metrics of checked rows: a ranking `[Q, K]` of numbers, and arrays of them."""
+    _check_results(cuts, ranking, relevant, names)
     num_relevant = np.array([len(rows) for rows in relevant])
     values = []
     for start in range(0, len(ranking), _QUERY_CHUNK):
         part = slice(start, start + _QUERY_CHUNK)
-        _check_results(cuts, ranking[part], relevant[part], start, names)
         hits = _hits(ranking[part], relevant[part])
         values.append(_values(cuts, hits, num_relevant[part]))
     return _means({metric: np.concatenate([v[metric] for v in values]) for metric in cuts})
@@ -108,7 +109,7 @@ def _hits(ranking, relevant):
     return (relevant[found] == results) & (known[places] == ranking)
 
 
-def _check_results(cuts, ranking, relevant, start, names):
+def _check_results(cuts, ranking, relevant, names):
     """That no result is there twice, and that the ranking is long enough for k."""
     ordered = np.sort(ranking, axis=1)
     twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != _NO_RESULT)
@@ -116,12 +117,12 @@ def _check_results(cuts, ranking, relevant, start, names):
         query, place = np.argwhere(twice)[0]
         raise ValueError(
             "Expected a ranking in which no result is there twice. Received: row "
-            f"{ordered[query, place]} twice {_of(start + query, names)}."
+            f"{ordered[query, place]} twice {_of(query, names)}."
         )
     # Shorter than k it is right where it is the whole corpus (without the query itself).
     width = ranking.shape[1]
     num_rows = max(ranking.max(initial=0), *(rows[-1] for rows in relevant)) + 1
-    if num_rows > width + 1 and (ranking != _NO_RESULT).all():
+    if num_rows > width + 1 and width and (ranking != _NO_RESULT).all():
         for metric, (_, k) in cuts.items():
             deepest = max(map(len, relevant)) if k == "r" else k
             if deepest > width:
@@ -231,7 +232,7 @@ def _dtype_of(values):
     return "object" if any(isinstance(value, str | bytes) for value in values) else None
 
 
-def _as_numbers(ranking, relevant):
+def _as_numbers(ranking, relevant, names):
     """Both by number, also where they are text ids."""
     as_texts = isinstance(ranking, list), isinstance(relevant[0], list)
     kinds = {type(of) for rows in ranking for of in rows} if as_texts[0] else {int}
@@ -245,6 +246,13 @@ def _as_numbers(ranking, relevant):
         )
     if not as_texts[0]:
         return ranking, relevant
+    for query, row in enumerate(ranking):
+        if len(set(row)) < len(row):
+            twice = next(id for id in row if row.count(id) > 1)
+            raise ValueError(
+                "Expected a ranking in which no result is there twice. Received: "
+                f"{shown(twice)} twice {_of(query, names)}."
+            )
     number_of = {}
     ranking, relevant = (
         [[number_of.setdefault(id, len(number_of)) for id in row] for row in rows]
@@ -318,6 +326,7 @@ def label_retrieval_metrics(embeddings, ids, metrics=LABEL_METRICS, distance="co
     """
     cuts = _parse(metrics)
     embeddings = np.asarray(search.as_embeddings(embeddings, "embeddings"))
+    search.check_finite(embeddings, "embeddings")
     classes = _check_labels(ids, embeddings.shape)
     num_relevant = np.bincount(classes)[classes] - 1
     queries = np.flatnonzero(num_relevant)
@@ -358,11 +367,12 @@ def _check_labels(ids, shape):
             f"Received: embeddings of shape {shape}, ids of shape {labels.shape}"
         )
     kind = labels.dtype.kind
+    wrong = np.zeros(0, bool)
     if kind == "f":
         wrong = ~np.isfinite(labels) | (labels != np.round(labels))
-    elif kind == "O":
-        types = str if any(isinstance(label, str) for label in labels) else bytes
-        wrong = np.array([not isinstance(label, types) for label in labels], bool)
+    elif kind == "O" and len(labels):
+        of_one = [k for k in (str, bytes, numbers.Integral) if isinstance(labels[0], k)]
+        wrong = np.array([not isinstance(label, tuple(of_one)) for label in labels])
     else:
         wrong = np.full(len(labels), kind not in "iubSU")
     if wrong.any():
@@ -484,9 +494,8 @@ class RetrievalEvaluator(keras.callbacks.Callback):
         super().__init__()
         query_ids, self.queries = _check_inputs(queries, "queries")
         corpus_ids, self.corpus = _check_inputs(corpus, "corpus")
-        self.metrics = (metrics,) if isinstance(metrics, str) else tuple(metrics)
-        self.metrics = self.metrics or DEFAULT_METRICS
-        self._cuts = _parse(self.metrics)
+        self._cuts = _parse(metrics) or _parse(DEFAULT_METRICS)
+        self.metrics = tuple(self._cuts)
         if isinstance(relevant, Mapping):
             num_queries = _num_rows(self.queries) or len(relevant)
             relevant = _by_query(relevant, query_ids or range(num_queries))
@@ -517,7 +526,16 @@ class RetrievalEvaluator(keras.callbacks.Callback):
     def _embeddings(self, model, x, name):
         sized = _is_arrays(x)  # Keras refuses a size beside a dataset's own
         options = {"batch_size": self.batch_size} if sized else {}
-        embeddings = model.predict(x, verbose=0, **options)
+        try:
+            embeddings = model.predict(x, verbose=0, **options)
+        except (ValueError, tf.errors.InvalidArgumentError) as error:
+            if not isinstance(x, tf.data.Dataset):
+                raise
+            # Most often single rows, of which Keras only says that a rank is unknown.
+            raise ValueError(
+                f"Expected {name} as a dataset of batches that the model takes. Received: "
+                f"elements {x.element_spec}. Is a batch(...) missing?"
+            ) from error
         shape = getattr(embeddings, "shape", ())
         if len(shape) != 2:
             raise ValueError(
@@ -562,12 +580,24 @@ def _check_inputs(x, name):
         wrong = _fault(x)
     elif _num_rows(x) == 0:
         wrong = "none"
+    elif isinstance(x, list) and not any(hasattr(row, "dtype") for row in x):
+        # Keras takes lists of texts and of arrays, not rows of numbers.
+        x = x if any(isinstance(row, str | bytes) for row in x) else _as_rows(x)
+    elif not np.iterable(x) and not hasattr(x, "__getitem__"):
+        wrong = f"{shown(x)} of type {type(x).__name__}"
     if wrong:
         raise ValueError(
             f"Expected {name} as the model's predict takes them: arrays, lists, a dataset. "
             f"Received: {wrong}."
         )
     return None, x
+
+
+def _as_rows(x):
+    try:
+        return np.asarray(x)
+    except ValueError:  # of different lengths: for a preprocessor, perhaps
+        return x
 
 
 def _fault(dataset):
@@ -600,8 +630,8 @@ def _is_arrays(x):
 
 def _num_rows(x):
     """How many rows there are, where that is plain; else None."""
-    if isinstance(x, Mapping) and x:
-        return _num_rows(next(iter(x.values())))
+    if isinstance(x, Mapping):
+        return _num_rows(next(iter(x.values()))) if x else 0
     if isinstance(x, list | tuple) and all(isinstance(text, str) for text in x):
         return len(x)
     return len(x) if hasattr(x, "shape") and len(x.shape) else None
@@ -619,6 +649,7 @@ def _rows_of_ids(relevant, ids, names):
                 )
         return relevant
     row_of = {id: row for row, id in enumerate(ids)}
+    relevant = [np.asarray(of_query, "object").tolist() for of_query in relevant]
     for query, of_query in enumerate(relevant):
         for id in of_query:
             if id not in row_of:

@@ -161,6 +161,8 @@ def as_list(values, expected, place=""):
         mend = " A dict is taken where its keys are known."
     elif not isinstance(values, str | bytes):
         try:
+            if isinstance(values, np.ndarray) and values.dtype.kind in "US":
+                return values.tolist()  # str, not np.str_
             return list(values)
         except TypeError:
             pass
@@ -295,7 +297,8 @@ def _as_array(result, expected):
         array = np.asarray(result)
         if array.dtype.kind in "cSU":
             raise TypeError(f"of dtype {array.dtype}")
-        return array.astype("float32", copy=False)
+        with np.errstate(over="ignore"):  # infinity, which is an error of its own
+            return array.astype("float32", copy=False)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"Expected {expected}, one array of numbers. Received: "

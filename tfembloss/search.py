@@ -174,20 +174,25 @@ def as_embeddings(x, name):
     return x
 
 
+def check_finite(x, name):
+    """A ValueError that says which row is not, in float32."""
+    for start in range(0, len(x), _QUERY_CHUNK):
+        rows = tf.cast(x[start : start + _QUERY_CHUNK], "float32")
+        finite = tf.reduce_all(tf.math.is_finite(rows), axis=1).numpy()
+        if not finite.all():
+            raise ValueError(
+                "Expected finite embeddings. Received: NaN or infinity (in float32) in row "
+                f"{start + finite.argmin()} of the {name}."
+            )
+
+
 def _refuse(queries, corpus, distance, query):
-    """Says which embedding made a distance NaN or infinite."""
-    for name, x in (("queries", queries), ("corpus", corpus)):
-        for start in range(0, len(x), _QUERY_CHUNK):
-            rows = tf.cast(x[start : start + _QUERY_CHUNK], "float32")
-            finite = tf.reduce_all(tf.math.is_finite(rows), axis=1).numpy()
-            if not finite.all():
-                raise ValueError(
-                    "Expected finite embeddings. Received: NaN or infinity (in float32) "
-                    f"in row {start + finite.argmin()} of the {name}."
-                )
+    """Says which embedding made a distance NaN or infinite, or that none did."""
+    check_finite(queries, "queries")
+    check_finite(corpus, "corpus")
     raise ValueError(
         f"Expected finite distances. Received: of query {query} one by {distance!r} is NaN "
-        "or infinite, though the embeddings are finite: they are too large for it."
+        "or infinite, though the embeddings are finite. Are they too large for it?"
     )
 
 

@@ -333,6 +333,12 @@ def _check_folder(path, plan):
         made = _manifest(path)
         if made["inputs"] == plan["inputs"] and made["rows"] != plan["rows"]:
             raise _damaged(path)
+        for shard in range(len(plan["rows"])):
+            if (file := _shard_file(path, plan, shard)).is_dir():
+                raise ValueError(
+                    "Expected a folder of files that tfembloss.synthesis.synthesize has "
+                    f"written. Received: {str(file)!r}, a folder: remove it."
+                )
         if made["inputs"] != plan["inputs"]:
             raise ValueError(
                 "Expected a new folder, or one with a set of the same texts and options. "
@@ -405,9 +411,23 @@ def _missing_shards(path, plan):
 def _num_rows(file):
     """How many records a file has; None where it is missing or damaged."""
     try:
+        if not _lengths_fit(file):
+            return None
         return sum(map(len, tf.data.TFRecordDataset(str(file)).batch(4096)))
-    except (tf.errors.NotFoundError, tf.errors.DataLossError):
+    except FileNotFoundError:
         return None
+    except (IsADirectoryError, tf.errors.NotFoundError, tf.errors.DataLossError):
+        return None
+
+
+def _lengths_fit(file):
+    """Whether its records end where it does: TensorFlow allocates what a length says."""
+    size, end = file.stat().st_size, 0
+    with file.open("rb") as content:
+        while end + 16 <= size:  # a length, its checksum, and the one of the record
+            content.seek(end)
+            end += 16 + int.from_bytes(content.read(8), "little")
+    return end == size
 
 
 def _write(file, queries, articles, score):

@@ -1,15 +1,17 @@
 """Batches made for losses that compare rows."""
 
-import collections
 import hashlib
 import itertools
 import random
+import warnings
 
 import numpy as np
 import tensorflow as tf
 
 from tfembloss.checks import check_count
-from tfembloss.data.columns import as_columns, as_element, as_rows
+from tfembloss.data import dealing
+from tfembloss.data.columns import as_element, short
+from tfembloss.data.in_memory import labeled_rows, rows_with_texts
 
 
 def balanced_batches(x, y=None, *, classes_per_batch, items_per_class=4, seed=None):
@@ -30,7 +32,7 @@ def balanced_batches(x, y=None, *, classes_per_batch, items_per_class=4, seed=No
     Args:
         x: the items: array or list of N rows, or a tuple or dict of columns; or a dataset
             of `(x, y)`, batched or not, which is read once, here, and kept in memory.
-        y: class labels `[N]`, integers or strings; None where x is a dataset.
+        y: class labels `[N]` or `[N, 1]`, integers or strings; None where x is a dataset.
         classes_per_batch: P, at least 2 and at most the number of classes.
         items_per_class: K, at least 2.
         seed: an integer >= 0 that decides the epochs. By default it comes from Python's
@@ -42,10 +44,13 @@ def balanced_batches(x, y=None, *, classes_per_batch, items_per_class=4, seed=No
         after the other.
 
     Raises:
-        ValueError: P or K is too small or no whole number, there are fewer than P classes,
+        ValueError: P or K is too small or not an integer, there are fewer than P classes,
             x and y differ in length or are empty, labels are no vector of integers or
-            strings, or the dataset's elements are not `(x, y)`, do not end or differ in
-            shape.
+            strings or one is missing, or the dataset's elements are not `(x, y)`, do not
+            end or differ in shape.
+
+    Warns:
+        UserWarning: no class has K items, so that each group repeats some of its own.
 
     Example:
 
@@ -63,95 +68,57 @@ def balanced_batches(x, y=None, *, classes_per_batch, items_per_class=4, seed=No
         Finetuner's class sampler, pytorch-metric-learning's MPerClassSampler; those leave
         it to chance how often an item is used.
     """
-    classes_per_batch = check_count(classes_per_batch, "classes_per_batch", 0)
-    items_per_class = check_count(items_per_class, "items_per_class", 0)
+    classes_per_batch = _count(classes_per_batch, "classes_per_batch", 0)
+    items_per_class = _count(items_per_class, "items_per_class", 0)
     if classes_per_batch < 2 or items_per_class < 2:
         raise ValueError(
             "Expected at least 2 classes in a batch, or nothing is negative, and 2 items "
             "of each, or nothing is positive. Received: "
             f"classes_per_batch={classes_per_batch}, items_per_class={items_per_class}"
         )
-    x, y = _as_tensors(x, y, of_a_row=_y_of_a_pair)
-    y = _labels(y)
+    x, y = labeled_rows(x, y)
     names, classes, sizes = np.unique(y.numpy(), return_inverse=True, return_counts=True)
     if len(names) < classes_per_batch:
         raise ValueError(
             f"Expected at least classes_per_batch={classes_per_batch} classes. Received: "
             f"{len(names)} in {len(y)} labels. Give a smaller classes_per_batch."
         )
+    if sizes.max() < items_per_class:
+        warnings.warn(
+            f"No class has items_per_class={items_per_class} rows, the largest one has "
+            f"{sizes.max()}: in every batch the items of a class are repeated, and are "
+            "positives of themselves. Give a smaller items_per_class, or other labels.",
+            stacklevel=2,
+        )
     groups = -(-sizes // items_per_class)
     num_batches = max(-(-groups.sum() // classes_per_batch), groups.max())
 
     def draw(rng):
-        filled = _fill(groups, num_batches, classes_per_batch, rng)
-        return _epoch(classes, filled, classes_per_batch, items_per_class, rng)
+        filled = dealing.fill(groups, num_batches, classes_per_batch, rng)
+        return dealing.balanced_epoch(
+            classes, filled, classes_per_batch, items_per_class, rng
+        )
 
-    rows = _slices(_epochs(draw, seed), [num_batches, classes_per_batch * items_per_class])
+    rngs = _rngs(seed)
+    rows = _slices(
+        lambda: draw(next(rngs)), [num_batches, classes_per_batch * items_per_class]
+    )
     return _gather((x, y), rows)
 
 
-def _fill(groups, num_batches, classes_per_batch, rng):
-    """More groups, evenly, until they fill the batches; of no class more than batches."""
-    groups = groups.copy()
-    while missing := num_batches * classes_per_batch - groups.sum():
-        (has_room,) = np.nonzero(groups < num_batches)
-        chosen = rng.permutation(has_room)[:missing]
-        more = max(1, missing // len(has_room))
-        groups[chosen] = np.minimum(groups[chosen] + more, num_batches)
-    return groups
-
-
-def _epoch(classes, groups, classes_per_batch, items_per_class, rng):
-    """Row numbers `[T, P K]` of an epoch's batches."""
-    class_of, group = _deal(groups, classes_per_batch, rng)  # [T, P]
-    shuffled = rng.permutation(len(classes))
-    members = shuffled[np.argsort(classes[shuffled], kind="stable")]  # class by class
-    sizes = np.bincount(classes)
-    first = np.cumsum(sizes) - sizes
-
-    # A class has g K places for its n items: place i takes item floor(i n / (g K)), so all
-    # are used, and equally often. A group's places are g apart, and so its items n / K.
-    n, g = sizes[class_of][..., None], groups[class_of][..., None]  # [T, P, 1]
-    places = np.arange(items_per_class) * g + group[..., None]  # [T, P, K]
-    rows = members[first[class_of][..., None] + places * n // (g * items_per_class)]
-    return rows.reshape(len(rows), -1)
-
-
-def _deal(groups, classes_per_batch, rng):
-    """The class, and which of its groups, for each place `[T, P]` of an epoch.
-
-    All groups, class by class, are laid out in P lanes of T, and each lane is shuffled.
-    A class of at most T groups lies in one lane, or at the end of one and the beginning
-    of the next: there its groups go to batches where the lane before does not have it.
-    """
-    order = rng.permutation(len(groups))
-    class_of = np.repeat(order, groups[order])
-    first = np.cumsum(groups[order]) - groups[order]
-    group = np.arange(len(class_of)) - np.repeat(first, groups[order])
-    lanes = np.stack([class_of, group]).reshape(2, classes_per_batch, -1)
-    for lane in range(classes_per_batch):
-        batches = rng.permutation(lanes.shape[2])  # where the lane's groups go
-        if lane:
-            head = lanes[0, lane, 0]
-            taken = lanes[0, lane - 1, batches] == head
-            batches = np.concatenate([batches[~taken], batches[taken]])
-            size = np.sum(lanes[0, lane] == head)
-            batches[size:] = rng.permutation(batches[size:])
-        lanes[:, lane, batches] = lanes[:, lane].copy()
-    return lanes.transpose(0, 2, 1)
-
-
-def batches_without_duplicates(x, y=None, *, batch_size, drop_remainder=False, seed=None):
+def batches_without_duplicates(
+    x, y=None, *, batch_size, drop_remainder=False, keep_small_batches=False, seed=None
+):
     """Batches in which no text occurs twice, for losses whose negatives are the batch.
 
-    Two rows with the same answer in a batch are negatives of each other, wrongly. Here the
-    rows come in random order, and one that has a text of the batch waits for the next
-    batch, ahead of the others; in which column a text stands makes no difference, and
-    within a row it may repeat. Every row is used once in an epoch. A batch is smaller
-    than asked for only where each row that is left has a text of it: at the end of an
-    epoch, in many batches if one text is in more rows than there are batches. Each epoch
-    is drawn anew: every iteration over the dataset is the next epoch, and another dataset
-    with the same seed has the same epochs.
+    Two rows with the same answer in a batch are negatives of each other, wrongly. Here
+    they are in different batches; in which column a text stands makes no difference, and
+    within a row it may repeat. An epoch uses every row once, in as many batches as
+    without this rule, wherever they have places for all rows. A text in more rows than
+    there are batches has no place for some: then an epoch has all full batches that can
+    be had and leaves the other rows out, drawn anew in each epoch, and a warning counts
+    them. Every iteration over the dataset is the next epoch, of as many batches, and
+    another dataset with the same seed has the same epochs.
 
     Args:
         x: array or list of N rows, or a tuple or dict of columns; or a dataset of `(x,)`,
@@ -160,52 +127,94 @@ def batches_without_duplicates(x, y=None, *, batch_size, drop_remainder=False, s
         y: ids, scores or labels `[N, ...]`, which may repeat in a batch; None where x is a
             dataset.
         batch_size: rows in a batch, > 0.
-        drop_remainder: leave out the smaller batches, and so their rows in this epoch, for
-            static shapes.
+        drop_remainder: leave out the last batch if it is smaller, for static shapes.
+        keep_small_batches: have the rows that would be left out in further, smaller
+            batches after the full ones: many of few rows if one text is in very many.
         seed: an integer >= 0 that decides the epochs. By default it comes from Python's
             random numbers, which `keras.utils.set_random_seed` sets. With several workers
             give one, so that all draw the same epochs.
 
     Returns:
         A `tf.data.Dataset` of batches `(x, y)`, or `x` if there is no y, a tuple x as
-        `(x,)`. How many they are may differ between epochs, so its cardinality is unknown;
-        Keras's `fit` ends later epochs at the number of batches of the first.
+        `(x,)`. Its cardinality is the number of batches in an epoch.
 
     Raises:
-        ValueError: batch_size is no whole number > 0, x and y differ in length or are
-            empty, or a dataset's elements are none of these, do not end or differ in shape.
+        ValueError: batch_size is not an integer > 0 or no such batch can be had, x and y
+            differ in length or are empty, or a dataset's elements are none of these, do
+            not end or differ in shape.
+
+    Warns:
+        UserWarning: rows are left out of each epoch, more than `drop_remainder` asks for.
 
     Example:
 
-    >>> questions = ["how old?", "what age?", "where?", "which colour?"]
+    >>> questions = ["how old?", "what age?", "where?", "which color?"]
     >>> answers = ["seven", "seven", "here", "red"]
     >>> for ((question, answer),) in batches_without_duplicates(
     ...     (questions, answers), batch_size=2, seed=0
     ... ):
     ...     print(answer.numpy())
-    [b'seven' b'red']
+    [b'red' b'seven']
     [b'seven' b'here']
 
     Relations:
-        sentence-transformers' BatchSamplers.NO_DUPLICATES, the same rule.
+        sentence-transformers' BatchSamplers.NO_DUPLICATES has the same rule, and ends its
+        epochs with smaller batches, as `keep_small_batches=True` does.
     """
-    batch_size = check_count(batch_size, "batch_size", 1)
-    x, y = _as_tensors(x, y, of_a_row=_text_or_y)
-    texts = _repeated_texts(tf.nest.flatten(x))
-
-    def draw(rng):
-        batches = _without_duplicates(rng.permutation(len(texts)), texts, batch_size)
-        return (rows for rows in batches if not drop_remainder or len(rows) == batch_size)
-
-    rows = tf.data.Dataset.from_generator(
-        _epochs(draw, seed),
-        output_signature=tf.TensorSpec([batch_size if drop_remainder else None], tf.int64),
+    batch_size = _count(batch_size, "batch_size", 1)
+    _check_flag(drop_remainder, "drop_remainder")
+    _check_flag(keep_small_batches, "keep_small_batches")
+    if drop_remainder and keep_small_batches:
+        raise ValueError(
+            "Expected drop_remainder=True, for batches of batch_size rows alone, or "
+            "keep_small_batches=True. Received: both."
+        )
+    rngs = _rngs(seed)
+    x, y = rows_with_texts(x, y)
+    texts, names = _repeated_texts(tf.nest.flatten(x))
+    epochs = dealing.WithoutDuplicates(
+        texts, batch_size, not drop_remainder, keep_small_batches, next(rngs)
     )
+    if not epochs.first:
+        raise ValueError(
+            f"Expected rows for a batch of batch_size={batch_size} without "
+            f"duplicates. Received: {len(texts)} rows"
+            f"{_most_frequent(texts, names)}. Give a smaller batch_size, or "
+            "keep_small_batches=True."
+        )
+    num_left = len(texts) - epochs.num_rows
+    if num_left > (len(texts) % batch_size if drop_remainder else 0):
+        warnings.warn(
+            f"{num_left} of {len(texts)} rows are left out of each epoch, which has "
+            f"{len(epochs.first)} batches of {len(epochs.first[0])} rows without duplicates"
+            f"{_most_frequent(texts, names)}. keep_small_batches=True has them in "
+            "smaller batches.",
+            stacklevel=2,
+        )
+
+    first = iter([epochs.first])
+    rows = tf.data.Dataset.from_generator(
+        lambda: next(first, None) or epochs.epoch(next(rngs)),
+        output_signature=tf.TensorSpec([batch_size if drop_remainder else None], tf.int64),
+    ).apply(tf.data.experimental.assert_cardinality(len(epochs.first)))
     return _gather(as_element(x, *([] if y is None else [y])), rows)
 
 
+def _most_frequent(texts, names):
+    """The text that most rows have, in words."""
+    counts = np.bincount([text for of_row in texts for text in of_row], minlength=1)
+    most = int(counts.argmax())
+    if not counts[most]:
+        return ""
+    name = names[most]
+    what = (
+        short(name.decode("utf-8", "replace")) if isinstance(name, bytes) else "one value"
+    )
+    return f"; {what} is in {counts[most]} rows"
+
+
 def _repeated_texts(columns):
-    """For each row a tuple of numbers, of its texts that other rows may have as well."""
+    """For each row the numbers of its texts that are repeated, and the texts by number."""
     numbers = {}
     of_row = np.stack(
         [
@@ -218,8 +227,8 @@ def _repeated_texts(columns):
     repeats = np.bincount(of_row.ravel())[of_row] > 1
     texts = [()] * len(of_row)
     for row in np.flatnonzero(repeats.any(axis=1)):
-        texts[row] = tuple(of_row[row, repeats[row]].tolist())
-    return texts
+        texts[row] = tuple(set(of_row[row, repeats[row]].tolist()))
+    return texts, list(numbers)
 
 
 def _texts(column):
@@ -227,40 +236,7 @@ def _texts(column):
     rows = column.numpy()
     if column.dtype == tf.string:
         return rows.reshape(len(rows), -1).T.tolist()
-    return [[hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows]]
-
-
-def _without_duplicates(order, texts, batch_size):
-    """Lists of row numbers: every one of `order`, and no text twice in a list."""
-    order = iter(order.tolist())
-    waiting = {}  # rows by the text that kept them from a batch, the first ones first
-    while True:
-        batch, taken = [], set()
-        for row in itertools.chain(_waiting_for_others(waiting, taken), order):
-            met = next((text for text in texts[row] if text in taken), None)
-            if met is not None:
-                waiting.setdefault(met, collections.deque()).append(row)
-                continue
-            batch.append(row)
-            taken.update(texts[row])
-            if len(batch) == batch_size:
-                break
-        if not batch:
-            return
-        yield batch
-
-
-def _waiting_for_others(waiting, taken):
-    """Takes the rows out that wait for no text which is taken, while they are asked for.
-
-    So a text that very many rows have costs one step in a batch, and not one for each.
-    """
-    for text in list(waiting):
-        while text not in taken and text in waiting:
-            row = waiting[text].popleft()
-            if not waiting[text]:
-                del waiting[text]
-            yield row
+    return [[(hashlib.blake2b(row.tobytes(), digest_size=16).digest(),) for row in rows]]
 
 
 def contrastive_tension_batches(
@@ -274,7 +250,7 @@ def contrastive_tension_batches(
     seed has the same epochs.
 
     Args:
-        texts: array or list of N texts, N >= 2.
+        texts: array, list or dataset of N texts, N >= 2.
         batch_size: pairs in a batch, > 0.
         pos_neg_ratio: the number of pairs of which one is a text with itself, >= 2.
         drop_remainder: leave out the last batch if it is smaller.
@@ -287,8 +263,9 @@ def contrastive_tension_batches(
         same, also as copies, and 0 where not.
 
     Raises:
-        ValueError: there are fewer than two texts, they are no strings, or a number is
-            too small or no whole one.
+        ValueError: there are fewer than two texts, or no full batch of them where
+            `drop_remainder` asks for it, they are no strings or one is missing, or a number
+            is too small or not an integer.
 
     Example:
 
@@ -307,13 +284,27 @@ def contrastive_tension_batches(
         sentence-transformers' ContrastiveTensionDataLoader takes a text once in an epoch,
         as the first or the second of a pair.
     """
-    batch_size = check_count(batch_size, "batch_size", 1)
-    pos_neg_ratio = check_count(pos_neg_ratio, "pos_neg_ratio", 2)
-    texts = as_rows(texts)
+    batch_size = _count(batch_size, "batch_size", 1)
+    pos_neg_ratio = _count(pos_neg_ratio, "pos_neg_ratio", 2)
+    _check_flag(drop_remainder, "drop_remainder")
+    rngs = _rngs(seed)
+    texts, y = rows_with_texts(texts)
+    if y is not None or not tf.is_tensor(texts):
+        raise ValueError(
+            "Expected one column of texts, without y: pairs and labels are made here. "
+            f"Received: {'(x, y)' if y is not None else 'several columns'}"
+        )
+    if texts.shape.rank == 2 and texts.shape[1] == 1:
+        texts = texts[:, 0]
     if texts.dtype != tf.string or texts.shape.rank != 1 or len(texts) < 2:
         raise ValueError(
             "Expected at least two texts, as strings of shape [N]. Received: "
             f"{texts.dtype.name} of shape {tuple(texts.shape)}"
+        )
+    if drop_remainder and len(texts) < batch_size:
+        raise ValueError(
+            f"Expected at least batch_size={batch_size} texts for a full batch, as "
+            f"drop_remainder=True keeps. Received: {len(texts)}"
         )
 
     def draw(rng):
@@ -325,7 +316,7 @@ def contrastive_tension_batches(
         text, other = tf.unstack(tf.gather(texts, rows), 2, axis=1)
         return (text, other), tf.cast(text == other, tf.int32)
 
-    rows = _slices(_epochs(draw, seed), [len(texts), 2])
+    rows = _slices(lambda: draw(next(rngs)), [len(texts), 2])
     return rows.batch(batch_size, drop_remainder).map(pairs).prefetch(tf.data.AUTOTUNE)
 
 
@@ -340,11 +331,14 @@ def _slices(next_epoch, shape):
     return epochs.apply(tf.data.experimental.assert_cardinality(shape[0]))
 
 
-def _epochs(draw, seed):
-    """A function that gives `draw(rng)` of the next epoch."""
-    seed = random.getrandbits(64) if seed is None else check_count(seed, "seed", 0)
-    seeds = np.random.SeedSequence(seed)
-    return lambda: draw(np.random.default_rng(seeds.spawn(1)[0]))
+def _rngs(seed):
+    """The random numbers of one epoch after the other, without end."""
+    seed = random.getrandbits(64) if seed is None else _count(seed, "seed", 0)
+
+    def of_epoch(number):
+        return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(number,)))
+
+    return map(of_epoch, itertools.count())  # which iterators in several threads share
 
 
 def _gather(parts, batches):
@@ -354,78 +348,13 @@ def _gather(parts, batches):
     ).prefetch(tf.data.AUTOTUNE)
 
 
-def _as_tensors(x, y, of_a_row):
-    """From x and y, or a dataset of them, tensors of equally many rows."""
-    with tf.device("CPU"):  # where tf.data gathers them
-        if isinstance(x, tf.data.Dataset):
-            x, y = _read(x, y, of_a_row)
-        else:
-            x, y = as_columns(x), None if y is None else as_rows(y)
-    lengths = [len(part) for part in tf.nest.flatten(x)]
-    if len({*lengths, *([] if y is None else [len(y)])}) != 1 or not lengths:
-        raise ValueError(
-            "Expected at least one column, and the same number of rows in every column "
-            f"and y. Received: {lengths} rows"
-            + ("." if y is None else f", {len(y)} labels or scores in y.")
-        )
-    return x, y
+def _count(value, name, at_least):
+    """An integer of at least so much; True is none."""
+    if isinstance(value, bool):
+        raise ValueError(f"Expected an integer {name} >= {at_least}. Received: {value}")
+    return check_count(value, name, at_least)
 
 
-def _read(dataset, y, of_a_row):
-    """All of a dataset's elements, as tensors of rows: x, and y or None."""
-    if y is not None:
-        raise ValueError(
-            "Expected a dataset whose elements are (x, y), and no y beside it. Received: "
-            f"a dataset and y of type {type(y).__name__}"
-        )
-    if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
-        raise ValueError("Expected a dataset that ends: .take(...) makes it do so.")
-    is_batched = of_a_row(dataset.element_spec).shape.rank == 1
-    try:
-        batches = list(dataset if is_batched else dataset.batch(1024))
-        if batches:
-            rows = tf.nest.map_structure(lambda *parts: tf.concat(parts, 0), *batches)
-            x, y = (*rows, None)[:2] if isinstance(rows, tuple) else (rows, None)
-            return x, y
-    except tf.errors.InvalidArgumentError as error:
-        raise ValueError(
-            "Expected rows of one shape, to keep them in memory: pad them to it. "
-            f"Received: {error.message}"
-        ) from error
-    raise ValueError("Expected a dataset with at least one element, received none.")
-
-
-def _y_of_a_pair(spec):
-    """The y of `(x, y)`: a scalar in a row, a vector in a batch."""
-    is_pair = isinstance(spec, tuple) and len(spec) == 2
-    if not is_pair or not isinstance(spec[1], tf.TensorSpec):
-        raise ValueError(
-            f"Expected a dataset whose elements are (x, y). Received: elements of {spec}"
-        )
-    return spec[1]
-
-
-def _text_or_y(spec):
-    """The first text of `x`, `(x,)` or `(x, y)`, or else y: a scalar in a row."""
-    x, *y = spec if isinstance(spec, tuple) else (spec,)
-    texts = [part for part in tf.nest.flatten(x) if part.dtype == tf.string]
-    is_dense = all(isinstance(part, tf.TensorSpec) for part in (*tf.nest.flatten(x), *y))
-    if len(y) > 1 or not is_dense or not (texts or y):
-        raise ValueError(
-            "Expected a dataset whose elements are x, (x,) or (x, y), dense tensors, and "
-            "in x a text; without one a y, which tells rows from batches. "
-            f"Received: elements of {spec}"
-        )
-    return (*texts, *y)[0]
-
-
-def _labels(y):
-    """y, a tensor `[N]` of class labels."""
-    is_label = y is not None and (y.dtype.is_integer or y.dtype == tf.string)
-    if not is_label or y.shape.rank != 1:
-        raise ValueError(
-            "Expected class labels y of shape [N], integers or strings; of one-hot rows "
-            "take .argmax(axis=1). Received: "
-            + ("None" if y is None else f"{y.dtype.name} of {tuple(y.shape)}")
-        )
-    return y
+def _check_flag(value, name):
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"Expected {name}=True or False. Received: {value!r}")

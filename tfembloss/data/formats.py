@@ -192,7 +192,7 @@ class _Table:
                 "with the delimiter in it belongs in quotes; the names in a header are "
                 "given as columns=."
             )
-        return self.header.picked(row)
+        return row if self.header.places is None else self.header.picked(row)
 
     def _lists(self):
         """Line number and list of all fields of each row, or what is wrong with it."""
@@ -213,6 +213,10 @@ class _Table:
             except BadRow as error:
                 row = error
             yield number, row
+            if count == 1:
+                ahead.popleft()
+                number += 1
+                continue
             end = None
             if isinstance(row, _BadQuote):
                 end = number + row.lines_below + 1  # the other lines may be rows
@@ -295,6 +299,7 @@ def _table_that_fits(tables):
                 f"rows that fit {[table.delimiter for table in fitting]}: give delimiter=."
             )
     table.check_header()
+    table.head.clear()
     return table
 
 
