@@ -2,14 +2,13 @@
 
 import math
 import numbers
-import warnings
 from typing import NamedTuple
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tfembloss import distances, masks, mining, replicas
+from tfembloss.losses.first_batch import check_first_batch, ids_warning
 from tfembloss.losses.inputs import (  # noqa: F401, which others take from here
     as_predictions,
     as_tensor,
@@ -73,7 +72,7 @@ class EmbeddingLoss(keras.losses.Loss):
             of_past = () if past is None else (past,)
             values = self.call(y_true, embeddings, *of_past)  # [B]
             if tf.executing_eagerly() and replicas.count() == 1 and past is None:
-                check_first_batch(self, y_true, embeddings)
+                check_first_batch(self, y_true, embeddings.shape)
             weights = as_weights(sample_weight, values)
             values *= self._share_of_the_mean(values, weights)
             return self._reduced(values, weights)
@@ -88,7 +87,7 @@ class EmbeddingLoss(keras.losses.Loss):
 
         Args:
             y_true: numpy array, as `call` takes it; `[B, 0]` where there is none.
-            shape: tuple, that of `y_pred`; None where it is not known.
+            shape: tuple, that of `y_pred`; with None for what is not known.
         """
         return None
 
@@ -235,45 +234,6 @@ class Batch(NamedTuple):
     embeddings: tf.Tensor
     keys: tf.Tensor
     labels: masks.Labels
-
-
-def check_first_batch(loss, y_true, y_pred=None):
-    """Warns, once for each loss, of a batch that would teach the model little or nothing.
-
-    Models call it on the first batch of a training, as a loss does that is called eagerly:
-    in a compiled step there would be no warning.
-
-    Args:
-        loss: any loss; those of other packages have no warnings.
-        y_true: array or tensor that holds values, or None.
-        y_pred: anything with the shape of the predictions, as a `tf.TensorSpec`; or None.
-    """
-    if not isinstance(loss, EmbeddingLoss) or loss._first_batch_was_checked:
-        return
-    loss._first_batch_was_checked = True
-    y_true = np.zeros([0, 0]) if y_true is None else np.asarray(y_true)
-    shape = None if y_pred is None else tuple(y_pred.shape)
-    if warning := loss.first_batch_warning(y_true, shape):
-        warnings.warn(f"{type(loss).__name__}: {warning}", stacklevel=3)
-
-
-def ids_warning(ids, positives):
-    """Of ids that are all equal; where positives matter, also of ids all distinct."""
-    ids = ids.reshape(-1)
-    num_ids = len(np.unique(ids))
-    if num_ids == len(ids) and positives and num_ids:
-        return (
-            "no two rows of the first batch have the same id, so that there is no positive "
-            "pair to learn from. Expected batches with several rows of a class, as "
-            "tfembloss.data.balanced_batches(x, y, classes_per_batch=...) makes them."
-        )
-    if num_ids == 1 and len(ids) > 1:
-        return (
-            "all rows of the first batch have the same id, so that there is no negative to "
-            "learn from. Expected batches of several classes: shuffle the rows, or make "
-            "batches by tfembloss.data.balanced_batches(x, y, classes_per_batch=...)."
-        )
-    return None
 
 
 class _Reduce(keras.losses.Loss):

@@ -14,6 +14,7 @@ from tfembloss.losses.base import (
     require,
     share_of_log_sum,
 )
+from tfembloss.losses.first_batch import order_warning, range_warning
 
 
 @differentiable
@@ -59,6 +60,11 @@ class CosineSimilarityLoss(EmbeddingLoss):
         columns = check_columns(y_pred, at_least=2, at_most=2)  # [B, 2, D]
         scores = tf.cast(check_scores(y_true, columns), self.dtype)  # [B]
         return _cosine_similarity((columns,), scores)
+
+    def first_batch_warning(self, y_true, shape):
+        """Of scores that no cosine reaches."""
+        advice = "Divide them by the greatest possible, as y / 5 for scores from 0 to 5."
+        return range_warning(y_true, -1, 1, "scores in the range of cosines", advice)
 
 
 @differentiable
@@ -123,6 +129,11 @@ class ContrastiveLoss(EmbeddingLoss):
         columns = check_columns(y_pred, at_least=2, at_most=2)  # [B, 2, D]
         labels = tf.cast(check_scores(y_true, columns), self.dtype)  # [B]
         return _contrastive((columns,), labels, self._distance.rowwise, self.margin)
+
+    def first_batch_warning(self, y_true, shape):
+        """Of labels that would push matches apart, or others together."""
+        advice = "For scores of another range use CoSENTLoss, which compares them only."
+        return range_warning(y_true, 0, 1, "labels, 1 for a match and 0 for none", advice)
 
     def get_config(self):
         """The arguments that make this loss again."""
@@ -283,6 +294,10 @@ class CoSENTLoss(EmbeddingLoss):
         columns = check_columns(y_pred, at_least=2, at_most=2)  # [B, 2, D]
         scores = check_scores(y_true, columns)[:, None]  # [B, 1]
         return self._rank(_scaled_cosines((columns,), self.scale), scores)
+
+    def first_batch_warning(self, y_true, shape):
+        """Of scores without an order."""
+        return order_warning(y_true)
 
     def _rank(self, similarities, scores):
         """Values `[B]` of pairs `[B, m]`, of which each is ranked among all."""

@@ -12,23 +12,11 @@ from tfembloss.losses.base import (
     EmbeddingLoss,
     check_number,
     check_tile_size,
-    ids_warning,
     nan_where_not_finite,
     rows_and_past,
 )
+from tfembloss.losses.first_batch import in_batch_warning
 from tfembloss.losses.inputs import check_columns, check_ids
-
-
-def in_batch_warning(loss, y_true, shape):
-    """Of a batch in which no row has another row's documents as negatives."""
-    if shape is not None and len(shape) == 3 and shape[1] > 2:
-        return None  # with negatives of its own
-    if shape is not None and shape[0] == 1:
-        return (
-            "the first batch has one row, so that there is no negative to learn from. "
-            "Expected a larger batch, or columns with negatives."
-        )
-    return ids_warning(y_true, positives=False) if loss.exclude_equal_ids else None
 
 
 def _first_and_rest(columns):
@@ -186,7 +174,7 @@ class MultipleNegativesRankingLoss(EmbeddingLoss):
 
     def first_batch_warning(self, y_true, shape):
         """Of a batch without negatives."""
-        return in_batch_warning(self, y_true, shape)
+        return in_batch_warning(y_true if self.exclude_equal_ids else None, shape)
 
     def get_config(self):
         """The arguments that make this loss again."""
@@ -303,7 +291,7 @@ class MegaBatchMarginLoss(EmbeddingLoss):
 
     def first_batch_warning(self, y_true, shape):
         """Of a batch without negatives."""
-        return in_batch_warning(self, y_true, shape)
+        return in_batch_warning(y_true if self.exclude_equal_ids else None, shape)
 
     def get_config(self):
         """The arguments that make this loss again."""

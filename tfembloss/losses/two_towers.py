@@ -16,8 +16,9 @@ from tfembloss.losses.base import (
     nan_where_not_finite,
     rows_and_past,
 )
+from tfembloss.losses.first_batch import in_batch_warning
 from tfembloss.losses.inputs import check_columns, check_ids
-from tfembloss.losses.ranking import MultipleNegativesRankingLoss, in_batch_warning
+from tfembloss.losses.ranking import MultipleNegativesRankingLoss
 
 
 @keras.saving.register_keras_serializable("tfembloss")
@@ -183,7 +184,7 @@ class SigLIPLoss(EmbeddingLoss):
 
     def first_batch_warning(self, y_true, shape):
         """Of a batch without negatives."""
-        return in_batch_warning(self, y_true, shape)
+        return in_batch_warning(y_true if self.exclude_equal_ids else None, shape)
 
     def truncate(self, y_pred, dim):
         """Not where the last dimension may carry the bias."""

@@ -9,7 +9,7 @@ from tfembloss import data, replicas
 from tfembloss.data.columns import as_columns
 from tfembloss.losses.base import EmbeddingLoss, no_targets
 from tfembloss.losses.names import one_of_ours
-from tfembloss.models import grad_cache, inputs
+from tfembloss.models import first_batch, grad_cache, inputs
 from tfembloss.models.building import WholeModel
 from tfembloss.models.errors import explained
 
@@ -133,6 +133,7 @@ class ColumnModel(WholeModel):
                 size = kwargs.pop("validation_batch_size", None) or batch_size
                 validation_data = self._validation_batches(validation_data, size)
             given = self._batches(x, y, sample_weight, batch_size, shuffle, training=True)
+            given = first_batch.watched(self, given, shuffle)
             if self.takes_raw_inputs and rows_given:
                 shuffle = False  # they are already
             return super().fit(
@@ -173,6 +174,7 @@ class ColumnModel(WholeModel):
         if class_weight is not None:
             sample_weight = inputs.weights_of_classes(class_weight, y, sample_weight)
         batch = self._one_batch(x, y, sample_weight, training=True)
+        first_batch.check(self, *batch[:2])
         with explained(self):
             return super().train_on_batch(*batch, return_dict=return_dict)
 

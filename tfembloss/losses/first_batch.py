@@ -1,0 +1,88 @@
+"""Warnings of a batch that teaches a model little or nothing, given once for each loss.
+
+A compiled step has no warnings: losses look here when they are called eagerly, and models
+before their first step.
+"""
+
+import warnings
+
+import numpy as np
+
+
+def check_first_batch(loss, y_true, shape):
+    """Warns of the first batch that this loss sees, if its `first_batch_warning` says so.
+
+    Args:
+        loss: any loss; those of other packages have no warnings.
+        y_true: array or tensor that holds values, or None.
+        shape: that of the predictions, `(B, D)` or `(B, n, D)`; None where not known.
+    """
+    if not is_awaited(loss):
+        return
+    loss._first_batch_was_checked = True
+    y_true = np.zeros([shape[0] or 0, 0]) if y_true is None else np.asarray(y_true)
+    if warning := loss.first_batch_warning(y_true, tuple(shape)):
+        warnings.warn(f"{type(loss).__name__}: {warning}", stacklevel=3)
+
+
+def is_awaited(loss):
+    """Whether a loss has not seen its first batch yet."""
+    return not getattr(loss, "_first_batch_was_checked", True)
+
+
+def ids_warning(ids, positives):
+    """Of ids that are all equal; where positives matter, also of ids all distinct."""
+    ids = ids.reshape(-1)
+    num_ids = len(np.unique(ids))
+    if num_ids == len(ids) and positives and num_ids:
+        return (
+            f"no two rows of a batch of {len(ids)} have the same id, so that there is no "
+            "positive pair to learn from. Expected batches with several rows of a class, "
+            "as tfembloss.data.balanced_batches(x, y, classes_per_batch=...) makes them."
+        )
+    if num_ids == 1 and len(ids) > 1:
+        return (
+            f"all rows of a batch of {len(ids)} have the same id, so that there is no "
+            "negative to learn from. Expected batches of several classes: shuffle the "
+            "rows, or make batches by tfembloss.data.balanced_batches(x, y, "
+            "classes_per_batch=...)."
+        )
+    return None
+
+
+def in_batch_warning(ids, shape):
+    """Of a batch in which no row has another row's documents as negatives.
+
+    Args:
+        ids: array of the rows' ids, or None where rows with equal ids are not excluded.
+        shape: that of the predictions, `(B, n, D)`.
+    """
+    if len(shape) == 3 and shape[1] is not None and shape[1] > 2:
+        return None  # with negatives of its own
+    if shape[0] == 1:
+        return (
+            "a batch has one row, so that there is no negative to learn from. Expected a "
+            "larger batch, or columns with negatives."
+        )
+    return None if ids is None else ids_warning(ids, positives=False)
+
+
+def range_warning(y_true, low, high, meaning, advice):
+    """Of targets outside of the range that the loss's formula is made for."""
+    if not y_true.size or (y_true.min() >= low - 1e-6 and y_true.max() <= high + 1e-6):
+        return None
+    return (
+        f"expected {meaning}, from {low} to {high}. Received: {y_true.min():g} to "
+        f"{y_true.max():g} in a batch of {len(y_true)} rows. {advice}"
+    )
+
+
+def order_warning(y_true):
+    """Of scores without an order: all equal, or only one."""
+    if not y_true.size or (y_true != y_true.flat[0]).any():
+        return None
+    return (
+        f"all scores of a batch of {len(y_true)} are equal, so that there is no order to "
+        "learn from. Expected batches with different scores: shuffle the rows, or make "
+        "batches larger."
+    )
