@@ -5,7 +5,7 @@ import socket
 
 import numpy as np
 import pytest
-from cases import ONE_OF_EACH_KIND
+from cases import CASES, ONE_OF_EACH_KIND
 from replica_runs import Run
 
 
@@ -42,6 +42,19 @@ def every_case(tmp_path_factory):
 @pytest.mark.parametrize("num_replicas", [2, 4])
 def test_several_replicas_train_as_one(every_case, num_replicas):
     assert_same(every_case[num_replicas], every_case[1])
+
+
+def test_any_keras_model_trains_as_one(tmp_path):
+    """Of every kind, on ids of every dtype; the last batch is uneven."""
+    options = {1: [], 2: [], 4: ["--only", *ONE_OF_EACH_KIND]}
+    runs = {
+        n: Run(tmp_path / str(n), n, "--eager", "--stock", "--rows", "11", *more)
+        for n, more in options.items()
+    }
+    one, two, four = (run.finish() for run in runs.values())
+    assert len(two) == 2 * len(CASES)
+    assert_same(two, one)
+    assert_same(four, one)
 
 
 def test_without_gathering_they_do_not(every_case, tmp_path):

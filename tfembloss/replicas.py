@@ -88,6 +88,11 @@ def share(size):
     return tf.math.divide_no_nan(size * count(), total(size))
 
 
+def alike(x):
+    """The mean of `x` over all replicas, with the gradient of this replica's own."""
+    return x if count() == 1 else x + tf.stop_gradient(total(x) / count() - x)
+
+
 def first_local_spec(dataset):
     """What the first local replica's elements of a distributed dataset are."""
 

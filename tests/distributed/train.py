@@ -1,6 +1,6 @@
 """Trains a small encoder with the losses of `cases` and writes losses and weights.
 
-    python train.py OUT.npz NUM_REPLICAS [--only NAME ...] [--fit NAME ...] ...
+    python train.py OUT.npz NUM_REPLICAS [--only NAME ...] [--fit NAME ...] [--stock] ...
 
 NUM_REPLICAS logical CPUs under MirroredStrategy; with TF_CONFIG in the environment this
 process is one worker of MultiWorkerMirroredStrategy, and the first writes the file.
@@ -24,6 +24,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("out")
 parser.add_argument("num_replicas", type=int)
 parser.add_argument("--fit", nargs="+", default=[])
+parser.add_argument("--stock", action="store_true", help="`fit` of Keras's own models")
 parser.add_argument("--models", nargs="*", help="`fit` of the other models, or of these")
 parser.add_argument("--only", nargs="+", default=[], help="these cases instead of all")
 parser.add_argument("--rows", type=int, default=12)
@@ -55,7 +56,7 @@ else:
     strategy = tf.distribute.get_strategy()
 
 import keras  # noqa: E402
-from cases import CASES  # noqa: E402
+from cases import CASES, ids  # noqa: E402
 
 import tfembloss  # noqa: E402
 
@@ -101,6 +102,57 @@ def fit(case):
         "loss": history.history["loss"],
         "val_loss": history.history["val_loss"],
         "weights": encoder.get_weights()[0],
+    }
+
+
+class Subclass(keras.Model):
+    """A model such as users write, which Keras builds by calling it."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(6)
+
+    def call(self, x):
+        return self.dense(x)
+
+
+def stock_model(kind, shape):
+    """One of Keras's kinds of models, on rows of this shape."""
+    if kind == 0:
+        return Subclass()
+    if kind == 1:
+        return keras.Sequential([keras.layers.Dense(6)])
+    x = keras.Input(shape)
+    return keras.Model(x, keras.layers.Dense(6)(x))
+
+
+def stock(case, kind, dtype, as_dataset):
+    """Losses and weights of `fit` of a Keras model; the last batch is smaller."""
+    y, x = inputs(case)
+    if case.targets is ids:  # as users have them: small ones, also in a column
+        y = (y - y.min()).astype(dtype)
+        y = y[:, None] if as_dataset else y
+    elif case.targets is None:  # not used, but Keras has no loss without y
+        y = np.zeros([len(x), 0], dtype)
+    with strategy.scope():
+        keras.utils.set_random_seed(0)
+        model = stock_model(kind, x.shape[1:])
+        model.compile(keras.optimizers.SGD(0.1), case.make(), run_eagerly=arguments.eager)
+    options = {"verbose": 0, "shuffle": False}
+    if as_dataset:
+        history = model.fit(tf.data.Dataset.from_tensor_slices((x, y)).batch(8), **options)
+    else:
+        history = model.fit(x, y, batch_size=8, **options)
+    return {"loss": history.history["loss"], "weights": model.get_weights()[0]}
+
+
+def stock_models():
+    """Every case in one of Keras's models, with ids of one of the dtypes."""
+    dtypes = ["int32", "int64", "uint8"]
+    return {
+        name: stock(case, i % 3, dtypes[i // 3 % 3], as_dataset=i % 2 == 1)
+        for i, (name, case) in enumerate(CASES.items())
+        if name in cases
     }
 
 
@@ -312,6 +364,8 @@ if arguments.only:
     cases = {name: CASES[name] for name in arguments.only}
 if arguments.models is not None:
     results = {name: (MODELS | CACHED)[name]() for name in arguments.models or MODELS}
+elif arguments.stock:
+    results = stock_models()
 elif arguments.fit:
     results = {name: fit(CASES[name]) for name in arguments.fit}
 else:

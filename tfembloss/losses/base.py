@@ -78,9 +78,12 @@ class EmbeddingLoss(keras.losses.Loss):
             return self._reduced(values, weights)
 
     def _reduced(self, values, weights):
-        if values.shape[0] == 0 and self.reduction not in ("none", None):
-            return tf.reduce_sum(values)  # of which Keras makes no scalar
-        return self._reduce(values, values, weights)
+        if self.reduction in ("none", None):
+            return self._reduce(values, values, weights)
+        if values.shape[0] == 0:  # of which Keras makes no scalar
+            return replicas.alike(tf.reduce_sum(values))
+        # Keras logs the replicas' losses by their numbers of rows.
+        return replicas.alike(self._reduce(values, values, weights))
 
     def first_batch_warning(self, y_true, shape):
         """Why a batch of such targets would teach the model little, or None.

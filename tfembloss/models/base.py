@@ -66,8 +66,9 @@ class ColumnModel(WholeModel):
         # Keras's own losses: a mean of the replicas' means, which is not that of the rows
         # where replicas hold different numbers of them.
         loss = self._compile_loss(y, y_pred, sample_weight)
-        if getattr(self.loss, "reduction", "mean") not in ("sum", "none", None):
+        if getattr(self.loss, "reduction", "mean") != "sum":
             loss *= replicas.share(tf.cast(tf.shape(y_pred)[0], loss.dtype))
+        loss = replicas.alike(loss)
         return sum(map(self._aggregate_additional_loss, self.losses), loss)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
