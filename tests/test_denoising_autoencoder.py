@@ -297,14 +297,14 @@ def test_weights_metrics_and_mini_batches():
 @pytest.mark.parametrize(
     ("x", "y", "advice"),
     [
-        ((TEXTS, TEXTS), None, "into one list"),
-        (TEXTS, [1] * 6, "Leave out y"),
-        ([1] * 6, None, "the texts themselves"),
-        (tf.data.Dataset.from_tensor_slices(TEXTS), None, r"batch\(32\)"),
+        ((TEXTS, TEXTS), None, "learns from texts alone.*into one list"),
+        (TEXTS, [1] * 6, "learns from texts alone.*Leave out y"),
+        ([1] * 6, None, "learns from texts alone.*the texts themselves"),
+        (tf.data.Dataset.from_tensor_slices(TEXTS), None, r"single rows.*batch\(32\)"),
     ],
 )
 def test_what_are_no_texts_alone_is_refused(x, y, advice):
-    with pytest.raises(ValueError, match=f"learns from texts alone.*{advice}"):
+    with pytest.raises(ValueError, match=advice):
         auto_encoder().fit(x, y, verbose=0)
 
 

@@ -246,6 +246,96 @@ def test_mistakes_are_explained_first(model, arguments, message):
     assert message.split()[0] in str(caught.value)[:250]
 
 
+def columns_model():
+    return model_of(losses.MultipleNegativesRankingLoss(), run_eagerly=True)
+
+
+def label_model():
+    return model_of(losses.SupConLoss(), run_eagerly=True)
+
+
+def towers():
+    model = tfembloss.DualEncoder(
+        {
+            name: keras.Sequential([keras.Input([4]), keras.layers.Dense(3)])
+            for name in ("image", "text")
+        }
+    )
+    model.compile("sgd", losses.CLIPLoss(), run_eagerly=True)
+    return model
+
+
+ROWS = tf.data.Dataset.from_tensor_slices(((X, X),))
+MISTAKES = {
+    "no x": (columns_model, (None,), {}, "as x. Received: x=None"),
+    "a set as x": (columns_model, ({1.0},), {}, "as x. Received"),
+    "no rows": (columns_model, ((X[:0], X[:0]),), {}, "at least one row"),
+    "no batches": (columns_model, (ROWS.batch(4).take(0),), {}, "at least one batch"),
+    "single rows": (columns_model, (ROWS,), {}, r"dataset\.batch\(32\)"),
+    "unknown rank": (
+        columns_model,
+        (tf.data.Dataset.from_generator(lambda: iter([]), output_types=tf.float32),),
+        {},
+        "known rank.*output_signature",
+    ),
+    "a set as y": (label_model, (X, {1, 2}), {}, "Expected y as an array or a list"),
+    "a number as y": (label_model, (X, 1), {}, "Expected y as an array or a list"),
+    "a dict as y": (label_model, (X, {"y": Y}), {}, "Expected y as an array or a list"),
+    "words as weights": (label_model, (X, Y), {"sample_weight": ["a"] * 12}, "as an array"),
+    "no weights": (label_model, (X, Y), {"sample_weight": [None] * 12}, "as an array"),
+    "a list of class weights": (label_model, (X, Y), {"class_weight": [1]}, "as a dict"),
+    "one tower": (towers, (X,), {}, r"\(image, text\).*1 column"),
+    "three towers": (towers, ((X, X, X),), {}, r"\(image, text\).*3 column"),
+    "other towers": (towers, ({"a": X, "text": X},), {}, r"\(image, text\).*'a', 'text'"),
+    "no texts in one call": (text_model, (([], []),), {}, "at least one row"),
+}
+
+
+OF_DATASETS = ["no rows", "no batches", "single rows", "unknown rank"]
+
+
+@pytest.mark.parametrize(
+    "call, mistake",
+    [("fit", mistake) for mistake in MISTAKES]
+    + [("train_on_batch", mistake) for mistake in MISTAKES if mistake not in OF_DATASETS],
+)
+def test_mistakes_in_what_is_given(call, mistake):
+    make, arguments, options, message = MISTAKES[mistake]
+    with pytest.raises(ValueError, match=message) as caught:
+        getattr(make(), call)(*arguments, **options)
+    assert str(caught.value).startswith(("Expected", "`"))
+
+
+def test_tensors_and_parts_of_arrays_train_as_arrays():
+    expected = fitted(label_model(), X[:8], Y[:8])
+    assert fitted(label_model(), tf.constant(X[:8]), Y[:8]) == expected
+    assert fitted(label_model(), X, Y, validation_split=4 / 12) == expected
+    split = columns_model().fit((X, X), validation_split=0.5, verbose=0)
+    assert np.isfinite(split.history["val_loss"]).all()
+
+
+def test_labels_in_a_tuple_a_series_and_a_generator():
+    class Series:
+        def __array__(self, dtype=None, copy=None):
+            return np.array(Y, dtype)
+
+        def __len__(self):
+            return len(Y)
+
+        def __iter__(self):
+            return iter(Y)
+
+    expected = fitted(label_model(), X, Y)
+    assert fitted(label_model(), X, tuple(Y.tolist())) == expected
+    assert fitted(label_model(), X, Series()) == expected
+    for y in (Y, NAMES, Y.tolist()):
+        batches = (batch for batch in [(X, y)])
+        one = fitted(label_model(), batches, batch_size=None, steps_per_epoch=1)
+        assert one == pytest.approx(expected, rel=1e-6)
+    rows = Batches((X.tolist(), Y.tolist()))
+    assert fitted(label_model(), rows, batch_size=None) == pytest.approx(expected, rel=1e-6)
+
+
 def test_labels_from_one_are_explained_first():
     encoder = keras.Sequential([keras.Input([4]), keras.layers.Dense(3)])
     model = tfembloss.EmbeddingClassifier(encoder, tfembloss.layers.CosineHead(3))

@@ -110,13 +110,13 @@ def _hits(ranking, relevant):
 
 
 def _check_results(cuts, ranking, relevant, names):
-    """That no result is there twice, and that the ranking is long enough for k."""
+    """That there are no duplicates, and that the ranking is long enough for k."""
     ordered = np.sort(ranking, axis=1)
     twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != _NO_RESULT)
     if twice.any():
         query, place = np.argwhere(twice)[0]
         raise ValueError(
-            "Expected a ranking in which no result is there twice. Received: row "
+            "Expected a ranking without duplicates. Received: row "
             f"{ordered[query, place]} twice {_of(query, names)}."
         )
     # Shorter than k it is right where it is the whole corpus (without the query itself).
@@ -250,7 +250,7 @@ def _as_numbers(ranking, relevant, names):
         if len(set(row)) < len(row):
             twice = next(id for id in row if row.count(id) > 1)
             raise ValueError(
-                "Expected a ranking in which no result is there twice. Received: "
+                "Expected a ranking without duplicates. Received: "
                 f"{shown(twice)} twice {_of(query, names)}."
             )
     number_of = {}

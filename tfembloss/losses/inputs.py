@@ -30,10 +30,11 @@ def as_tensor(x, name):
 def as_predictions(y_pred, dtype):
     """`y_pred` in the loss's dtype, or a ValueError that says how."""
     y_pred = as_tensor(y_pred, "y_pred")
-    if y_pred.dtype.is_floating or y_pred.dtype.is_integer:
+    is_real = y_pred.dtype.is_floating or y_pred.dtype.is_integer
+    if is_real and y_pred.shape.rank != 0:
         return tf.cast(y_pred, dtype)
     raise ValueError(
-        "Expected real numbers as y_pred, a model's output. Received: "
+        "Expected rows of real numbers as y_pred, a model's output. Received: "
         f"{described(y_pred, 'y_pred')}."
     )
 

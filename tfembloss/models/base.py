@@ -99,7 +99,10 @@ class ColumnModel(WholeModel):
         """What a step takes, from one batch."""
         if self.takes_raw_inputs:
             x = self.encoder_inputs(as_columns(x), training)
-        return x, self._targets(inputs.targets_as_array(y)), sample_weight
+            y = inputs.targets_as_array(y)
+        else:
+            x, y, sample_weight = self._arrays(x, y, sample_weight)
+        return x, self._targets(y), sample_weight
 
     def _targets(self, y):
         return inputs.hashed_targets(y, self.loss if self.compiled else None)
@@ -166,7 +169,9 @@ class ColumnModel(WholeModel):
             return super().predict(x, batch_size=batch_size, **kwargs)
 
     def _prediction_batch(self, x, y=None, sample_weight=None):
-        return self.encoder_inputs(as_columns(x)), None, None
+        if self.takes_raw_inputs:
+            return self.encoder_inputs(as_columns(x)), None, None
+        return self._arrays(x)
 
     def train_on_batch(
         self, x, y=None, sample_weight=None, class_weight=None, return_dict=False
@@ -174,33 +179,29 @@ class ColumnModel(WholeModel):
         """`keras.Model.train_on_batch`, also on raw inputs and without `y`."""
         if class_weight is not None:
             sample_weight = inputs.weights_of_classes(class_weight, y, sample_weight)
-        batch = self._one_batch(x, y, sample_weight, training=True)
-        first_batch.check(self, *batch[:2])
         with explained(self):
+            batch = self._one_batch(x, y, sample_weight, training=True)
+            first_batch.check(self, *batch[:2])
             return super().train_on_batch(*batch, return_dict=return_dict)
 
     def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
         """`keras.Model.test_on_batch`, also on raw inputs and without `y`."""
-        batch = self._one_batch(x, y, sample_weight, training=False)
         with explained(self):
+            batch = self._one_batch(x, y, sample_weight, training=False)
             return super().test_on_batch(*batch, return_dict=return_dict)
 
     def predict_on_batch(self, x):
         """`keras.Model.predict_on_batch`, also on raw inputs."""
-        if self.takes_raw_inputs:
-            x = self.encoder_inputs(as_columns(x))
-        else:
-            x, _, _ = self._arrays(x)
         with explained(self):
+            x, _, _ = self._prediction_batch(x)
             return super().predict_on_batch(x)
 
     def _arrays(self, x, y=None, sample_weight=None):
         return inputs.arrays(x, y, sample_weight, getattr(self, "encoder", None))
 
     def _one_batch(self, x, y, sample_weight, training):
-        if not self.takes_raw_inputs:
-            x, y, sample_weight = self._arrays(x, y, sample_weight)
-        elif inputs.are_tokens(x, getattr(self, "preprocessor", None)):
+        preprocessor = getattr(self, "preprocessor", None)
+        if self.takes_raw_inputs and inputs.are_tokens(x, preprocessor):
             return x, y, sample_weight  # as a step takes them
         return self.step_batch(x, y, sample_weight, training)
 
@@ -211,17 +212,20 @@ class ColumnModel(WholeModel):
         batch_size = inputs.check_batch_size(batch_size)
         if inputs.is_batches(x):
             inputs.check_nothing_beside(x, y, sample_weight)
-        if isinstance(x, keras.utils.PyDataset):
+        if isinstance(x, keras.utils.PyDataset) or hasattr(x, "__next__"):
             step_batch = functools.partial(self.step_batch, training=training)
-            return {"x": inputs.MappedPyDataset(x, step_batch)}
+            return {"x": inputs.mapped_batches(x, step_batch)}
         if self.takes_raw_inputs and not isinstance(x, tf.data.Dataset):
             x = inputs.raw_batches(x, y, sample_weight, batch_size, shuffle)
         if isinstance(x, tf.data.Dataset):
+            raw = self.takes_raw_inputs  # of other ranks than the encoder's
+            inputs.check_dataset(x, None if raw else getattr(self, "encoder", None))
             prepared = self.step_batches(x, training) if self.takes_raw_inputs else x
             return {"x": self._with_targets(prepared).prefetch(tf.data.AUTOTUNE)}
         if inputs.is_batches(x):
             return {"x": x}
         x, y, sample_weight = self._arrays(x, y, sample_weight)
+        inputs.check_some_rows(x)
         given = {"x": x, "y": self._targets(y), "sample_weight": sample_weight}
         return {**given, "batch_size": batch_size}
 

@@ -153,10 +153,9 @@ class DualEncoder(ColumnModel):
 
     def build(self, input_shape):
         """Builds the towers from the shapes of the columns."""
-        shapes = input_shape
-        if isinstance(shapes, dict):
-            shapes = [shapes[name] for name in self.towers]
-        for tower, shape in zip(self.towers.values(), column_shapes(shapes), strict=True):
+        is_dict = isinstance(input_shape, dict)
+        shapes = self._columns(input_shape if is_dict else column_shapes(input_shape))
+        for tower, shape in zip(self.towers.values(), shapes, strict=True):
             if not tower.built:
                 tower.build(shape)
         self.built = True
@@ -196,7 +195,8 @@ class DualEncoder(ColumnModel):
         if isinstance(x, (tuple, list)) and len(x) == 2:
             return tuple(x)
         names = ", ".join(self.towers)
-        received = sorted(x) if isinstance(x, dict) else type(x).__name__
+        num_columns = len(x) if isinstance(x, (tuple, list)) else 1
+        received = sorted(x) if isinstance(x, dict) else f"{num_columns} column(s)"
         raise ValueError(
             f"Expected inputs of both towers: a tuple ({names}), or a dict by these names. "
             f"Received: {received}. For one tower alone use model.towers[name], as in "

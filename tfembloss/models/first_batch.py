@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tfembloss.losses.base import EmbeddingLoss
 from tfembloss.losses.first_batch import check_first_batch, is_awaited
-from tfembloss.models.inputs import MappedPyDataset, is_batches
+from tfembloss.models.inputs import is_batches, mapped_batches
 
 
 def check(model, x, y):
@@ -84,17 +84,9 @@ def _watched_batches(model, batches):
         check(model, x, y)
         return x, y, sample_weight
 
-    if isinstance(batches, keras.utils.PyDataset):
-        return MappedPyDataset(batches, look)
     if isinstance(batches, tf.distribute.DistributedDataset):
         return batches
-    return _generator(batches, look)
-
-
-def _generator(batches, look):
-    for batch in batches:
-        look(*keras.utils.unpack_x_y_sample_weight(batch))
-        yield batch
+    return mapped_batches(batches, look)
 
 
 def _shape(x):

@@ -1,6 +1,7 @@
 """What users give `fit`, `evaluate` and `predict`, as batches that a step takes."""
 
 import inspect
+import numbers
 
 import keras
 import numpy as np
@@ -8,7 +9,7 @@ import tensorflow as tf
 
 from tfembloss import data, masks
 from tfembloss.checks import check_count
-from tfembloss.data.columns import as_rows
+from tfembloss.data.columns import as_rows, short
 
 # Preprocessors.
 
@@ -54,11 +55,27 @@ class _Caller(keras.layers.Layer):
 
 def arrays(x, y, sample_weight, encoder=None):
     """Arrays as Keras takes them: lists as arrays, as rows or as columns."""
+    _check_are_rows(x)
+    y = targets_as_array(y)
     num_rows = None if y is None or not hasattr(y, "__len__") else len(y)
-    weights = sample_weight
-    if isinstance(weights, list):
-        weights = np.asarray(weights, "float32")
-    return _as_arrays(x, num_rows, _input_rank(encoder)), targets_as_array(y), weights
+    x = _as_arrays(x, num_rows, _input_rank(encoder))
+    return x, y, _weights_as_array(sample_weight)
+
+
+def _check_are_rows(x):
+    if x is None or isinstance(x, set | frozenset | str | bytes | numbers.Number):
+        raise ValueError(
+            "Expected an array or list of rows, a tuple of columns, or a dataset of "
+            f"batches as x. Received: x={x!r}"
+        )
+
+
+def check_some_rows(x):
+    """That arrays have rows."""
+    if any(
+        hasattr(part, "shape") and part.shape[:1] == (0,) for part in tf.nest.flatten(x)
+    ):
+        raise ValueError("Expected at least one row. Received: x of 0 rows.")
 
 
 def _input_rank(encoder):
@@ -92,7 +109,7 @@ def _are_columns(x, num_rows, rank):
 
 
 def _check_no_texts(x):
-    is_text = x.dtype == tf.string or getattr(x.dtype, "kind", "") in "USO"
+    is_text = x.dtype == tf.string or getattr(x.dtype, "kind", None) in ("U", "S", "O")
     if is_text:
         raise ValueError(
             "Expected the encoder's inputs, numbers. Received: texts (or other objects), "
@@ -104,24 +121,45 @@ def _check_no_texts(x):
 
 def targets_as_array(y):
     """Targets as an array: of lists, and of objects that are numbers or strings."""
-    is_array = isinstance(y, np.ndarray) or not hasattr(y, "dtype")
-    if y is None or isinstance(y, tuple | dict) or not is_array:
+    if y is None or (hasattr(y, "dtype") and not isinstance(y, np.ndarray)):
         return y
-    if isinstance(y, list) or (isinstance(y, np.ndarray) and y.dtype == object):
-        missing = [i for i, value in enumerate(y) if value is None or value is np.nan]
-        if missing:
-            raise ValueError(
-                f"Expected one value of y for each row. Received: {y[missing[0]]} in row "
-                f"{missing[0]}, and {len(missing)} such values. Leave those rows out."
-            )
-        try:
-            return np.asarray(list(y))
-        except ValueError as error:
-            raise ValueError(
-                "Expected y as an array or a list of numbers or strings, all of one shape. "
-                f"Received: y of {len(y)} rows ({error})"
-            ) from error
-    return y
+    if isinstance(y, dict | set | frozenset | str | bytes) or not hasattr(y, "__len__"):
+        raise ValueError(
+            "Expected y as an array or a list, one value for each row. Received: "
+            f"y={short(y)}"
+        )
+    if isinstance(y, tuple) and any(np.ndim(part) for part in y):
+        return y  # of several tensors
+    if isinstance(y, np.ndarray) and y.dtype != object:
+        return y
+    missing = [i for i, value in enumerate(y) if value is None or value is np.nan]
+    if missing:
+        raise ValueError(
+            f"Expected one value of y for each row. Received: {y[missing[0]]} in row "
+            f"{missing[0]}, and {len(missing)} such values. Leave those rows out."
+        )
+    try:
+        return np.asarray(list(y))
+    except ValueError as error:
+        raise ValueError(
+            "Expected y as an array or a list of numbers or strings, all of one shape. "
+            f"Received: y of {len(y)} rows ({error})"
+        ) from error
+
+
+def _weights_as_array(sample_weight):
+    if sample_weight is None or hasattr(sample_weight, "dtype"):
+        return sample_weight
+    try:
+        weights = np.asarray(sample_weight, "float32")
+    except (TypeError, ValueError):
+        weights = np.array(np.nan)
+    if weights.ndim == 0 or np.isnan(weights).any():
+        raise ValueError(
+            "Expected sample_weight as an array or a list of numbers, one for each row. "
+            f"Received: sample_weight={short(sample_weight)}"
+        )
+    return weights
 
 
 def hashed_targets(y, loss):
@@ -151,6 +189,11 @@ def weights_of_classes(class_weight, y, sample_weight):
             "`class_weight` weighs rows by their labels: expected y, the labels. Received: "
             "y=None. For columns without labels there is `sample_weight`."
         )
+    if not isinstance(class_weight, dict):
+        raise ValueError(
+            "Expected `class_weight` as a dict from a label to its weight, {0: 1.0, 1: "
+            f"2.0}}. Received: class_weight={class_weight!r}"
+        )
     y = np.asarray(targets_as_array(y))
     labels = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
     if labels.ndim != 1:
@@ -169,6 +212,26 @@ def is_batches(x):
     datasets = tf.data.Dataset | keras.utils.PyDataset
     is_distributed = isinstance(x, tf.distribute.DistributedDataset)
     return isinstance(x, datasets) or is_distributed or hasattr(x, "__next__")
+
+
+def check_dataset(dataset, encoder):
+    """That a dataset has batches of rows, as far as it says."""
+    if dataset.cardinality() == 0:
+        raise ValueError("Expected at least one batch. Received: a dataset without any.")
+    x, _, _ = keras.utils.unpack_x_y_sample_weight(dataset.element_spec)
+    ranks = {getattr(part.shape, "rank", 1) for part in tf.nest.flatten(x)}
+    if None in ranks:
+        raise ValueError(
+            "Expected batches of known rank. Received: a dataset of "
+            f"{dataset.element_spec}. Give tf.data.Dataset.from_generator an "
+            "`output_signature`, or others .map(...) with tf.ensure_shape."
+        )
+    rank = _input_rank(encoder)
+    if ranks == {0} or (rank is not None and ranks == {rank - 1}):
+        raise ValueError(
+            "Expected a dataset of batches. Received: a dataset of single rows, "
+            f"{dataset.element_spec}. Batch it, as dataset.batch(32) does."
+        )
 
 
 def check_nothing_beside(x, y, sample_weight):
@@ -213,6 +276,30 @@ def map_inputs(function, batches):
     return batches.map(changed, tf.data.AUTOTUNE)
 
 
+def mapped_batches(batches, function):
+    """Batches of a PyDataset or generator through a function of x, y, sample_weight."""
+    if isinstance(batches, keras.utils.PyDataset):
+        return MappedPyDataset(batches, function)
+    return (_mapped(_checked_batch(batch), function) for batch in batches)
+
+
+def _checked_batch(batch):
+    if isinstance(batch, str | bytes):
+        raise ValueError(
+            "Expected a generator of batches, as list(rows) or (x, y). Received: one text, "
+            f"{short(batch)}. A generator of rows goes into "
+            "tf.data.Dataset.from_generator, then .batch(...)."
+        )
+    return batch
+
+
+def _mapped(batch, function):
+    x, y, sample_weight = function(*keras.utils.unpack_x_y_sample_weight(batch))
+    if y is None and sample_weight is None:
+        return (x,)
+    return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
+
+
 class MappedPyDataset(keras.utils.PyDataset):
     """A PyDataset whose batches go through a function of x, y and sample_weight."""
 
@@ -227,11 +314,7 @@ class MappedPyDataset(keras.utils.PyDataset):
         return len(self.source)
 
     def __getitem__(self, i):
-        element = keras.utils.unpack_x_y_sample_weight(self.source[i])
-        x, y, sample_weight = self.function(*element)
-        if y is None and sample_weight is None:
-            return (x,)
-        return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
+        return _mapped(self.source[i], self.function)
 
     @property
     def num_batches(self):
@@ -250,7 +333,7 @@ class MappedPyDataset(keras.utils.PyDataset):
 def are_tokens(x, preprocessor):
     """Whether x are tensors of token ids already, which a preprocessor of texts makes."""
     parts = tf.nest.flatten(x)
-    are_numbers = all(
+    are_numbers = bool(parts) and all(
         hasattr(part, "dtype") and getattr(part.dtype, "kind", "i") not in "USO"
         and part.dtype != tf.string for part in parts
     )  # fmt: skip
