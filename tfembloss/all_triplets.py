@@ -110,11 +110,12 @@ def hardest(candidates):
 def weighted_sum(distances, weights):
     """Row sums `[B]` of the distances, each as often as it counts; weights are constant."""
     # Stopped out here: a tape outside would go through the kernel into the weights' loop.
-    return _weighted_sum(distances, tf.stop_gradient(weights))
+    return _weighted_sum((distances,), tf.stop_gradient(weights))
 
 
-@compiled
-def _weighted_sum(distances, weights):
+@differentiable
+def _weighted_sum(x, weights):
+    (distances,) = x
     return tf.reduce_sum(weights * distances, axis=1)
 
 

@@ -1,14 +1,77 @@
 """Functions that XLA compiles, and how they get their gradients."""
 
+import contextvars
 import functools
 
 import tensorflow as tf
+from tensorflow.python.ops import control_flow_util
 
-# One kernel where it is called from eager code, a graph, or a function that XLA
-# compiles. Collectives stay outside of it.
-compiled = functools.partial(
-    tf.function, jit_compile=True, reduce_retracing=True, autograph=False
+# XLA compiles a kernel again for each shape: half a second, and megabytes that stay. So it
+# gets numbers of rows that are usual, and those for which it bounds memory.
+_USUAL_ROWS = sorted(
+    {8, *(factor * 2**n for factor in (2, 3, 5) for n in range(2, 10))}
+    | {factor * 10**n for factor in (1, 2, 5) for n in range(1, 4)}
 )
+_MANY_ROWS, _MOST_ENTRIES = 2048, 2**22
+
+_in_kernel = contextvars.ContextVar("in_kernel", default=False)
+
+
+def compiled(function):
+    """Makes a function a kernel, one where eager code, a graph or XLA's function calls it.
+
+    XLA compiles it where the number of rows, the first axis of the first tensor, is usual
+    (from 8 on 2, 3 or 5 times a power of two, or 1, 2 or 5 times a power of ten) or at least
+    2,048, and where a tensor has more than 2^22 entries. Other batches, as the last of an
+    epoch, go through TensorFlow's own graph of the same function. In a function that XLA
+    compiles as a whole it is compiled with that, whatever the size. Collectives stay
+    outside of it.
+    """
+
+    def inner(*arguments):
+        token = _in_kernel.set(True)
+        try:
+            return function(*arguments)
+        finally:
+            _in_kernel.reset(token)
+
+    options = {"reduce_retracing": True, "autograph": False}
+    plain = tf.function(inner, **options)
+    by_xla = tf.function(plain, jit_compile=True, **options)
+
+    @functools.wraps(function)
+    def kernel(*arguments):
+        if _in_kernel.get():  # which is compiled, or not, as one
+            return function(*arguments)
+        use_xla = _in_xla() or _use_xla(arguments)
+        if not tf.is_tensor(use_xla):
+            return by_xla(*arguments) if use_xla else plain(*arguments)
+        branches = lambda: plain(*arguments), lambda: by_xla(*arguments)
+        return tf.switch_case(tf.cast(use_xla, tf.int32), branches)
+
+    return kernel
+
+
+def _in_xla():
+    # TensorFlow shows it nowhere else. Where XLA compiles all, a choice of branches costs it
+    # minutes: it follows each argument of a branch back to find out what is constant.
+    graph = tf.compat.v1.get_default_graph()
+    return control_flow_util.GraphOrParentsInXlaContext(graph)
+
+
+def _use_xla(arguments):
+    """Whether XLA gets these arguments; a tensor where their shapes are not known."""
+    tensors = [x for x in tf.nest.flatten(arguments) if tf.is_tensor(x) and x.shape.rank]
+    if not tensors:
+        return True
+    if all(x.shape.is_fully_defined() for x in tensors):
+        rows = tensors[0].shape[0]
+        entries = max(x.shape.num_elements() for x in tensors)
+        return rows in _USUAL_ROWS or rows >= _MANY_ROWS or entries > _MOST_ENTRIES
+    rows = tf.shape(tensors[0])[0]
+    entries = tf.reduce_max([tf.size(x, tf.int64) for x in tensors])
+    usual = tf.reduce_any(rows == _USUAL_ROWS)
+    return usual | (rows >= _MANY_ROWS) | (entries > _MOST_ENTRIES)
 
 
 def differentiable(forward, backward=None):
