@@ -92,6 +92,24 @@ def test_directions_of_any_length(size):
         )
 
 
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_no_rows(name, jit_compile):
+    @tf.function(input_signature=[tf.TensorSpec([None, 4])] * 2, jit_compile=jit_compile)
+    def run(a, b):
+        with tf.GradientTape() as tape:
+            tape.watch((a, b))
+            values = distances.get(name).pairwise(a, b)
+        return values, tape.gradient(values, (a, b))
+
+    for shape in [(0, 3), (3, 0), (0, 0)]:
+        rows = [tf.zeros([size, 4]) for size in shape]
+        values, gradients = run(*rows)
+        assert tuple(values.shape) == shape
+        for row, gradient in zip(rows, gradients, strict=True):
+            np.testing.assert_array_equal(gradient, row)
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_bad_values_show(name, bad):

@@ -226,8 +226,8 @@ def test_same_seed_same_choice_eager_and_compiled(make):
         losses.TripletMarginLoss(0.5, miner=make(seed=seed), dtype="float64")
         for seed in (0, 0, 1)
     )
-    with kernels(compiled=True):  # all of them: plain TensorFlow draws others
-        expected = value(loss)
+    expected = value(loss)  # of plain TensorFlow
+    with kernels(compiled=True):
         for run in (again, tf.function(loss), tf.function(loss, jit_compile=True)):
             np.testing.assert_allclose(value(run), expected, rtol=1e-12)
         assert abs(value(another) - expected) > 1e-6
@@ -285,6 +285,22 @@ def test_wrong_input_is_refused(x, ids, message):
 def test_bad_options_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    "miner",
+    [
+        *dict.fromkeys(type(miner) for miner, _ in ORACLES.values()),
+        *(miners.BatchHardMiner, miners.AngularMiner),
+        *(miners.DistanceWeightedMiner, miners.UniformHistogramMiner),
+    ],
+)
+def test_of_no_rows_nothing_is_selected(miner):
+    selected = miner()(np.zeros([0, 4]), np.zeros([0], "int64"))
+    if isinstance(selected, tuple):
+        assert [one.shape for one in selected] == [(0, 2), (0, 2)]
+    else:
+        assert selected.shape == (0, 3)
 
 
 @pytest.mark.parametrize("name", ORACLES)

@@ -119,6 +119,11 @@ def _weighted_sum(x, weights):
     return tf.reduce_sum(weights * distances, axis=1)
 
 
+def _zeros_of_rows(labels, distances):
+    # Not of distances[:, 0], as a batch without rows has no such column.
+    return tf.zeros_like(labels.rows, distances.dtype)  # [B]
+
+
 @compiled
 def _count_by_positive(candidates, miners_own, margin, miner):
     """Weights `[B, N]`: c(p) at the positives, -c(n) at the negatives; their sums `[B]`."""
@@ -135,7 +140,7 @@ def _count_by_positive(candidates, miners_own, margin, miner):
         at_positive = positive.mask(num_keys)
         return tf.where(at_positive, count[:, None], weights - hits), counts + count
 
-    start = tf.zeros_like(distances), tf.zeros_like(distances[:, 0])
+    start = tf.zeros_like(distances), _zeros_of_rows(candidates.labels, distances)
     return over_positives(candidates.labels, step, start)
 
 
@@ -146,7 +151,7 @@ def _count_by_sorting(candidates, margin, miner):
     above, up_to = miner.gaps
     if above >= margin:  # none of them is violated
         x = candidates.distances
-        return tf.zeros_like(x), tf.zeros_like(x[:, 0])
+        return tf.zeros_like(x), _zeros_of_rows(candidates.labels, x)
     weights, counts = _count_nearer(candidates, min(margin, up_to), up_to < margin)
     if above > -math.inf:
         nearer = _count_nearer(candidates, above, True)
@@ -172,7 +177,10 @@ def _count_nearer(candidates, margin, or_equal):
 
 def _histogram(x, weights, size):
     # Not tf.math.bincount: its size would depend on the data, which XLA refuses.
-    return tf.raw_ops.DenseBincount(input=x, size=size, weights=weights)
+    counts = tf.raw_ops.DenseBincount(input=x, size=size, weights=weights)
+    shape = tf.stack([tf.shape(x)[0], size])
+    # XLA counts no rows as one.
+    return tf.reshape(tf.reshape(counts, [-1])[: tf.reduce_prod(shape)], shape)
 
 
 @compiled
@@ -239,7 +247,7 @@ def _semihard_by_positive(candidates, margin):
         return weights, violated + violates, counts + tf.cast(valid, distances.dtype)
 
     columns = tf.range(num_keys)[None, :]
-    zeros = tf.zeros_like(distances[:, 0])
+    zeros = _zeros_of_rows(labels, distances)
     return over_positives(labels, step, (tf.zeros_like(distances), zeros, zeros))
 
 
@@ -305,7 +313,7 @@ def _forward(x, labels, miners_own, margin, smooth, miner):
         sums = tf.reduce_sum(tf.where(weights > 0, weights * value, 0), axis=1)
         return state[0] + sums, state[1] + tf.reduce_sum(counted, axis=1)
 
-    zeros = tf.zeros_like(x[0][:, 0])
+    zeros = _zeros_of_rows(labels, x[0])
     return over_positives(labels, step, (zeros, zeros))
 
 

@@ -199,7 +199,7 @@ def _manhattan_pairs(a, b):
 
 @compiled
 def _manhattan_by_row(a, b):
-    return tf.map_fn(lambda row: _manhattan(row, b), a)  # [B, N]
+    return _of_each_row(lambda row: _manhattan(*row, b), (a,))  # [B, N]
 
 
 @compiled
@@ -208,7 +208,16 @@ def _sum_of_signs(a, b, weights):
         row, row_weights = row_and_weights  # [D], [N]
         return tf.linalg.matvec(tf.sign(row - b), row_weights, transpose_a=True)
 
-    return tf.map_fn(row_gradient, (a, weights), fn_output_signature=a.dtype)  # [B, D]
+    return _of_each_row(row_gradient, (a, weights))  # [B, D]
+
+
+def _of_each_row(function, rows):
+    """`function` of each row of these tensors, one at a time; of no rows nothing."""
+    num_rows = tf.shape(rows[0])[0]
+    # tf.map_fn does not know the shape of nothing: it gets a row of zeros.
+    padding = [[0, tf.cast(num_rows == 0, num_rows.dtype)], [0, 0]]
+    rows = tuple(tf.pad(x, padding) for x in rows)
+    return tf.map_fn(function, rows, fn_output_signature=rows[0].dtype)[:num_rows]
 
 
 cosine = Distance(_cosine, _one_minus_dot_pairs, directions)

@@ -21,10 +21,10 @@ def compiled(function):
     """Makes a function a kernel, one where eager code, a graph or XLA's function calls it.
 
     XLA compiles it where the number of rows, the first axis of the first tensor, is usual
-    (from 8 on 2, 3 or 5 times a power of two, or 1, 2 or 5 times a power of ten) or at least
-    2,048, and where a tensor has more than 2^22 entries. Other batches, as the last of an
-    epoch, go through TensorFlow's own graph of the same function. In a function that XLA
-    compiles as a whole it is compiled with that, whatever the size. Collectives stay
+    (from 8 on 2, 3 or 5 times a power of two, or 1, 2 or 5 times a power of ten) or at
+    least 2,048, and where a tensor has more than 2^22 entries. Other batches, as the last
+    of an epoch, go through TensorFlow's own graph of the same function. In a function that
+    XLA compiles as a whole it is compiled with that, whatever the size. Collectives stay
     outside of it.
     """
 
@@ -53,8 +53,8 @@ def compiled(function):
 
 
 def _in_xla():
-    # TensorFlow shows it nowhere else. Where XLA compiles all, a choice of branches costs it
-    # minutes: it follows each argument of a branch back to find out what is constant.
+    # TensorFlow shows it nowhere else. Where XLA compiles all, a choice of branches costs
+    # it minutes: it follows each argument back to find out what is constant.
     graph = tf.compat.v1.get_default_graph()
     return control_flow_util.GraphOrParentsInXlaContext(graph)
 
@@ -119,3 +119,17 @@ def differentiable(forward, backward=None):
         return evaluate(*x)
 
     return function
+
+
+def random_bits(shape, seed):
+    """Random integers of 32 bits from a seed `[2]`, the same of XLA and TensorFlow."""
+    seed = tf.cast(seed, tf.int64)
+    # Of larger seeds and negative ones XLA takes a part.
+    seed = (seed ^ tf.bitwise.right_shift(seed, tf.constant(32, tf.int64))) & (2**31 - 1)
+    return tf.random.stateless_uniform(shape, seed, None, None, tf.uint32, "philox")
+
+
+def uniform(shape, seed, dtype):
+    """Random numbers in [0, 1) from a seed `[2]`, the same of XLA and TensorFlow."""
+    bits = random_bits(shape, seed)  # of which they would make other numbers
+    return tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, bits.dtype)), dtype) / 2**24

@@ -28,12 +28,16 @@ import keras
 import tensorflow as tf
 
 from tfembloss import distances, masks
+from tfembloss.kernels import random_bits, uniform
 from tfembloss.mining import PairMiner, TripletMiner
 
 
 def _nearest(x, mask):
     """Where each row's smallest entry under the mask is: mask `[B, N]` with one or none."""
-    column = tf.argmin(tf.where(mask, x, float("inf")), axis=1, output_type=tf.int32)
+    x_in_mask = tf.where(mask, x, float("inf"))
+    # One column more, as nothing is the smallest of no columns.
+    x_in_mask = tf.pad(x_in_mask, [[0, 0], [0, 1]], constant_values=float("inf"))
+    column = tf.argmin(x_in_mask, axis=1, output_type=tf.int32)
     return masks.own_rows(column, tf.shape(x)[1]) & mask
 
 
@@ -58,7 +62,7 @@ def _is_seed(seed):
     return seed == int(seed) and 0 <= seed < 2**63
 
 
-def _random_bits(seed, labels, number=0):
+def _seed_of_batch(seed, labels, number=0):
     """A seed `[2]` for this batch: of the miner's seed, the ids, and a number."""
     odd = 2 * tf.range(tf.size(labels.key_ids, tf.int64), dtype=tf.int64) + 1
     mixed = (
@@ -435,9 +439,7 @@ class UniformHistogramMiner(PairMiner):
     def select(self, candidates):
         """The drawn pairs of the whole batch, of which these rows are a part."""
         x, everyone = candidates.key_distances, candidates.labels.all_rows()
-        bits = tf.random.stateless_uniform(
-            tf.shape(x), _random_bits(self.seed, everyone), None, None, tf.int32, "philox"
-        )
+        bits = random_bits(tf.shape(x), _seed_of_batch(self.seed, everyone))
         rows = candidates.labels.rows
         return masks.Pairs(
             tf.gather(self._draw(x, everyone.positive, bits, self.pos_per_bin), rows),
@@ -458,6 +460,7 @@ class UniformHistogramMiner(PairMiner):
         # Sorted by bin, and at random in a bin: the last that is drawn is the limit.
         keys = tf.bitwise.left_shift(tf.cast(place, tf.int64), 32) + tf.cast(bits, tf.int64)
         in_order = tf.sort(tf.reshape(keys, [-1]))
+        in_order = tf.concat([in_order, [tf.int64.max]], axis=0)  # not empty
         each = tf.range(self.num_bins + 1)
         sizes = tf.raw_ops.DenseBincount(
             input=tf.reshape(place, [-1]),
@@ -637,12 +640,8 @@ class DistanceWeightedMiner(TripletMiner):
         probabilities = self.probabilities(candidates)
         cumulative = tf.cumsum(probabilities, axis=1)
         labels = candidates.labels
-        uniform = tf.random.stateless_uniform(
-            tf.shape(labels.key_ids),
-            _random_bits(self.seed, labels, positive.number),
-            dtype=cumulative.dtype,
-            alg="philox",
-        )
-        drawn = tf.gather(uniform, labels.rows)[:, None] * cumulative[:, -1:]
+        seed = _seed_of_batch(self.seed, labels, positive.number)
+        shares = uniform(tf.shape(labels.key_ids), seed, cumulative.dtype)  # [N]
+        drawn = tf.gather(shares, labels.rows)[:, None] * cumulative[:, -1:]
         # The first that exceeds the draw; a sum may grow by rounding where none is likely.
         return _first((cumulative > drawn) & (probabilities > 0))

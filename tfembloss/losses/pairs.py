@@ -232,7 +232,7 @@ def _log_sums_over_greater(x, scores):
     before = tf.math.cumulative_logsumexp(x, exclusive=True)
     before = tf.where(tf.range(num_rows) > 0, before, float("-inf"))
     # Rows with equal scores have the same rows before them: those before their first.
-    new = tf.concat([[0], tf.cast(scores[1:] != scores[:-1], tf.int32)], axis=0)
+    new = tf.concat([[0], tf.cast(scores[1:] != scores[:-1], tf.int32)], axis=0)[:num_rows]
     group = tf.cumsum(new)
     first = tf.math.unsorted_segment_min(tf.range(num_rows), group, num_rows)
     result = tf.gather(before, tf.gather(first, group))

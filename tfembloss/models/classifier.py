@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from tfembloss import layers, replicas
-from tfembloss.kernels import compiled
+from tfembloss.kernels import compiled, uniform
 from tfembloss.losses.base import EmbeddingLoss, no_targets, require
 from tfembloss.losses.classification import check_labels
 from tfembloss.models.embedding_model import EmbeddingModel
@@ -202,7 +202,7 @@ def _sample_classes(labels, seed, num_classes, num_sampled):
     A class that was not drawn has place -1. If the labels have more classes than fit, some
     of theirs have it, too.
     """
-    order = tf.random.stateless_uniform([num_classes], seed)
+    order = uniform([num_classes], seed, tf.float32)
     order = tf.tensor_scatter_nd_update(
         order, labels[:, None], tf.fill(tf.shape(labels), 2.0)
     )
