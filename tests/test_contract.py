@@ -9,6 +9,8 @@ import tensorflow as tf
 from cases import CASES, ONE_OF_EACH_KIND
 from goldens import kernels, plain_kernels  # noqa: F401
 
+from tfembloss import losses, miners
+
 # The formulas are checked as plain TensorFlow, and what XLA makes of them against that:
 # it takes a second or two for every kernel, dtype and shape.
 every_loss = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
@@ -164,6 +166,37 @@ def test_a_bad_embedding_shows(case, bad):
     y_true, y_pred = case.inputs(9)
     y_pred.flat[0] = bad
     assert not np.isfinite(case.make()(y_true, y_pred))
+
+
+@every_loss
+@pytest.mark.parametrize("power", [19, 20, 30, 37])
+def test_distances_that_overflow_show(case, power):
+    """Never a finite loss with a gradient that is not, nor one that only seems to be 0."""
+    y_true, y_pred = case.inputs(9)
+    with np.errstate(over="ignore"):
+        large = (y_pred * 10.0**power).astype("float32")
+    for rows in (
+        large,
+        np.where(np.arange(y_pred.size).reshape(y_pred.shape) == 5, large, y_pred),
+    ):
+        value, gradient = value_and_gradient(case.make(), y_true, rows.astype("float32"))
+        assert np.isfinite(gradient).all() or not np.isfinite(value)
+        if value == 0:
+            expected = case.make(dtype="float64")(y_true, rows.astype("float64"))
+            assert expected == 0
+
+
+@pytest.mark.parametrize("distance", ["dot", "euclidean", "squared_euclidean"])
+@pytest.mark.parametrize("loss", [
+    losses.GeneralizedLiftedStructureLoss, losses.BatchHardTripletLoss,
+    functools.partial(losses.SupConLoss, miner=miners.BatchHardMiner()),
+    functools.partial(losses.TripletMarginLoss, miner=miners.AngularMiner()),
+])  # fmt: skip
+def test_distances_that_overflow_show_in_any_distance(loss, distance):
+    y_true, y_pred = CASES["batch-all"].inputs(9)
+    loss = loss(distance=distance)
+    assert not np.isfinite(loss(y_true, (y_pred * 1e20).astype("float32")))
+    assert np.isfinite(loss(y_true, (y_pred * 1e8).astype("float32")))
 
 
 @every_loss

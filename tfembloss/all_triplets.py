@@ -99,12 +99,14 @@ def hardest(candidates):
 
     Returns:
         weights `[B, N]`: 1 at the positive, -1 at the negative, 0 in rows that lack one;
-        rows that have both, 1 or 0 `[B]`.
+        rows that have both, 1 or 0 `[B]`; NaN where any distance is not finite, of which
+        none may be the farthest or the nearest.
     """
     pairs = BatchHardMiner().select(candidates)
     signed = tf.where(pairs.positive, 1, tf.where(pairs.negative, -1, 0))
-    dtype = candidates.distances.dtype
-    return tf.cast(signed, dtype), tf.cast(masks.row_any(pairs.positive), dtype)
+    x = candidates.distances
+    valid = tf.cast(masks.row_any(pairs.positive), x.dtype)
+    return tf.cast(signed, x.dtype), valid + 0 * tf.reduce_sum(0 * x, axis=1)
 
 
 def weighted_sum(distances, weights):

@@ -197,7 +197,16 @@ class LabelLoss(EmbeddingLoss):
         keys, labels = rows_and_past(rows, embeddings, ids, past)  # [N, D]
         sums, counts = self.formula(Batch(embeddings, keys, labels))  # [B], [B]
         share = num_rows / tf.maximum(replicas.total(tf.reduce_sum(counts)), 1)
-        return sums * share + nan_where_not_finite(keys)  # a mask would hide it
+        values = sums * share + nan_where_not_finite(keys)  # a mask would hide it
+        return values + self._nan_where_mined_blindly(keys)
+
+    def _nan_where_mined_blindly(self, keys):
+        """0, or NaN where a miner's own distances may overflow, which only select."""
+        if self.miner is None or not isinstance(self.miner.distance, str):
+            return 0
+        # Of all keys' distances that of the longest and its opposite is the largest.
+        of_opposites = distances.get(self.miner.distance).rowwise(keys, -keys)
+        return nan_where_not_finite(of_opposites)
 
     def first_batch_warning(self, y_true, shape):
         """Of a batch without positives, or without negatives."""

@@ -493,7 +493,8 @@ def _generalized_lifted(x, pairs, neg_margin, pos_margin):
     positive, negative = _weights(pairs, distances)  # [B, N]
     far = masks.row_logsumexp(distances - pos_margin, positive)  # [B]
     near = masks.row_logsumexp(neg_margin - distances, negative)
-    far, near = (tf.where(x > float("-inf"), x, 0) for x in (far, near))
+    # Not `x > -inf`, which would take NaN for an empty sum.
+    far, near = (tf.where(x == float("-inf"), 0.0, x) for x in (far, near))
     values = tf.nn.relu(far + near)
     return values, tf.ones_like(values)
 
