@@ -105,6 +105,7 @@ def read(folder):
             place = json.loads(archive["place"].item())
             if place["format"] != _FORMAT:
                 raise ValueError(f"format {place['format']}, expected {_FORMAT}")
+            _check_place(place)
             arrays = [archive[str(i)] for i in range(len(place["variables"]))]
         return place, arrays
     except Exception as error:  # numpy and zipfile fail in many ways on damaged files
@@ -113,6 +114,16 @@ def read(folder):
             f"{str(path)!r}, which is damaged or something else "
             f"({type(error).__name__}: {error}). Delete it to begin anew."
         ) from error
+
+
+def _check_place(place):
+    counts = [place[name] for name in ("first_epoch", "epoch", "calls")]
+    numbers = [*counts, place["trace"], *place["traces"]]
+    if any(type(number) is not int for number in numbers) or min(counts) < 0:
+        raise ValueError(f"a place in the data that is none: {place}")
+    for description in place["variables"]:
+        if not {"group", "name", "path", "shape", "dtype"} <= description.keys():
+            raise ValueError(f"a variable that is none: {description}")
 
 
 def remove(folder):
