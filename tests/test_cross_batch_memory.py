@@ -200,6 +200,8 @@ def test_wrong_arguments():
     for size in (0, 2.5, "all"):
         with pytest.raises(ValueError, match="`size` must be a whole number >= 1"):
             layers.CrossBatchMemory(size)
+    with pytest.raises(ValueError, match=r"at most 2\^24 rows"):
+        layers.CrossBatchMemory(10**9)
     with pytest.raises(ValueError, match="expected one loss of tfembloss"):
         fit(make_model("mse"), columns(), y=np.zeros([24, 2, 4], "f"))
     model = make_model()

@@ -319,8 +319,15 @@ def test_parts_of_another_kind_are_refused():
     encoder, preprocessor = TextEncoder(18, dim=8), TextPreprocessor(VOCABULARY, 6)
     with pytest.raises(ValueError, match="Expected a preprocessor"):
         tfembloss.DenoisingAutoEncoder(encoder, None)
-    with pytest.raises(ValueError, match="noise=3"):
-        tfembloss.DenoisingAutoEncoder(encoder, preprocessor, noise=3)
+    for noise in (3, lambda texts: texts, lambda: "a"):
+        with pytest.raises(ValueError, match="function of two arguments"):
+            tfembloss.DenoisingAutoEncoder(encoder, preprocessor, noise=noise)
+    lossy = tfembloss.DenoisingAutoEncoder(
+        encoder, preprocessor, noise=lambda texts, seed: texts[:1]
+    )
+    lossy.compile("sgd", DenoisingAutoEncoderLoss())
+    with pytest.raises(ValueError, match="a damaged text of each text"):
+        lossy.fit(TEXTS, verbose=0)
     with pytest.raises(ValueError, match=r"padding=0\.5"):
         DenoisingAutoEncoderLoss(padding=0.5)
     with pytest.raises(ValueError, match="decoder=3"):

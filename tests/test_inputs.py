@@ -395,3 +395,17 @@ def test_every_loss_is_known_by_its_names():
         model = model_of(name)
         assert isinstance(model.loss, losses.EmbeddingLoss)
     assert model_of("mse").loss == "mse"  # Keras's own
+
+
+def test_a_step_without_one_of_the_workers_names_the_cause():
+    model = label_model()
+    lost = "Collective ops is aborted by: the other worker is gone"
+
+    def train_step(data):
+        raise tf.errors.UnavailableError(None, None, lost)
+
+    model.train_step = train_step
+    with pytest.raises(tf.errors.UnavailableError) as caught:
+        model.fit(X, Y, verbose=0)
+    assert caught.value.message.startswith("Expected all workers to take the same steps")
+    assert lost in caught.value.message and "steps_per_epoch" in caught.value.message

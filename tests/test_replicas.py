@@ -25,13 +25,12 @@ def assert_same(results, expected):
 def every_case(tmp_path_factory):
     """Results of every case by the number of replicas.
 
-    On several, replicas hold different numbers of rows, on 4 the last no valid anchor. On 2
-    in a graph, with kernels compiled by XLA; on 4 making the graph would take minutes, and
-    there is one case of each kind.
+    On several there is one of each kind, as making the graphs takes minutes; they hold
+    different numbers of rows, on 4 the last no valid anchor. On 2 in a graph.
     """
     options = {
         1: ["--eager"],
-        2: ["--uneven"],
+        2: ["--uneven", "--only", *ONE_OF_EACH_KIND],
         4: ["--eager", "--uneven", "--only", *ONE_OF_EACH_KIND],
     }
     folder = tmp_path_factory.mktemp("every_case")
@@ -45,7 +44,10 @@ def test_several_replicas_train_as_one(every_case, num_replicas):
 
 
 def test_any_keras_model_trains_as_one(tmp_path):
-    """Of every kind, on ids of every dtype; the last replica of four once has no rows."""
+    """With every loss, of every kind, on ids of every dtype, the last batch uneven.
+
+    Of four replicas the last one once has no rows.
+    """
     options = {1: [], 2: [], 4: ["--only", *ONE_OF_EACH_KIND, "ranking-manhattan"]}
     runs = {
         n: Run(tmp_path / str(n), n, "--eager", "--stock", "--rows", "11", *more)

@@ -340,7 +340,7 @@ class CrossBatchMemory(keras.layers.Layer):
     low learning rate, and begins best after a few epochs without one.
 
     Args:
-        size: M, the number of rows that it holds, >= 1.
+        size: M, the number of rows that it holds, from 1 to 2^24.
         **kwargs: as in `keras.layers.Layer`, `name` and `dtype`.
 
     Raises:
@@ -369,6 +369,12 @@ class CrossBatchMemory(keras.layers.Layer):
     def __init__(self, size, **kwargs):
         super().__init__(**kwargs)
         self.size = _count("size", size)
+        # A file that is loaded may say anything, and would get the memory for it.
+        if self.size > 2**24:
+            raise ValueError(
+                "Expected a memory of at most 2^24 rows, more than a few epochs have. "
+                f"Received: size={size}"
+            )
 
     def build(self, shape):
         """Makes the queue, for embeddings `[B, D]` or `[B, n, D]` of this shape."""

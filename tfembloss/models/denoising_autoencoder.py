@@ -9,6 +9,7 @@ import tensorflow as tf
 from tfembloss.data.columns import as_columns
 from tfembloss.losses.base import EmbeddingLoss
 from tfembloss.losses.reconstruction import DenoisingAutoEncoderLoss
+from tfembloss.models import inputs
 from tfembloss.models.embedding_model import EmbeddingModel, known_dim
 from tfembloss.models.sentence_decoder import SentenceDecoder
 from tfembloss.models.vocabulary import token_embedding
@@ -90,10 +91,10 @@ class DenoisingAutoEncoder(EmbeddingModel):
                 "Expected a preprocessor from texts to token ids: noise deletes words of "
                 "texts. Received: preprocessor=None"
             )
-        if noise is not None and not callable(noise):
+        if noise is not None and not inputs.takes(noise, 2):
             raise ValueError(
-                "`noise` maps texts [rows] and a seed to texts: expected a function or "
-                f"None. Received: noise={noise!r}"
+                "`noise` maps texts [rows] and a seed to texts: expected a function of two "
+                f"arguments, or None. Received: noise={noise!r}"
             )
         if decoder is None:
             length = getattr(preprocessor, "sequence_length", 256)
@@ -160,8 +161,17 @@ class DenoisingAutoEncoder(EmbeddingModel):
 
     def _damaged_and_whole(self, texts, seed, training):
         """Token ids of the texts with noise, in the encoder's form, and as they are."""
-        damaged = self.encoder_inputs(self.noise(texts, seed), training)
-        return damaged, _token_ids(self.encoder_inputs(texts))
+        damaged = tf.convert_to_tensor(self.noise(texts, seed))
+        tf.debugging.assert_equal(
+            tf.shape(damaged),
+            tf.shape(texts),
+            "Expected a damaged text of each text from `noise`, strings of shape [rows]. "
+            "Received: other shapes",
+        )
+        return (
+            self.encoder_inputs(damaged, training),
+            _token_ids(self.encoder_inputs(texts)),
+        )
 
     def logits(self, tokens, embeddings, training=None):
         """Logits `[B, T, V]` of each token, given those before it and the embedding."""

@@ -7,6 +7,12 @@ import tensorflow as tf
 
 _ASSERTION = re.compile(r"assertion failed: \[(.*?)\](?=\n|\s*\[\[|\s*\[Op:|$)", re.DOTALL)
 _KERAS_CALL = re.compile(r"Exception encountered when calling (\w+)\.call\(\)\.\s+")
+_OF_WORKERS = (
+    tf.errors.UnavailableError,
+    tf.errors.InternalError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+)
 _BOLD = re.compile(r"\x1b\[1m(.*?)\x1b\[0m", re.DOTALL)
 _IN_USER_CODE = re.compile(r"in user code:\n.*\n    \w+: (.*)", re.DOTALL)
 
@@ -47,6 +53,15 @@ def _explanation(error, model):
         if found := _ASSERTION.search(error.message):
             message = found[1].replace("\\'", "'").replace('\\"', '"')
             return InvalidValueError(error.node_def, error.op, message)
+    elif isinstance(error, _OF_WORKERS) and "ollective" in error.message:
+        message = (
+            "Expected all workers to take the same steps. Received: a step in which one "
+            "is missing. It has failed or was stopped (see what it wrote itself), or its "
+            "data have another number of batches: give every worker as many, as "
+            "dataset.take(n) or steps_per_epoch=n does. TensorFlow says: "
+            f"{error.message}"
+        )
+        return type(error)(error.node_def, error.op, message)
     elif isinstance(error, ValueError):
         call = _KERAS_CALL.match(str(error))
         ours = (type(model).__name__, "EmbeddingModel", "_Caller")

@@ -39,6 +39,19 @@ def takes_training(preprocessor):
     return "training" in signature.parameters
 
 
+def takes(function, num_arguments):
+    """Whether a function can be called with so many arguments, as far as it says."""
+    if not callable(function):
+        return False
+    try:
+        inspect.signature(function).bind(*[None] * num_arguments)
+    except TypeError:
+        return False
+    except ValueError:  # a function without a Python signature
+        pass
+    return True
+
+
 class _Caller(keras.layers.Layer):
     """Calls a function as Keras calls a layer, which tells layers in it of training."""
 
