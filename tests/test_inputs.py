@@ -272,11 +272,21 @@ MISTAKES = {
     "no rows": (columns_model, ((X[:0], X[:0]),), {}, "at least one row"),
     "no batches": (columns_model, (ROWS.batch(4).take(0),), {}, "at least one batch"),
     "single rows": (columns_model, (ROWS,), {}, r"dataset\.batch\(32\)"),
-    "unknown rank": (
+    "no batches of unknown rank": (
         columns_model,
         (tf.data.Dataset.from_generator(lambda: iter([]), output_types=tf.float32),),
         {},
-        "known rank.*output_signature",
+        "at least one batch",
+    ),
+    "single rows of unknown rank": (
+        label_model,
+        (
+            tf.data.Dataset.from_generator(
+                lambda: zip(X, Y, strict=True), output_types=("float", "int64")
+            ),
+        ),
+        {},
+        r"dataset\.batch\(32\)",
     ),
     "a set as y": (label_model, (X, {1, 2}), {}, "Expected y as an array or a list"),
     "a number as y": (label_model, (X, 1), {}, "Expected y as an array or a list"),
@@ -291,7 +301,13 @@ MISTAKES = {
 }
 
 
-OF_DATASETS = ["no rows", "no batches", "single rows", "unknown rank"]
+OF_DATASETS = [
+    "no rows",
+    "no batches",
+    "single rows",
+    "no batches of unknown rank",
+    "single rows of unknown rank",
+]
 
 
 @pytest.mark.parametrize(
@@ -409,3 +425,26 @@ def test_a_step_without_one_of_the_workers_names_the_cause():
         model.fit(X, Y, verbose=0)
     assert caught.value.message.startswith("Expected all workers to take the same steps")
     assert lost in caught.value.message and "steps_per_epoch" in caught.value.message
+
+
+@pytest.mark.parametrize("kind", ["numbers", "texts", "string labels"])
+def test_datasets_of_unknown_rank(kind):
+    """As from_generator with output_types, and numpy_function, give them."""
+    x = np.array(["deep"] * 12) if kind == "texts" else X
+    y = Y.astype("U") if kind == "string labels" else Y
+    signature = tuple(
+        tf.TensorSpec([None, *part.shape[1:]], tf.as_dtype(part.dtype)) for part in (x, y)
+    )
+
+    def batches(**types):
+        rows = lambda: iter([(x, y), (x[:7], y[:7])])  # noqa: E731
+        return tf.data.Dataset.from_generator(rows, **types)
+
+    unknown = {"output_types": tuple(spec.dtype for spec in signature)}
+    found = []
+    for types in ({"output_signature": signature}, unknown):
+        model = text_model(losses.SupConLoss()) if kind == "texts" else label_model()
+        found.append(model.fit(batches(**types), verbose=0).history["loss"][0])
+        assert np.isfinite(model.evaluate(batches(**types), verbose=0))
+        assert len(model.predict(batches(**types), verbose=0)) == 19
+    assert found[1] == pytest.approx(found[0], rel=1e-6)

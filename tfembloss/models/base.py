@@ -161,7 +161,9 @@ class ColumnModel(WholeModel):
             if isinstance(x, keras.utils.PyDataset) and self.takes_raw_inputs:
                 x = inputs.MappedPyDataset(x, self._prediction_batch)
             elif self.takes_raw_inputs:
-                if not isinstance(x, tf.data.Dataset):
+                if isinstance(x, tf.data.Dataset):
+                    x = inputs.of_batches(x)
+                else:
                     x, batch_size = inputs.raw_batches(x, None, None, batch_size), None
                 x = inputs.map_inputs(self.encoder_inputs, x).prefetch(tf.data.AUTOTUNE)
             elif not inputs.is_batches(x):
@@ -219,7 +221,7 @@ class ColumnModel(WholeModel):
             x = inputs.raw_batches(x, y, sample_weight, batch_size, shuffle)
         if isinstance(x, tf.data.Dataset):
             raw = self.takes_raw_inputs  # of other ranks than the encoder's
-            inputs.check_dataset(x, None if raw else getattr(self, "encoder", None))
+            x = inputs.of_batches(x, None if raw else getattr(self, "encoder", None))
             prepared = self.step_batches(x, training) if self.takes_raw_inputs else x
             return {"x": self._with_targets(prepared).prefetch(tf.data.AUTOTUNE)}
         if inputs.is_batches(x):

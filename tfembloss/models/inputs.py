@@ -227,24 +227,48 @@ def is_batches(x):
     return isinstance(x, datasets) or is_distributed or hasattr(x, "__next__")
 
 
-def check_dataset(dataset, encoder):
-    """That a dataset has batches of rows, as far as it says."""
+def of_batches(dataset, encoder=None):
+    """The dataset, its ranks known; a ValueError where it has no batches of rows."""
     if dataset.cardinality() == 0:
         raise ValueError("Expected at least one batch. Received: a dataset without any.")
+    dataset = _with_known_ranks(dataset)
     x, _, _ = keras.utils.unpack_x_y_sample_weight(dataset.element_spec)
     ranks = {getattr(part.shape, "rank", 1) for part in tf.nest.flatten(x)}
-    if None in ranks:
-        raise ValueError(
-            "Expected batches of known rank. Received: a dataset of "
-            f"{dataset.element_spec}. Give tf.data.Dataset.from_generator an "
-            "`output_signature`, or others .map(...) with tf.ensure_shape."
-        )
     rank = _input_rank(encoder)
     if ranks == {0} or (rank is not None and ranks == {rank - 1}):
         raise ValueError(
             "Expected a dataset of batches. Received: a dataset of single rows, "
             f"{dataset.element_spec}. Batch it, as dataset.batch(32) does."
         )
+    return dataset
+
+
+def _with_known_ranks(dataset):
+    """The same with the first batch's ranks, where it does not know its own.
+
+    As of from_generator(output_types=...) and numpy_function.
+    """
+
+    def is_unknown(spec):
+        return isinstance(spec, tf.TensorSpec) and spec.shape.rank is None
+
+    if not any(map(is_unknown, tf.nest.flatten(dataset.element_spec))):
+        return dataset
+    first = next(iter(dataset.take(1)), None)
+    if first is None:
+        raise ValueError("Expected at least one batch. Received: a dataset without any.")
+    shapes = [[None] * len(x.shape) for x in tf.nest.flatten(first)]
+
+    def known(*element):
+        leaves = zip(tf.nest.flatten(element), shapes, strict=True)
+        ensured = [
+            tf.ensure_shape(x, shape) if isinstance(x, tf.Tensor) else x
+            for x, shape in leaves
+        ]
+        element = tf.nest.pack_sequence_as(element, ensured)
+        return element if len(element) > 1 else element[0]
+
+    return dataset.map(known, tf.data.AUTOTUNE)
 
 
 def check_nothing_beside(x, y, sample_weight):
