@@ -1,6 +1,9 @@
 """Exact nearest neighbours, in memory that does not grow with the corpus."""
 
+import functools
 import operator
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -261,21 +264,29 @@ def _blocks_of_smallest(x, rows, k):
 
 def _nearest_of_many(tiles, num_queries, k, finite):
     """As `_nearest`, for a large k: a distance and its row are sorted as one integer."""
-    found = [np.empty([0, 0], "int64")] * len(range(0, num_queries, 64))
+    parts = range(0, num_queries, 64)
+    found = [np.empty([0, 0], "int64")] * len(parts)
     wrong = np.zeros(num_queries, bool)
-    for start, tile in tiles:
-        tile = tile.numpy()
-        wrong |= (~np.isfinite(tile) if finite else np.isnan(tile)).any(axis=1)
-        for i, part in enumerate(range(0, num_queries, 64)):
-            keys = _keys(tile[part : part + 64], start)
-            if start:
-                keys = np.concatenate([found[i], keys], axis=1)
-            if keys.shape[1] > k:
-                keys.partition(k - 1, axis=1)
-                keys = keys[:, :k].copy()
-            found[i] = keys
+    num_threads = min(os.cpu_count() or 1, 8)
+    smallest_first = functools.partial(np.ndarray.partition, kth=k - 1, axis=1)
+    # numpy uses one core for an array. Threads order them in place: what they allocate
+    # would stay with them.
+    with ThreadPoolExecutor(num_threads) as pool:
+        for start, tile in tiles:
+            tile = tile.numpy()
+            wrong |= (~np.isfinite(tile) if finite else np.isnan(tile)).any(axis=1)
+            for first in range(0, len(parts), num_threads):
+                some = slice(first, first + num_threads)
+                keys = [_keys(tile[part : part + 64], start) for part in parts[some]]
+                if start:
+                    both = zip(found[some], keys, strict=True)
+                    keys = [np.concatenate(pair, axis=1) for pair in both]
+                if keys[0].shape[1] > k:
+                    list(pool.map(smallest_first, keys))
+                    keys = [of_part[:, :k].copy() for of_part in keys]
+                found[some] = keys
+        list(pool.map(functools.partial(np.ndarray.sort, axis=1), found))
     keys = np.concatenate(found)
-    keys.sort(axis=1)
     nearest = _flipped((keys >> 32).astype("int32")).view("float32")
     nearest[wrong] = np.nan
     return nearest, keys & 0xFFFFFFFF
@@ -284,7 +295,10 @@ def _nearest_of_many(tiles, num_queries, k, finite):
 def _keys(x, first_row):
     """Integers `[Q, n]` in the order of the distances x, and of equal ones by row."""
     bits = _flipped((x + np.float32(0)).view("int32"))  # -0.0 is 0.0
-    return (bits.astype("int64") << 32) | np.arange(first_row, first_row + x.shape[1])
+    keys = bits.astype("int64")
+    keys <<= 32
+    keys |= np.arange(first_row, first_row + x.shape[1])
+    return keys
 
 
 def _flipped(bits):
