@@ -16,7 +16,7 @@ from google.protobuf import message
 
 from tfembloss.data.headers import Header, known_names
 from tfembloss.data.records import Damaged, records
-from tfembloss.data.rows import BadRow, short
+from tfembloss.data.rows import BadRow, is_unicode, short
 
 _LINE_FEED = ord("\n")
 HEAD = 20  # rows that are looked at before reading begins
@@ -401,7 +401,7 @@ class _JsonLines:
                     f"Expected {' or '.join(each.__name__ for each in types)} as {field}. "
                     f"Received: {short(cell)} of type {type(cell).__name__}."
                 )
-            if isinstance(cell, str) and not _is_unicode(cell):
+            if isinstance(cell, str) and not is_unicode(cell):
                 raise BadRow(
                     f"Expected Unicode text as {field}. Received half of a surrogate pair "
                     f"in {short(cell)}."
@@ -420,14 +420,6 @@ def _object(pairs):
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object)  # json.loads would make one a row
-
-
-def _is_unicode(text):
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 class _TFRecords:

@@ -3,6 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
+from tfembloss.data.rows import is_unicode
+
 
 def rows_of_objects(values, name):
     """A tensor of rows that TensorFlow does not read as they are, or an error about one.
@@ -67,7 +69,7 @@ def _what_is_wrong(rows, name):
                 )
             if isinstance(value, int) and not -(2**63) <= value < 2**63:
                 return f"{value} in row {i} of {name}, which is no 64 bit integer."
-            if isinstance(value, str) and not _is_unicode(value):
+            if isinstance(value, str) and not is_unicode(value):
                 return f"{value!r} in row {i} of {name}, which UTF-8 cannot write."
     return None
 
@@ -101,11 +103,3 @@ def _kind(row):
     if isinstance(value, int | float | np.number):
         return "a number"
     return f"of type {type(value).__name__}"
-
-
-def _is_unicode(text):
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -16,3 +16,12 @@ def short(value):
     except RecursionError:
         text = f"a deep {type(value).__name__}"
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def is_unicode(text):
+    """Whether a string can be written as UTF-8, which half a surrogate pair cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

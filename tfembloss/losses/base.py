@@ -9,16 +9,13 @@ import tensorflow as tf
 
 from tfembloss import distances, masks, mining, replicas
 from tfembloss.losses.first_batch import check_first_batch, ids_warning
-from tfembloss.losses.inputs import (  # noqa: F401, which others take from here
+from tfembloss.losses.inputs import (
     as_predictions,
     as_tensor,
     as_weights,
-    check_columns,
     check_ids,
     check_rows,
-    check_scores,
     no_targets,
-    require,
 )
 
 

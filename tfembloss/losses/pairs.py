@@ -7,14 +7,12 @@ from tfembloss import distances, replicas
 from tfembloss.kernels import differentiable
 from tfembloss.losses.base import (
     EmbeddingLoss,
-    check_columns,
     check_number,
-    check_scores,
     nan_where_not_finite,
-    require,
     share_of_log_sum,
 )
 from tfembloss.losses.first_batch import order_warning, range_warning
+from tfembloss.losses.inputs import check_columns, check_scores, require
 
 
 @differentiable

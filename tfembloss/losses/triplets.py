@@ -8,7 +8,8 @@ import keras
 import tensorflow as tf
 
 from tfembloss import all_triplets, distances
-from tfembloss.losses.base import EmbeddingLoss, LabelLoss, check_columns, check_number
+from tfembloss.losses.base import EmbeddingLoss, LabelLoss, check_number
+from tfembloss.losses.inputs import check_columns
 
 
 def _check_margin(margin):

@@ -7,7 +7,8 @@ import tensorflow as tf
 
 from tfembloss import data, replicas
 from tfembloss.data.columns import as_columns
-from tfembloss.losses.base import EmbeddingLoss, no_targets
+from tfembloss.losses.base import EmbeddingLoss
+from tfembloss.losses.inputs import no_targets
 from tfembloss.losses.names import one_of_ours
 from tfembloss.models import first_batch, grad_cache, inputs
 from tfembloss.models.building import WholeModel

@@ -5,8 +5,9 @@ import tensorflow as tf
 
 from tfembloss import layers, replicas
 from tfembloss.kernels import compiled, uniform
-from tfembloss.losses.base import EmbeddingLoss, no_targets, require
+from tfembloss.losses.base import EmbeddingLoss
 from tfembloss.losses.classification import check_labels
+from tfembloss.losses.inputs import no_targets, require
 from tfembloss.models.embedding_model import EmbeddingModel
 from tfembloss.models.head_optimizer import HeadOptimizer, with_head
 

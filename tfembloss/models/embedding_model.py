@@ -4,7 +4,8 @@ import keras
 import tensorflow as tf
 
 from tfembloss.layers import CrossBatchMemory
-from tfembloss.losses.base import EmbeddingLoss, check_ids, no_targets
+from tfembloss.losses.base import EmbeddingLoss
+from tfembloss.losses.inputs import check_ids, no_targets
 from tfembloss.models import inputs
 from tfembloss.models.base import (
     ColumnModel,

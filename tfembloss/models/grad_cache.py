@@ -22,7 +22,7 @@ import keras
 import tensorflow as tf
 
 from tfembloss import replicas
-from tfembloss.losses.base import require
+from tfembloss.losses.inputs import require
 
 
 def check_size(mini_batch_size):
