@@ -13,6 +13,8 @@ _USUAL_ROWS = sorted(
     | {factor * 10**n for factor in (1, 2, 5) for n in range(1, 4)}
 )
 _MANY_ROWS, _MOST_ENTRIES = 2048, 2**22
+# Whether it gets a number of rows, 0 or 1: a table, as graphs look it up in every step.
+_OF_ROWS = [int(rows in _USUAL_ROWS) for rows in range(_MANY_ROWS)] + [1]
 
 _in_kernel = contextvars.ContextVar("in_kernel", default=False)
 
@@ -47,7 +49,7 @@ def compiled(function):
         if not tf.is_tensor(use_xla):
             return by_xla(*arguments) if use_xla else plain(*arguments)
         branches = lambda: plain(*arguments), lambda: by_xla(*arguments)
-        return tf.switch_case(tf.cast(use_xla, tf.int32), branches)
+        return tf.switch_case(use_xla, branches)
 
     return kernel
 
@@ -60,18 +62,19 @@ def _in_xla():
 
 
 def _use_xla(arguments):
-    """Whether XLA gets these arguments; a tensor where their shapes are not known."""
+    """Whether XLA gets these arguments, 0 or 1; a tensor where shapes are not known."""
     tensors = [x for x in tf.nest.flatten(arguments) if tf.is_tensor(x) and x.shape.rank]
     if not tensors:
-        return True
-    if all(x.shape.is_fully_defined() for x in tensors):
-        rows = tensors[0].shape[0]
-        entries = max(x.shape.num_elements() for x in tensors)
-        return rows in _USUAL_ROWS or rows >= _MANY_ROWS or entries > _MOST_ENTRIES
-    rows = tf.shape(tensors[0])[0]
-    entries = tf.reduce_max([tf.size(x, tf.int64) for x in tensors])
-    usual = tf.reduce_any(rows == _USUAL_ROWS)
-    return usual | (rows >= _MANY_ROWS) | (entries > _MOST_ENTRIES)
+        return 1
+    rows, large = tensors[0], [x for x in tensors if x.shape.rank > 1]
+    if all(x.shape.is_fully_defined() for x in (rows, *large)):
+        is_large = any(x.shape.num_elements() > _MOST_ENTRIES for x in large)
+        return max(_OF_ROWS[min(rows.shape[0], _MANY_ROWS)], int(is_large))
+    use_xla = tf.gather(_OF_ROWS, tf.minimum(tf.shape(rows)[0], _MANY_ROWS))
+    for x in large:
+        is_large = tf.size(x, tf.int64) > _MOST_ENTRIES
+        use_xla = tf.maximum(use_xla, tf.cast(is_large, tf.int32))
+    return use_xla
 
 
 def differentiable(forward, backward=None):
