@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import tfembloss
 from tfembloss import losses
+from tfembloss.models import inputs
 
 X = np.random.default_rng(0).normal(size=[12, 4]).astype("float32")
 Y = np.arange(12) % 3
@@ -341,9 +342,17 @@ def test_labels_in_a_tuple_a_series_and_a_generator():
         def __iter__(self):
             return iter(Y)
 
+    class Frame(Series):
+        def __array__(self, dtype=None, copy=None):
+            return np.array(Y[:, None], dtype)
+
+        def __iter__(self):
+            return iter(["label"])
+
     expected = fitted(label_model(), X, Y)
     assert fitted(label_model(), X, tuple(Y.tolist())) == expected
     assert fitted(label_model(), X, Series()) == expected
+    assert fitted(label_model(), X, Frame()) == expected
     for y in (Y, NAMES, Y.tolist()):
         batches = (batch for batch in [(X, y)])
         one = fitted(label_model(), batches, batch_size=None, steps_per_epoch=1)
@@ -413,8 +422,22 @@ def test_every_loss_is_known_by_its_names():
     assert model_of("mse").loss == "mse"  # Keras's own
 
 
-def test_a_step_without_one_of_the_workers_names_the_cause():
+def test_weights_in_a_list_and_texts_in_a_generator():
+    texts, weights = ["deep", "shallow"] * 3, [1.0, 2.0, 0.0] * 2
+    losses_of = [
+        text_model(losses.SupConLoss()).train_on_batch(texts, Y[:6], given)
+        for given in (weights, np.array(weights))
+    ]
+    assert losses_of[0] == losses_of[1]
+    with pytest.raises(ValueError, match="Expected sample_weight as an array"):
+        text_model(losses.SupConLoss()).train_on_batch(texts, Y[:6], ["a"] * 6)
+    batches = inputs.mapped_batches(iter([texts]), lambda x, y, weights: (x, y, weights))
+    assert list(batches) == [(texts,)]  # and not x, y and weights
+
+
+def test_a_step_without_one_of_the_workers_names_the_cause(monkeypatch):
     model = label_model()
+    monkeypatch.setattr(tfembloss.replicas, "has_several_workers", lambda strategy: True)
     lost = "Collective ops is aborted by: the other worker is gone"
 
     def train_step(data):
@@ -425,6 +448,25 @@ def test_a_step_without_one_of_the_workers_names_the_cause():
         model.fit(X, Y, verbose=0)
     assert caught.value.message.startswith("Expected all workers to take the same steps")
     assert lost in caught.value.message and "steps_per_epoch" in caught.value.message
+
+
+def test_columns_of_unknown_rank():
+    rows = lambda: iter([((X, X),), ((X[:5], X[:5]),)])  # noqa: E731
+    batches = tf.data.Dataset.from_generator(rows, output_types=((tf.float32,) * 2,))
+    model = columns_model()
+    found = model.fit(batches, verbose=0).history["loss"]
+    known = tf.data.Dataset.from_generator(
+        rows, output_signature=((tf.TensorSpec([None, 4]),) * 2,)
+    )
+    assert found == pytest.approx(columns_model().fit(known, verbose=0).history["loss"])
+
+
+def test_scalars_of_an_encoder_of_one_feature():
+    encoder = keras.Sequential([keras.Input([1]), keras.layers.Dense(3)])
+    model = tfembloss.EmbeddingModel(encoder)
+    model.compile("sgd", losses.SupConLoss())
+    batches = tf.data.Dataset.from_tensor_slices((X[:, 0], Y)).batch(4)
+    assert np.isfinite(model.fit(batches, verbose=0).history["loss"]).all()
 
 
 @pytest.mark.parametrize("kind", ["numbers", "texts", "string labels"])

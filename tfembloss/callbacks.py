@@ -109,7 +109,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         """Restores the checkpoint, if there is one."""
         model, strategy = self.model, self.model.distribute_strategy
         self._strategy = strategy
-        self._several_workers = getattr(strategy.extended, "_in_multi_worker_mode", bool)()
+        self._several_workers = replicas.has_several_workers(strategy)
         self._writes = strategy.extended.should_checkpoint
         # Only in fit's own variables are its data, which it gives no callback.
         variables = _variables_of_fit()

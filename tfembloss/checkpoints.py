@@ -120,10 +120,10 @@ def _check_place(place):
     counts = [place[name] for name in ("first_epoch", "epoch", "calls")]
     numbers = [*counts, place["trace"], *place["traces"]]
     if any(type(number) is not int for number in numbers) or min(counts) < 0:
-        raise ValueError(f"a place in the data that is none: {place}")
+        raise ValueError(f"an invalid position in the data: {place}")
     for description in place["variables"]:
         if not {"group", "name", "path", "shape", "dtype"} <= description.keys():
-            raise ValueError(f"a variable that is none: {description}")
+            raise ValueError(f"an incomplete description of a variable: {description}")
 
 
 def remove(folder):

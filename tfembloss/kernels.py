@@ -8,13 +8,13 @@ from tensorflow.python.ops import control_flow_util
 
 # XLA compiles a kernel again for each shape: half a second, and megabytes that stay. So it
 # gets numbers of rows that are usual, and those for which it bounds memory.
-_USUAL_ROWS = sorted(
-    {8, *(factor * 2**n for factor in (2, 3, 5) for n in range(2, 10))}
-    | {factor * 10**n for factor in (1, 2, 5) for n in range(1, 4)}
-)
+_USUAL_ROWS = {
+    *(factor * 2**n for factor in (2, 3, 5) for n in range(2, 10)),
+    *(factor * 10**n for factor in (1, 2, 5) for n in range(1, 4)),
+}
 _MANY_ROWS, _MOST_ENTRIES = 2048, 2**22
 # Whether it gets a number of rows, 0 or 1: a table, as graphs look it up in every step.
-_OF_ROWS = [int(rows in _USUAL_ROWS) for rows in range(_MANY_ROWS)] + [1]
+_XLA_BY_ROWS = [int(rows in _USUAL_ROWS) for rows in range(_MANY_ROWS)] + [1]
 
 _in_kernel = contextvars.ContextVar("in_kernel", default=False)
 
@@ -69,8 +69,8 @@ def _use_xla(arguments):
     rows, large = tensors[0], [x for x in tensors if x.shape.rank > 1]
     if all(x.shape.is_fully_defined() for x in (rows, *large)):
         is_large = any(x.shape.num_elements() > _MOST_ENTRIES for x in large)
-        return max(_OF_ROWS[min(rows.shape[0], _MANY_ROWS)], int(is_large))
-    use_xla = tf.gather(_OF_ROWS, tf.minimum(tf.shape(rows)[0], _MANY_ROWS))
+        return max(_XLA_BY_ROWS[min(rows.shape[0], _MANY_ROWS)], int(is_large))
+    use_xla = tf.gather(_XLA_BY_ROWS, tf.minimum(tf.shape(rows)[0], _MANY_ROWS))
     for x in large:
         is_large = tf.size(x, tf.int64) > _MOST_ENTRIES
         use_xla = tf.maximum(use_xla, tf.cast(is_large, tf.int32))
@@ -134,5 +134,5 @@ def random_bits(shape, seed):
 
 def uniform(shape, seed, dtype):
     """Random numbers in [0, 1) from a seed `[2]`, the same of XLA and TensorFlow."""
-    bits = random_bits(shape, seed)  # of which they would make other numbers
+    bits = random_bits(shape, seed)  # which they turn into different floats
     return tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, bits.dtype)), dtype) / 2**24

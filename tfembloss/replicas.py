@@ -114,3 +114,8 @@ def worker_logs(logs):
     if not strategy.extended._in_multi_worker_mode():
         return logs
     return tf.nest.map_structure(lambda value: tf.reshape(value, [1]), logs)
+
+
+def has_several_workers(strategy):
+    """Whether a strategy's replicas are those of several processes."""
+    return getattr(strategy.extended, "_in_multi_worker_mode", bool)()

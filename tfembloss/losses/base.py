@@ -195,9 +195,9 @@ class LabelLoss(EmbeddingLoss):
         sums, counts = self.formula(Batch(embeddings, keys, labels))  # [B], [B]
         share = num_rows / tf.maximum(replicas.total(tf.reduce_sum(counts)), 1)
         values = sums * share + nan_where_not_finite(keys)  # a mask would hide it
-        return values + self._nan_where_mined_blindly(keys)
+        return values + self._nan_where_miner_overflows(keys)
 
-    def _nan_where_mined_blindly(self, keys):
+    def _nan_where_miner_overflows(self, keys):
         """0, or NaN where a miner's own distances may overflow, which only select."""
         if self.miner is None or not isinstance(self.miner.distance, str):
             return 0

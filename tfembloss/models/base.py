@@ -101,6 +101,7 @@ class ColumnModel(WholeModel):
         if self.takes_raw_inputs:
             x = self.encoder_inputs(as_columns(x), training)
             y = inputs.targets_as_array(y)
+            sample_weight = inputs.weights_as_array(sample_weight)
         else:
             x, y, sample_weight = self._arrays(x, y, sample_weight)
         return x, self._targets(y), sample_weight
@@ -221,7 +222,7 @@ class ColumnModel(WholeModel):
         if self.takes_raw_inputs and not isinstance(x, tf.data.Dataset):
             x = inputs.raw_batches(x, y, sample_weight, batch_size, shuffle)
         if isinstance(x, tf.data.Dataset):
-            raw = self.takes_raw_inputs  # of other ranks than the encoder's
+            raw = self.takes_raw_inputs  # which may have another rank than the encoder's
             x = inputs.of_batches(x, None if raw else getattr(self, "encoder", None))
             prepared = self.step_batches(x, training) if self.takes_raw_inputs else x
             return {"x": self._with_targets(prepared).prefetch(tf.data.AUTOTUNE)}

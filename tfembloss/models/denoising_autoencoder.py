@@ -163,8 +163,8 @@ class DenoisingAutoEncoder(EmbeddingModel):
         """Token ids of the texts with noise, in the encoder's form, and as they are."""
         damaged = tf.convert_to_tensor(self.noise(texts, seed))
         tf.debugging.assert_equal(
-            tf.shape(damaged),
-            tf.shape(texts),
+            tf.size(damaged) if damaged.shape.rank == 1 else -1,
+            tf.size(texts),
             "Expected a damaged text of each text from `noise`, strings of shape [rows]. "
             "Received: other shapes",
         )

@@ -5,6 +5,8 @@ import re
 
 import tensorflow as tf
 
+from tfembloss import replicas
+
 _ASSERTION = re.compile(r"assertion failed: \[(.*?)\](?=\n|\s*\[\[|\s*\[Op:|$)", re.DOTALL)
 _KERAS_CALL = re.compile(r"Exception encountered when calling (\w+)\.call\(\)\.\s+")
 _OF_WORKERS = (
@@ -53,7 +55,11 @@ def _explanation(error, model):
         if found := _ASSERTION.search(error.message):
             message = found[1].replace("\\'", "'").replace('\\"', '"')
             return InvalidValueError(error.node_def, error.op, message)
-    elif isinstance(error, _OF_WORKERS) and "ollective" in error.message:
+    elif (
+        isinstance(error, _OF_WORKERS)
+        and "ollective" in error.message
+        and replicas.has_several_workers(model.distribute_strategy)
+    ):
         message = (
             "Expected all workers to take the same steps. Received: a step in which one "
             "is missing. It has failed or was stopped (see what it wrote itself), or its "

@@ -72,7 +72,7 @@ def arrays(x, y, sample_weight, encoder=None):
     y = targets_as_array(y)
     num_rows = None if y is None or not hasattr(y, "__len__") else len(y)
     x = _as_arrays(x, num_rows, _input_rank(encoder))
-    return x, y, _weights_as_array(sample_weight)
+    return x, y, weights_as_array(sample_weight)
 
 
 def _check_are_rows(x):
@@ -134,8 +134,10 @@ def _check_no_texts(x):
 
 def targets_as_array(y):
     """Targets as an array: of lists, and of objects that are numbers or strings."""
-    if y is None or (hasattr(y, "dtype") and not isinstance(y, np.ndarray)):
+    if y is None or tf.is_tensor(y) or isinstance(y, keras.KerasTensor):
         return y
+    if hasattr(y, "__array__"):  # also of a data frame's, whose items are its columns
+        y = np.asarray(y)
     if isinstance(y, dict | set | frozenset | str | bytes) or not hasattr(y, "__len__"):
         raise ValueError(
             "Expected y as an array or a list, one value for each row. Received: "
@@ -160,8 +162,9 @@ def targets_as_array(y):
         ) from error
 
 
-def _weights_as_array(sample_weight):
-    if sample_weight is None or hasattr(sample_weight, "dtype"):
+def weights_as_array(sample_weight):
+    """Weights of rows as an array of numbers, or as the tensor that they are."""
+    if sample_weight is None or tf.is_tensor(sample_weight):
         return sample_weight
     try:
         weights = np.asarray(sample_weight, "float32")
@@ -235,6 +238,8 @@ def of_batches(dataset, encoder=None):
     x, _, _ = keras.utils.unpack_x_y_sample_weight(dataset.element_spec)
     ranks = {getattr(part.shape, "rank", 1) for part in tf.nest.flatten(x)}
     rank = _input_rank(encoder)
+    if rank is not None and encoder.input_shape[-1] == 1:
+        rank = None  # Keras gives batches [B] their last axis
     if ranks == {0} or (rank is not None and ranks == {rank - 1}):
         raise ValueError(
             "Expected a dataset of batches. Received: a dataset of single rows, "
@@ -246,7 +251,8 @@ def of_batches(dataset, encoder=None):
 def _with_known_ranks(dataset):
     """The same with the first batch's ranks, where it does not know its own.
 
-    As of from_generator(output_types=...) and numpy_function.
+    As of from_generator(output_types=...) and numpy_function. That batch is read for it: a
+    generator function has to begin anew each time that it is called, as in each epoch.
     """
 
     def is_unknown(spec):
@@ -257,16 +263,17 @@ def _with_known_ranks(dataset):
     first = next(iter(dataset.take(1)), None)
     if first is None:
         raise ValueError("Expected at least one batch. Received: a dataset without any.")
-    shapes = [[None] * len(x.shape) for x in tf.nest.flatten(first)]
+    shapes = [getattr(x, "shape", ()) for x in tf.nest.flatten(first)]
+    is_tuple = isinstance(dataset.element_spec, tuple)
 
     def known(*element):
         leaves = zip(tf.nest.flatten(element), shapes, strict=True)
         ensured = [
-            tf.ensure_shape(x, shape) if isinstance(x, tf.Tensor) else x
+            tf.ensure_shape(x, [None] * len(shape)) if isinstance(x, tf.Tensor) else x
             for x, shape in leaves
         ]
         element = tf.nest.pack_sequence_as(element, ensured)
-        return element if len(element) > 1 else element[0]
+        return element if is_tuple else element[0]
 
     return dataset.map(known, tf.data.AUTOTUNE)
 
@@ -323,11 +330,12 @@ def mapped_batches(batches, function):
 def _checked_batch(batch):
     if isinstance(batch, str | bytes):
         raise ValueError(
-            "Expected a generator of batches, as list(rows) or (x, y). Received: one text, "
-            f"{short(batch)}. A generator of rows goes into "
+            "Expected a generator of batches, of lists of rows or (x, y). Received: one "
+            f"text, {short(batch)}. A generator of rows goes into "
             "tf.data.Dataset.from_generator, then .batch(...)."
         )
-    return batch
+    are_texts = isinstance(batch, list) and all(isinstance(x, str | bytes) for x in batch)
+    return (batch,) if are_texts else batch  # which Keras would take for (x, y, ...)
 
 
 def _mapped(batch, function):
