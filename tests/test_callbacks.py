@@ -1,5 +1,6 @@
 """A ResumableCheckpoint resumes a stopped training at the next batch, with its numbers."""
 
+import fcntl
 import functools
 import json
 import os
@@ -124,7 +125,7 @@ def shuffled_dataset():
     return dataset.shuffle(22, seed=3).batch(4)
 
 
-def raw_batches_of_classes():
+def batches_of_classes():
     return tfembloss.data.balanced_batches(X[0], Y, classes_per_batch=2, seed=1)
 
 
@@ -148,7 +149,7 @@ def test_batches_drawn_anew_in_each_epoch(tmp_path):
     def make():
         return tfembloss.EmbeddingModel(encoder()), losses.SupConLoss(), (None, None)
 
-    run = functools.partial(train, make, data=raw_batches_of_classes)
+    run = functools.partial(train, make, data=batches_of_classes)
     with pytest.raises(StoppedError):
         run(ResumableCheckpoint(tmp_path / "backup", 1), Stop(5))
     assert_equal(run(ResumableCheckpoint(tmp_path / "backup", 1)), run())
@@ -331,8 +332,6 @@ def test_two_that_resume_are_refused(tmp_path):
 
 
 def test_a_folder_that_another_process_writes_is_refused(tmp_path):
-    import fcntl
-
     descriptor = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)  # as another process would
     try:

@@ -31,7 +31,7 @@ parser.add_argument("--rows", type=int, default=12)
 parser.add_argument("--uneven", action="store_true", help="the first has fewer rows")
 parser.add_argument("--string-ids", action="store_true")
 parser.add_argument("--no-gather", action="store_true")
-parser.add_argument("--no-xla", action="store_true", help="it compiles each number of rows")
+parser.add_argument("--no-xla", action="store_true", help="kernels of TensorFlow alone")
 parser.add_argument("--eager", action="store_true", help="replicas and kernels, not traced")
 arguments = parser.parse_args()
 

@@ -6,10 +6,10 @@ import random
 import keras
 import tensorflow as tf
 
+from tfembloss.checks import is_function_of
 from tfembloss.data.columns import as_columns
 from tfembloss.losses.base import EmbeddingLoss
 from tfembloss.losses.reconstruction import DenoisingAutoEncoderLoss
-from tfembloss.models import inputs
 from tfembloss.models.embedding_model import EmbeddingModel, known_dim
 from tfembloss.models.sentence_decoder import SentenceDecoder
 from tfembloss.models.vocabulary import token_embedding
@@ -91,7 +91,7 @@ class DenoisingAutoEncoder(EmbeddingModel):
                 "Expected a preprocessor from texts to token ids: noise deletes words of "
                 "texts. Received: preprocessor=None"
             )
-        if noise is not None and not inputs.takes(noise, 2):
+        if noise is not None and not is_function_of(noise, 2):
             raise ValueError(
                 "`noise` maps texts [rows] and a seed to texts: expected a function of two "
                 f"arguments, or None. Received: noise={noise!r}"

@@ -39,19 +39,6 @@ def takes_training(preprocessor):
     return "training" in signature.parameters
 
 
-def takes(function, num_arguments):
-    """Whether a function can be called with so many arguments, as far as it says."""
-    if not callable(function):
-        return False
-    try:
-        inspect.signature(function).bind(*[None] * num_arguments)
-    except TypeError:
-        return False
-    except ValueError:  # a function without a Python signature
-        pass
-    return True
-
-
 class _Caller(keras.layers.Layer):
     """Calls a function as Keras calls a layer, which tells layers in it of training."""
 
@@ -166,8 +153,9 @@ def weights_as_array(sample_weight):
     """Weights of rows as an array of numbers, or as the tensor that they are."""
     if sample_weight is None or tf.is_tensor(sample_weight):
         return sample_weight
+    is_float = getattr(getattr(sample_weight, "dtype", None), "kind", None) == "f"
     try:
-        weights = np.asarray(sample_weight, "float32")
+        weights = np.asarray(sample_weight, None if is_float else "float32")
     except (TypeError, ValueError):
         weights = np.array(np.nan)
     if weights.ndim == 0 or np.isnan(weights).any():
