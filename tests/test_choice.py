@@ -10,7 +10,7 @@ from goldens import plain_kernels  # noqa: F401
 
 import tfembloss
 from tfembloss import layers, losses
-from tfembloss.losses import choice
+from tfembloss.losses import recommended
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
 
@@ -21,12 +21,12 @@ def test_the_readme_has_the_same_table():
         cells = line.split("|")[1:-1]
         if len(cells) == 4 and (kind := re.search(r'`"([\w-]+)"`', cells[0])):
             table[kind[1]] = re.findall(r"`(\w+Loss\w*)`", cells[3])
-    recommended = {
+    for_data = {
         kind: [type(loss).__name__ for loss in losses.for_data(kind)]
-        for kind in choice._LOSSES
+        for kind in recommended._LOSSES
     }
-    assert table == recommended
-    for kind in recommended:
+    assert table == for_data
+    for kind in for_data:
         assert f'`"{kind}"`' in losses.for_data.__doc__
 
 
@@ -56,7 +56,7 @@ TEXT_MODELS = {
 
 @pytest.mark.parametrize(
     "kind, loss",
-    [(kind, loss) for kind in choice._LOSSES for loss in losses.for_data(kind)],
+    [(kind, loss) for kind in recommended._LOSSES for loss in losses.for_data(kind)],
     ids=lambda part: part if isinstance(part, str) else type(part).__name__,
 )
 def test_what_is_recommended_trains(kind, loss):

@@ -252,7 +252,7 @@ def test_more_classes_than_are_sampled_are_named(run_eagerly):
     "options, message",
     [
         ({"head": "cosine"}, "`head` maps embeddings to scores.*'cosine'"),
-        ({"num_sampled": 6}, "`num_sampled` must be.*at most the 5 classes.*=6"),
+        ({"num_sampled": 6}, "`num_sampled` must be an integer from 1 to 5.*=6"),
         ({"num_sampled": 0}, "`num_sampled` must be"),
         ({"num_sampled": 2, "head": keras.layers.Dense(5)}, "samples classes of a"),
     ],
@@ -265,7 +265,7 @@ def test_wrong_arguments_are_explained(options, message):
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: layers.CosineHead(0), "`num_classes` must be a whole number >= 1"),
+        (lambda: layers.CosineHead(0), "`num_classes` must be an integer >= 1"),
         (lambda: layers.CosineHead(3, sub_centers=1.5), "`sub_centers`"),
         (lambda: layers.PairHead(0), "`num_labels`"),
         (lambda: layers.PairHead(3, embeddings=False, difference=False), "at least one"),

@@ -1,4 +1,4 @@
-"""A queue of past batches, which the model has and the loss compares with."""
+"""A queue of earlier batches, which the model has and the loss compares with."""
 
 import keras
 import numpy as np
@@ -9,13 +9,13 @@ from goldens import kernels, plain_kernels  # noqa: F401
 
 import tfembloss
 from tfembloss import layers, losses
-from tfembloss.losses.base import Past
+from tfembloss.masks import MemoryRows
 
-NOW, THEN = 7, 9  # rows of the batch, and of past ones
-TAKE_PAST = {
+NOW, THEN = 7, 9  # rows of the batch, and of earlier ones
+TAKE_MEMORY = {
     name: case
     for name, case in CASES.items()
-    if case.make().takes_past and case.by_order is None
+    if case.make().takes_memory and case.by_order is None
 }
 
 
@@ -25,11 +25,11 @@ def inputs(case):
     return y_true, tf.constant(y_pred)
 
 
-def past_of(y_true, y_pred):
-    """Past rows, with two places that are empty."""
+def memory_of(y_true, y_pred):
+    """Rows of a memory, with two places that are empty."""
     nothing = tf.fill([2, *y_pred.shape[1:]], tf.constant(3.0, y_pred.dtype))
     ids = y_true if y_true.ndim == 1 else np.zeros(NOW + THEN, "int64")
-    return Past(
+    return MemoryRows(
         tf.concat([nothing, y_pred[NOW:]], axis=0),
         tf.constant([*ids[:2], *ids[NOW:]], tf.int64),
         tf.constant([False] * 2 + [True] * THEN),
@@ -45,18 +45,18 @@ def shares(values, x, tape):
 
 
 def test_these_losses_take_it():
-    assert len(TAKE_PAST) > 20
+    assert len(TAKE_MEMORY) > 20
     others = {"lifted", "n-pairs", "ranking-symmetric", "clip", "co-sent", "arc-face"}
-    assert not others & set(TAKE_PAST)
+    assert not others & set(TAKE_MEMORY)
     assert {"ranking", "ranking-ids", "mega-batch", "sup-con", "batch-all"} <= set(
-        TAKE_PAST
+        TAKE_MEMORY
     )
 
 
-@pytest.mark.parametrize("name", TAKE_PAST)
-def test_past_rows_are_rows_without_values_of_their_own(name):
-    y_true, y_pred = inputs(TAKE_PAST[name])
-    loss = TAKE_PAST[name].make(reduction=None, dtype="float64")
+@pytest.mark.parametrize("name", TAKE_MEMORY)
+def test_memory_rows_are_rows_without_values_of_their_own(name):
+    y_true, y_pred = inputs(TAKE_MEMORY[name])
+    loss = TAKE_MEMORY[name].make(reduction=None, dtype="float64")
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(y_pred)
         whole = loss(y_true, y_pred)[:NOW]
@@ -64,11 +64,11 @@ def test_past_rows_are_rows_without_values_of_their_own(name):
     now = y_pred[:NOW]
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(now)
-        values = loss(y_true[:NOW], now, past=past_of(y_true, y_pred))
+        values = loss(y_true[:NOW], now, memory=memory_of(y_true, y_pred))
     for ours, theirs in zip(shares(values, now, tape), expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-9)
     alone = loss(y_true[:NOW], now)
-    assert np.abs(values - alone).max() > 1e-3  # the past does count
+    assert np.abs(values - alone).max() > 1e-3  # the memory does count
 
 
 def make_model(loss=None, memory=20, learning_rate=0.1, **options):
@@ -198,7 +198,7 @@ def test_wrong_arguments():
     with pytest.raises(ValueError, match=r"expected a\s+tfembloss.layers.CrossBatchMemory"):
         tfembloss.EmbeddingModel(keras.layers.Dense(2), memory=100)
     for size in (0, 2.5, "all"):
-        with pytest.raises(ValueError, match="`size` must be a whole number >= 1"):
+        with pytest.raises(ValueError, match="`size` must be an integer >= 1"):
             layers.CrossBatchMemory(size)
     with pytest.raises(ValueError, match=r"at most 2\^24 rows"):
         layers.CrossBatchMemory(10**9)

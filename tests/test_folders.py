@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from tfembloss import folders
+from tfembloss.export import folders
 
 
 def write(path, text="new"):

@@ -12,7 +12,7 @@ from replica_runs import Run
 
 import tfembloss
 from tfembloss import losses
-from tfembloss.losses.classification import ClassLoss
+from tfembloss.losses.classification.base import ClassLoss
 from tfembloss.models import grad_cache
 
 DIM = 6
@@ -462,7 +462,7 @@ def test_a_config_from_before():
 @pytest.mark.parametrize("setup", SETUPS)
 def test_a_size_that_is_none(setup, size):
     model_class, parts, *_ = SETUPS[setup](7)
-    with pytest.raises(ValueError, match=f"whole number >= 1.*mini_batch_size={size!r}"):
+    with pytest.raises(ValueError, match=f"integer >= 1.*mini_batch_size={size!r}"):
         model_class(*parts, mini_batch_size=size)
 
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import tfembloss
 from tfembloss import losses
-from tfembloss.models import inputs
+from tfembloss.models import batches
 
 X = np.random.default_rng(0).normal(size=[12, 4]).astype("float32")
 Y = np.arange(12) % 3
@@ -226,9 +226,9 @@ def test_a_loss_by_name_or_class(loss):
 @pytest.mark.parametrize("batch_size", [0, 2.5, -1, True, "8"])
 def test_a_batch_size_that_is_none(batch_size):
     for model, x in ((model_of(losses.SupConLoss()), X), (text_model(), TEXTS)):
-        with pytest.raises(ValueError, match=r"batch_size >= 1"):
+        with pytest.raises(ValueError, match=r"`batch_size` must be an integer >= 1"):
             model.fit(x, Y[: len(x)], batch_size=batch_size, verbose=0)
-        with pytest.raises(ValueError, match=r"batch_size >= 1"):
+        with pytest.raises(ValueError, match=r"`batch_size` must be an integer >= 1"):
             model.predict(x, batch_size=batch_size, verbose=0)
 
 
@@ -431,8 +431,8 @@ def test_weights_in_a_list_and_texts_in_a_generator():
     assert losses_of[0] == losses_of[1]
     with pytest.raises(ValueError, match="Expected sample_weight as an array"):
         text_model(losses.SupConLoss()).train_on_batch(texts, Y[:6], ["a"] * 6)
-    batches = inputs.mapped_batches(iter([texts]), lambda x, y, weights: (x, y, weights))
-    assert list(batches) == [(texts,)]  # and not x, y and weights
+    mapped = batches.mapped_batches(iter([texts]), lambda x, y, weights: (x, y, weights))
+    assert list(mapped) == [(texts,)]  # and not x, y and weights
 
 
 def test_a_step_without_one_of_the_workers_names_the_cause(monkeypatch):

@@ -1,6 +1,7 @@
 import collections
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import goldens
 import keras
@@ -10,7 +11,8 @@ import pytest
 import tensorflow as tf
 from goldens import kernels, plain_kernels  # noqa: F401
 
-from tfembloss import losses, masks, miners, mining
+from tfembloss import losses, masks, miners
+from tfembloss.miners import base as mining
 
 DISTANCES = {"cosine": "cosine", "l2 normalized": "normalized_euclidean"}
 GOLDEN = (
@@ -137,8 +139,12 @@ def test_angular_with_duplicates_and_singletons():
 
 def candidates_of(miner, x, ids):
     x, ids = tf.constant(x), tf.constant(ids)
-    labels = masks.Labels(ids, ids, tf.range(len(ids)))
-    return mining.candidates(miner.distance, x, x, labels, miner.needs_key_distances)
+    labels = masks.LabelPairs(ids, ids, tf.range(len(ids)))
+    return mining.candidates(
+        miner.distance,
+        SimpleNamespace(anchors=x, keys=x, pairs=labels),
+        miner.needs_key_distances,
+    )
 
 
 @pytest.mark.parametrize("case", goldens.ROWS)
@@ -267,7 +273,7 @@ def test_wrong_input_is_refused(x, ids, message):
         (lambda: miners.BatchEasyHardMiner("semihard", "semihard"), "beside 'semihard'"),
         (lambda: miners.BatchEasyHardMiner("all", "semihard"), "beside 'semihard'"),
         (lambda: miners.BatchEasyHardMiner(allowed_pos_range=(2, 1)), "two increasing"),
-        (lambda: miners.MultiSimilarityMiner(-1), "`epsilon`.*at least 0"),
+        (lambda: miners.MultiSimilarityMiner(-1), "`epsilon` must be a number >= 0"),
         (lambda: miners.PairMarginMiner(float("nan")), "`pos_margin`.*nan"),
         (lambda: miners.HDCMiner(0), r"`filter_percentage`.*\(0, 1\]"),
         (lambda: miners.TripletMarginMiner(-1), "`margin`"),
@@ -324,7 +330,9 @@ class SomeRowsMiner(mining.PairMiner):
     distance = "cosine"
 
     def select(self, candidates):
-        chosen = tf.reduce_any(candidates.labels.rows[:, None] == list(self.rows), axis=1)
+        chosen = tf.reduce_any(
+            candidates.labels.positions[:, None] == list(self.rows), axis=1
+        )
         everything = chosen[:, None] & tf.ones_like(candidates.distances, tf.bool)
         return masks.Pairs(everything, everything)
 

@@ -59,12 +59,23 @@ def test_an_export_loads(tmp_path, outputs):
     assert_close(embeddings, expected)
 
 
+def without_modules(x):
+    """A config without where its classes were, which may have moved, and without None."""
+    if not isinstance(x, dict):
+        return x
+    return {
+        name: without_modules(part)
+        for name, part in x.items()
+        if name != "module" and part is not None
+    }
+
+
 @pytest.mark.parametrize("name", OBJECTS)
 def test_losses_and_miners_load(name, outputs):
     loaded = keras.saving.deserialize_keras_object(OBJECTS[name])
     again = json.loads(json.dumps(keras.saving.serialize_keras_object(loaded)))
     assert again["registered_name"] == OBJECTS[name]["registered_name"]
-    assert again["config"] == OBJECTS[name]["config"]
+    assert without_modules(again) == without_modules(OBJECTS[name])
     if name in CASES:
         y_true, y_pred = CASES[name].inputs(9)
         assert_close(loaded(y_true, y_pred), outputs[f"losses/{name}"])

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from goldens import kernels, plain_kernels  # noqa: F401
 
-from tfembloss import losses, miners, softmax
+from tfembloss import losses, miners, tiling
 
 
 def ids(rng, num_rows):
@@ -139,7 +139,7 @@ def test_a_batch_of_a_few_rows_is_not_tiled(monkeypatch):
     def fail(*_):
         raise AssertionError("tiled")
 
-    monkeypatch.setattr(softmax, "_tiled", fail)
+    monkeypatch.setattr(tiling, "_tiled", fail)
     y, x = batch("ranking", 10)
     RANKING()(y, x)
     RANKING(tile_size=10)(y, x)
@@ -156,7 +156,7 @@ def test_what_is_not_finite_shows():
 
 @pytest.mark.parametrize("tile_size", [0, -1, 1.5, "all", True])
 def test_wrong_tile_sizes(tile_size):
-    with pytest.raises(ValueError, match="`tile_size` must be a whole number of rows >= 1"):
+    with pytest.raises(ValueError, match="`tile_size` must be an integer >= 1"):
         losses.SupConLoss(tile_size=tile_size)
 
 

@@ -307,7 +307,7 @@ def test_columns_for_fit():
     assert {
         pair for pair, label in zip(pairs, labels, strict=True) if not label
     } == negative
-    with pytest.raises(ValueError, match="num_negatives >= 1"):
+    with pytest.raises(ValueError, match="`num_negatives` must be an integer >= 1"):
         mined.tuples(0)
 
 
@@ -410,16 +410,16 @@ def test_the_summary_counts(capsys):
     ({"positives": [["p", b"p"]]}, "positives of query 0 .*b'p' of type bytes in row 1"),
     ({"positives": [[]]}, "the positives of query 0, received none"),
     ({"positives": [[""]]}, "without any"),
-    ({"num_negatives": 0}, "num_negatives >= 1. Received: 0"),
-    ({"num_negatives": 1.5}, "Received: 1.5"),
-    ({"range_min": -1}, "range_min >= 0"),
+    ({"num_negatives": 0}, "integer >= 1.*num_negatives=0"),
+    ({"num_negatives": 1.5}, "Received: num_negatives=1.5"),
+    ({"range_min": -1}, "`range_min` must be an integer >= 0"),
     ({"range_max": 3, "range_min": 1}, "range_max=3, range_min=1, num_negatives=3"),
     ({"min_score": 0.5, "max_score": 0.4}, "min_score=0.5, max_score=0.4"),
     ({"absolute_margin": np.nan}, "absolute_margin=nan"),
     ({"relative_margin": "5%"}, "relative_margin='5%'"),
     ({"sampling": "hard"}, "'hard'"),
-    ({"sampling": "random", "seed": -1}, "seed >= 0. Received: -1"),
-    ({"batch_size": 0}, "batch_size >= 1"),
+    ({"sampling": "random", "seed": -1}, "integer >= 0.*seed=-1"),
+    ({"batch_size": 0}, "`batch_size` must be an integer >= 1"),
     ({"distance": "cosinus"}, "cosinus"),
     ({"embed": 7}, "`embed` as a Keras model, or a function"),
     ({"embed": lambda texts: np.zeros([len(texts)])}, r"shape \(1,\)"),
@@ -726,8 +726,8 @@ def test_the_smallest_corpus(tmp_path):
 @pytest.mark.parametrize("changes, message", [
     ({"queries": []}, "at least one text in queries"),
     ({"corpus": ["a", ""]}, "in every row of corpus"),
-    ({"num_relations": 1}, "num_relations >= 2"),
-    ({"batch_size": 0}, "batch_size >= 1"),
+    ({"num_relations": 1}, "`num_relations` must be an integer >= 2"),
+    ({"batch_size": 0}, "`batch_size` must be an integer >= 1"),
     ({"relation_miner": []}, "received none"),
     ({"relation_miner": [embed, "sbert"]}, "'sbert'"),
     ({"cross_encoder": None}, "`cross_encoder` as a Keras model"),
@@ -780,8 +780,8 @@ def duplicates_oracle(texts, threshold):
 @pytest.mark.parametrize("tile, kept", [(1024, 16384), (16, 5), (1, 1)])
 @pytest.mark.parametrize("threshold", [0.8, 0.95])
 def test_duplicates_are_their_definition(threshold, tile, kept, monkeypatch):
-    monkeypatch.setattr("tfembloss.duplicates._ROWS", tile)
-    monkeypatch.setattr("tfembloss.duplicates._KEPT_ROWS", kept)
+    monkeypatch.setattr("tfembloss.synthesis.duplicates._ROWS", tile)
+    monkeypatch.setattr("tfembloss.synthesis.duplicates._KEPT_ROWS", kept)
     texts = near_texts(tile, 150)
     found = synthesis.find_duplicates(texts, near_embed, threshold, verbose=0)
     expected = duplicates_oracle(texts, threshold)
@@ -831,7 +831,7 @@ def test_the_summary_of_duplicates(capsys):
     ({"threshold": 1.01}, "threshold=1.01"),
     ({"threshold": np.nan}, "threshold=nan"),
     ({"threshold": "0.9"}, "threshold='0.9'"),
-    ({"batch_size": -1}, "batch_size >= 1"),
+    ({"batch_size": -1}, "`batch_size` must be an integer >= 1"),
     ({"embed": "model"}, "`embed` as a Keras model"),
     ({"embed": lambda texts: np.full([len(texts), 2], np.inf)}, "NaN or infinite"),
 ])  # fmt: skip

@@ -103,7 +103,7 @@ def test_preprocessor_serialises(vocabulary):
         ((["[UNK]", "[PAD]"], 4), r"begins with '\[PAD\]'"),
         ((["[PAD]", "a"], 4), r"'\[UNK\]'"),
         ((["[PAD]", "[UNK]", "a", "a"], 4), r"twice: \['a'\]"),
-        ((["[PAD]", "[UNK]"], 0), "sequence_length > 0"),
+        ((["[PAD]", "[UNK]"], 0), "`sequence_length` must be an integer >= 1"),
         ((["[PAD]", "[UNK]"], 4, "shortest"), "'shortest'"),
     ],
 )
@@ -360,7 +360,7 @@ def test_what_are_no_texts_to_learn_from_is_refused(texts, message):
 
 @pytest.mark.parametrize("size", [50.0, "50", None, True, -1])
 def test_sizes_that_are_no_integers_are_refused(size):
-    with pytest.raises(ValueError, match=f"an integer. Received: size={size!r}"):
+    with pytest.raises(ValueError, match=f"integer >= 6.*size={size!r}"):
         learn_vocabulary(TEXTS, size)
 
 
@@ -413,9 +413,9 @@ def test_vocabularies_of_other_kinds():
 
 @pytest.mark.parametrize("length", [0, -1, 2.5, "4", None, True])
 def test_lengths_that_are_no_integers_are_refused(length):
-    with pytest.raises(ValueError, match="sequence_length > 0, an integer"):
+    with pytest.raises(ValueError, match="`sequence_length` must be an integer >= 1"):
         TextPreprocessor(ENTRIES, length)
-    with pytest.raises(ValueError, match="second_length > 0, an integer"):
+    with pytest.raises(ValueError, match="`second_length` must be an integer >= 1"):
         TextPairPreprocessor(ENTRIES, 2, length)
 
 
@@ -496,14 +496,17 @@ def test_pairs_of_unequal_number_are_refused():
         ({"dim": 32, "num_layers": 1}, r"vocabulary_size=len\(vocabulary\)"),
         ({"vocabulary_size": ENTRIES}, r"vocabulary_size=len\(vocabulary\)"),
         ({"vocabulary_size": 9.0}, "Received: vocabulary_size=9.0"),
-        ({"vocabulary_size": 9, "dim": 0}, "dim > 0, an integer"),
-        ({"vocabulary_size": 9, "dim": 8.0}, "dim > 0, an integer"),
-        ({"vocabulary_size": 9, "sequence_length": "8"}, "sequence_length > 0"),
-        ({"vocabulary_size": 9, "num_layers": -1}, "num_layers >= 0"),
-        ({"vocabulary_size": 9, "num_layers": None}, "num_layers >= 0"),
-        ({"vocabulary_size": 9, "num_heads": 0}, "num_heads > 0"),
-        ({"vocabulary_size": 9, "dropout": 1.5}, "dropout from 0 to 1"),
-        ({"vocabulary_size": 9, "dropout": None}, "dropout from 0 to 1"),
+        ({"vocabulary_size": 9, "dim": 0}, "`dim` must be an integer >= 1"),
+        ({"vocabulary_size": 9, "dim": 8.0}, "`dim` must be an integer >= 1"),
+        (
+            {"vocabulary_size": 9, "sequence_length": "8"},
+            "`sequence_length`.* integer >= 1",
+        ),
+        ({"vocabulary_size": 9, "num_layers": -1}, "`num_layers` must be an integer >= 0"),
+        ({"vocabulary_size": 9, "num_layers": None}, "`num_layers`.* integer >= 0"),
+        ({"vocabulary_size": 9, "num_heads": 0}, "`num_heads` must be an integer >= 1"),
+        ({"vocabulary_size": 9, "dropout": 1.5}, "`dropout` must be a number from 0 to 1"),
+        ({"vocabulary_size": 9, "dropout": None}, "`dropout` must be a number from 0 to 1"),
     ],
 )
 def test_bad_encoders_are_refused(options, message):
@@ -604,7 +607,7 @@ def test_words_between_spaces_are_deleted_as_ever():
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.1, "0.6", None, True, float("nan")])
 def test_ratios_out_of_range_are_refused(ratio):
-    with pytest.raises(ValueError, match="ratio from 0 to 1"):
+    with pytest.raises(ValueError, match="`ratio` must be a number from 0 to 1"):
         DeleteWords(ratio)
 
 

@@ -6,7 +6,7 @@ import oracles
 import pytest
 import tensorflow as tf
 
-from tfembloss import all_triplets, miners
+from tfembloss import miners
 from tfembloss.losses import (
     BatchAllTripletLoss,
     BatchHardSoftMarginTripletLoss,
@@ -15,6 +15,7 @@ from tfembloss.losses import (
     TripletLoss,
     TripletMarginLoss,
 )
+from tfembloss.losses.labeled import triplet_sums
 
 COSINE, SQUARED = {"distance": "cosine"}, {"distance": "squared_euclidean"}
 BY_LABEL = {
@@ -150,7 +151,7 @@ ON_A_GRID = {
 )
 @pytest.mark.parametrize("kind", ON_A_GRID)
 def test_ties_duplicates_and_singletons(kind, distance, margin, few, monkeypatch):
-    monkeypatch.setattr(all_triplets, "_FEW", few)
+    monkeypatch.setattr(triplet_sums, "_FEW", few)
     make, oracle, options = ON_A_GRID[kind]
     for seed in range(3):
         ids, x = crowded(seed)
@@ -163,7 +164,7 @@ def test_ties_duplicates_and_singletons(kind, distance, margin, few, monkeypatch
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("margin, mined_margin", [(1.0, 3.0), (3.0, 1.0), (2.0, 2.0)])
 def test_mined_triplets_with_ties(kind, margin, mined_margin, few, monkeypatch):
-    monkeypatch.setattr(all_triplets, "_FEW", few)
+    monkeypatch.setattr(triplet_sums, "_FEW", few)
     ids, x = crowded(0)
     miner = miners.TripletMarginMiner(mined_margin, kind, distance="manhattan")
     loss = TripletMarginLoss(margin, "manhattan", miner, reduction=None, dtype="float64")
@@ -185,7 +186,7 @@ def test_mined_triplets_with_ties(kind, margin, mined_margin, few, monkeypatch):
 def test_many_positives_are_sorted(make, oracle, jit_compile, monkeypatch):
     rng = np.random.default_rng(0)
     ids, x = rng.integers(2, size=90), rng.normal(size=[90, 3])
-    assert np.bincount(ids).min() > all_triplets._FEW + 1
+    assert np.bincount(ids).min() > triplet_sums._FEW + 1
     loss = make(0.5, reduction=None, dtype="float64")
 
     def value_and_gradient(ids, x):
@@ -197,7 +198,7 @@ def test_many_positives_are_sorted(make, oracle, jit_compile, monkeypatch):
     run = tf.function(value_and_gradient, autograph=False, jit_compile=jit_compile)
     values, gradient = run(tf.constant(ids), tf.constant(x))
     np.testing.assert_allclose(values, oracle(ids, x, 0.5, "euclidean"), rtol=1e-9)
-    monkeypatch.setattr(all_triplets, "_FEW", 1000)
+    monkeypatch.setattr(triplet_sums, "_FEW", 1000)
     by_positive = value_and_gradient(tf.constant(ids), tf.constant(x))
     np.testing.assert_allclose(gradient, by_positive[1], rtol=1e-9, atol=1e-12)
 
@@ -269,8 +270,8 @@ def test_options_may_be_numpys(dtype):
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: BatchAllTripletLoss(margin=-1), "distance >= 0.*margin=-1"),
-        (lambda: TripletLoss(margin=float("nan")), "distance >= 0.*margin=nan"),
+        (lambda: BatchAllTripletLoss(margin=-1), "number >= 0.*margin=-1"),
+        (lambda: TripletLoss(margin=float("nan")), "number >= 0.*margin=nan"),
         (lambda: BatchHardTripletLoss(distance="cosinus"), "`distance`.*'cosinus'"),
         (lambda: TripletMarginLoss(miner="hard"), "instance of a miner.*miner='hard'"),
         (lambda: TripletMarginLoss(miner=miners.BatchHardMiner), "instance of a miner"),

@@ -77,12 +77,12 @@ def l2_normalize(x):
 def directions(x):
     """`l2_normalize` as a kernel of its own, which keeps nothing but x."""
     rows = tf.reshape(x, [-1, tf.shape(x)[-1]])  # of one rank, for which it is traced
-    return tf.ensure_shape(tf.reshape(_directions((rows,)), tf.shape(x)), x.shape)
+    return tf.ensure_shape(tf.reshape(_directions(rows), tf.shape(x)), x.shape)
 
 
 @differentiable
 def _directions(x):
-    return l2_normalize(*x)
+    return l2_normalize(x)
 
 
 def root(squares):

@@ -30,25 +30,28 @@ def compiled(function):
     outside of it.
     """
 
-    def inner(*arguments):
+    def inner(*arguments, **options):
         token = _in_kernel.set(True)
         try:
-            return function(*arguments)
+            return function(*arguments, **options)
         finally:
             _in_kernel.reset(token)
 
-    options = {"reduce_retracing": True, "autograph": False}
-    plain = tf.function(inner, **options)
-    by_xla = tf.function(plain, jit_compile=True, **options)
+    trace = functools.partial(tf.function, reduce_retracing=True, autograph=False)
+    plain = trace(inner)
+    by_xla = trace(plain, jit_compile=True)
 
     @functools.wraps(function)
-    def kernel(*arguments):
+    def kernel(*arguments, **options):
         if _in_kernel.get():  # which is compiled, or not, as one
-            return function(*arguments)
+            return function(*arguments, **options)
         use_xla = _in_xla() or _use_xla(arguments)
         if not tf.is_tensor(use_xla):
-            return by_xla(*arguments) if use_xla else plain(*arguments)
-        branches = lambda: plain(*arguments), lambda: by_xla(*arguments)
+            return (by_xla if use_xla else plain)(*arguments, **options)
+        branches = (
+            lambda: plain(*arguments, **options),
+            lambda: by_xla(*arguments, **options),
+        )
         return tf.switch_case(use_xla, branches)
 
     return kernel
@@ -84,9 +87,9 @@ def differentiable(forward, backward=None):
     which for a loss are several `[B, N]`, and cannot pass a loop.
 
     Args:
-        forward: `(x, *constants) -> result`, a tensor or a tuple of tensors; x a tuple of
-            tensors.
-        backward: `(upstream, result, x, *constants) -> gradients`, a tuple as long as x:
+        forward: `(x, *constants, **options) -> result`, a tensor or a tuple of tensors; x
+            a tensor or any nest of tensors. The options are plain values.
+        backward: `(upstream, result, x, *constants, **options) -> gradients`, nested as x:
             the gradients of `sum(upstream * result)`. By default `forward` is computed
             again, under a tape.
 
@@ -94,32 +97,33 @@ def differentiable(forward, backward=None):
         Function like `forward`, with a gradient in x.
     """
 
-    def replay(upstream, x, *constants):
+    def replay(upstream, x, *constants, **options):
         with tf.GradientTape() as tape:
             tape.watch(x)
-            result = forward(x, *constants)
+            result = forward(x, *constants, **options)
         return tape.gradient(result, x, upstream, unconnected_gradients="zero")
 
     forward_kernel = compiled(forward)
     backward_kernel = compiled(backward or replay)
 
     @functools.wraps(forward)
-    def function(x, *constants):
+    def function(x, *constants, **options):
         @tf.custom_gradient
-        def evaluate(*x):
+        def evaluate(*tensors):
             # The outer tape must not look into the kernel.
-            x = tuple(map(tf.stop_gradient, x))
-            result = forward_kernel(x, *constants)
+            inputs = tf.nest.pack_sequence_as(x, list(map(tf.stop_gradient, tensors)))
+            result = forward_kernel(inputs, *constants, **options)
 
             def gradient(*upstream):
                 upstream = tf.nest.pack_sequence_as(result, upstream)
                 # What is not passed on need not be computed again in a tile's gradient.
                 known = (upstream, result) if backward else (upstream,)
-                return backward_kernel(*known, x, *constants)
+                gradients = backward_kernel(*known, inputs, *constants, **options)
+                return tf.nest.flatten(gradients)
 
             return result, gradient
 
-        return evaluate(*x)
+        return evaluate(*tf.nest.flatten(x))
 
     return function
 

@@ -27,56 +27,117 @@ def equal_ids(ids, key_ids):
     return ids[:, None] == key_ids[None, :]
 
 
-def own_rows(rows, num_keys):
-    """Pairs of a row with itself among all rows, `[B, N]`.
+def at_positions(positions, num_keys):
+    """Pairs of a row with the key at its position, `[B, N]`.
 
     Args:
-        rows: position of each row among the keys `[B]`.
+        positions: position of each row among the keys `[B]`.
         num_keys: number of keys N.
     """
-    return rows[:, None] == tf.range(num_keys)[None, :]
+    return positions[:, None] == tf.range(num_keys)[None, :]
 
 
-class Labels(NamedTuple):
-    """Which pairs of this replica's rows and all rows are of one class.
+class MemoryRows(NamedTuple):
+    """Rows of earlier batches, which a loss compares with those of this one.
 
     Args:
-        ids: ids of this replica's rows `[B]`; None where every row is its own class.
-        key_ids: ids of the rows of all replicas `[N]`; or None.
-        rows: position of each of this replica's rows among all rows `[B]`.
-        present: whether there is such a row `[N]`, as in a queue that is not yet full; None
+        embeddings: `[M, D]` or `[M, n, D]`, as in `y_pred`.
+        ids: `[M]`, as of `integer_ids`.
+        present: whether there is such a row, `[M]`.
+    """
+
+    embeddings: tf.Tensor
+    ids: tf.Tensor
+    present: tf.Tensor
+
+
+class LabelPairs(NamedTuple):
+    """Which pairs of this replica's rows with all rows are of one class.
+
+    Args:
+        ids: ids of this replica's rows `[B]`.
+        key_ids: ids of the rows of all replicas, and of the memory, `[N]`.
+        positions: position of each of this replica's rows among all rows `[B]`.
+        present: whether there is such a key `[N]`, as in a queue that is not yet full; None
             where there are all.
     """
 
-    ids: tf.Tensor | None
-    key_ids: tf.Tensor | None
-    rows: tf.Tensor
+    ids: tf.Tensor
+    key_ids: tf.Tensor
+    positions: tf.Tensor
     present: tf.Tensor | None = None
 
     @property
     def positive(self):
         """Pairs of two different rows of one class `[B, N]`."""
-        num_keys = tf.shape(self.key_ids)[0]
-        same = equal_ids(self.ids, self.key_ids)
-        return self._present(same & ~own_rows(self.rows, num_keys))
+        own = at_positions(self.positions, tf.shape(self.key_ids)[0])
+        return _of_present(equal_ids(self.ids, self.key_ids) & ~own, self.present)
 
     @property
     def negative(self):
         """Pairs of two classes `[B, N]`."""
-        return self._present(~equal_ids(self.ids, self.key_ids))
+        return _of_present(~equal_ids(self.ids, self.key_ids), self.present)
 
-    def _present(self, mask):
-        return mask if self.present is None else mask & self.present[None, :]
-
-    def rivals(self, num_keys):
-        """Pairs of two rows `[B, N]`, but not of one class where there are classes."""
-        if self.ids is not None:
-            return self.negative
-        return self._present(~own_rows(self.rows, num_keys))
+    def of_each_row(self):
+        """What there is of each of this replica's rows, tensors `[B]` or None by name."""
+        return {"ids": self.ids, "positions": self.positions}
 
     def all_rows(self):
         """The same of all rows instead of this replica's, `[N, N]`."""
-        return Labels(self.key_ids, self.key_ids, tf.range(tf.shape(self.key_ids)[0]))
+        return LabelPairs(self.key_ids, self.key_ids, tf.range(tf.shape(self.key_ids)[0]))
+
+
+class ColumnPairs(NamedTuple):
+    """Which pairs of this replica's anchors with the documents of all rows belong together.
+
+    A row has an anchor and m documents, the positive first. The N * m documents are those
+    of the first row, those of the second, and so on.
+
+    Args:
+        ids: ids of this replica's rows `[B]`; None where every row has one of its own.
+        key_ids: ids of the rows of all replicas, and of the memory, `[N]`; or None.
+        positions: position of each of this replica's rows among all rows `[B]`.
+        present: as in `LabelPairs`.
+        num_documents: m, a number or a tensor.
+        num_keys: N, a number or a tensor.
+        is_row: False for what only fills a tile `[B]`; None where there is no such.
+    """
+
+    ids: tf.Tensor | None
+    key_ids: tf.Tensor | None
+    positions: tf.Tensor
+    present: tf.Tensor | None
+    num_documents: int | tf.Tensor
+    num_keys: int | tf.Tensor
+    is_row: tf.Tensor | None = None
+
+    @property
+    def positive(self):
+        """Each anchor with its own first document `[B, N * m]`."""
+        m = self.num_documents
+        return self._of_rows(at_positions(self.positions * m, self.num_keys * m))
+
+    @property
+    def negative(self):
+        """All others but the positives of rows with the same id, `[B, N * m]`."""
+        mask = ~self.positive
+        if self.ids is not None or self.present is not None:
+            own = at_positions(self.positions, self.num_keys)  # [B, N]
+            others = ~own if self.ids is None else ~equal_ids(self.ids, self.key_ids)
+            others = _of_present(others, self.present) | own
+            mask &= tf.repeat(others, self.num_documents, axis=1)
+        return self._of_rows(mask)
+
+    def _of_rows(self, mask):
+        return mask if self.is_row is None else mask & self.is_row[:, None]
+
+    def of_each_row(self):
+        """What there is of each of this replica's rows, tensors `[B]` or None by name."""
+        return {"ids": self.ids, "positions": self.positions, "is_row": self.is_row}
+
+
+def _of_present(mask, present):
+    return mask if present is None else mask & present[None, :]
 
 
 class Pairs(NamedTuple):
@@ -106,8 +167,24 @@ def row_any(mask):
     return tf.reduce_any(mask, axis=1)
 
 
+def row_sum(x, weights):
+    """Weighted sum of each row `[B]`; what has no weight is not looked at."""
+    weighted = x if weights.dtype == tf.bool else weights * x
+    return tf.reduce_sum(tf.where(_counts(weights), weighted, tf.zeros_like(x)), axis=1)
+
+
+def row_mean(x, weights):
+    """Weighted mean of each row `[B]`; 0 where nothing has weight."""
+    return tf.math.divide_no_nan(row_sum(x, weights), tf.reduce_sum(weights, axis=1))
+
+
 def row_logsumexp(x, weights):
-    """Log of each row's weighted sum of exponentials `[B]`; -inf where there is none."""
+    """Log of each row's weighted sum of exponentials `[B]`; -inf where there is none.
+
+    Args:
+        x: `[B, N]`.
+        weights: `[B, N]`, numbers >= 0 or booleans.
+    """
     return _logsumexp(x, weights, axis=1)
 
 
@@ -116,19 +193,18 @@ def column_logsumexp(x, weights):
     return _logsumexp(x, weights, axis=0)
 
 
+def _counts(weights):
+    return weights if weights.dtype == tf.bool else weights > 0
+
+
 def _logsumexp(x, weights, axis):
-    selected = tf.where(weights > 0, x, float("-inf"))
+    selected = tf.where(_counts(weights), x, float("-inf"))
     largest = tf.stop_gradient(tf.reduce_max(selected, axis, keepdims=True))
     largest = tf.where(tf.math.is_finite(largest), largest, tf.zeros_like(largest))
     # -inf and not 0 after the exponential, whose gradient would be infinite there.
-    shifted = tf.where(weights > 0, x - largest, float("-inf"))
-    total = tf.reduce_sum(weights * tf.exp(shifted), axis)
+    shifted = tf.where(_counts(weights), x - largest, float("-inf"))
+    terms = tf.exp(shifted)
+    total = tf.reduce_sum(terms if weights.dtype == tf.bool else weights * terms, axis)
     empty = total <= 0
     log_total = tf.math.log(tf.where(empty, tf.ones_like(total), total))
     return tf.where(~empty, log_total + tf.squeeze(largest, axis), float("-inf"))
-
-
-def row_mean(x, weights):
-    """Weighted mean of each row `[B]`; 0 where nothing has weight."""
-    total = tf.reduce_sum(tf.where(weights > 0, weights * x, tf.zeros_like(x)), axis=1)
-    return tf.math.divide_no_nan(total, tf.reduce_sum(weights, axis=1))

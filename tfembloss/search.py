@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfembloss import distances
-from tfembloss.checks import check_count
+from tfembloss.checks import integer
 
 _QUERY_CHUNK = 1024
 _BLOCK = 16  # columns whose smallest is compared first
@@ -51,7 +51,7 @@ def top_k(queries, corpus, k, distance="cosine", chunk_size=16384, verbose=0):
     >>> rows.tolist(), nearest.round(3)
     ([[1, 2]], array([[0.   , 0.293]], dtype=float32))
     """
-    chunk_size = check_count(chunk_size, "chunk_size", 1)
+    chunk_size = integer("chunk_size", chunk_size, 1)
     pairwise = distances.get(distance).pairwise
     queries = as_embeddings(queries, "queries")
     corpus = as_embeddings(corpus, "corpus")

@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import tensorflow as tf
 
-from tfembloss.checks import check_count
+from tfembloss.checks import flag, integer
 from tfembloss.data import dealing
 from tfembloss.data.columns import as_element, short
 from tfembloss.data.in_memory import labeled_rows, rows_with_texts
@@ -68,8 +68,8 @@ def balanced_batches(x, y=None, *, classes_per_batch, items_per_class=4, seed=No
         Finetuner's class sampler, pytorch-metric-learning's MPerClassSampler; those leave
         it to chance how often an item is used.
     """
-    classes_per_batch = _count(classes_per_batch, "classes_per_batch", 0)
-    items_per_class = _count(items_per_class, "items_per_class", 0)
+    classes_per_batch = integer("classes_per_batch", classes_per_batch, 0)
+    items_per_class = integer("items_per_class", items_per_class, 0)
     if classes_per_batch < 2 or items_per_class < 2:
         raise ValueError(
             "Expected at least 2 classes in a batch, or nothing is negative, and 2 items "
@@ -161,9 +161,9 @@ def batches_without_duplicates(
         sentence-transformers' BatchSamplers.NO_DUPLICATES has the same rule, and ends its
         epochs with smaller batches, as `keep_small_batches=True` does.
     """
-    batch_size = _count(batch_size, "batch_size", 1)
-    _check_flag(drop_remainder, "drop_remainder")
-    _check_flag(keep_small_batches, "keep_small_batches")
+    batch_size = integer("batch_size", batch_size, 1)
+    flag("drop_remainder", drop_remainder)
+    flag("keep_small_batches", keep_small_batches)
     if drop_remainder and keep_small_batches:
         raise ValueError(
             "Expected drop_remainder=True, for batches of batch_size rows alone, or "
@@ -284,9 +284,9 @@ def contrastive_tension_batches(
         sentence-transformers' ContrastiveTensionDataLoader takes a text once in an epoch,
         as the first or the second of a pair.
     """
-    batch_size = _count(batch_size, "batch_size", 1)
-    pos_neg_ratio = _count(pos_neg_ratio, "pos_neg_ratio", 2)
-    _check_flag(drop_remainder, "drop_remainder")
+    batch_size = integer("batch_size", batch_size, 1)
+    pos_neg_ratio = integer("pos_neg_ratio", pos_neg_ratio, 2)
+    flag("drop_remainder", drop_remainder)
     rngs = _rngs(seed)
     texts, y = rows_with_texts(texts)
     if y is not None or not tf.is_tensor(texts):
@@ -333,7 +333,7 @@ def _slices(next_epoch, shape):
 
 def _rngs(seed):
     """The random numbers of one epoch after the other, without end."""
-    seed = random.getrandbits(64) if seed is None else _count(seed, "seed", 0)
+    seed = random.getrandbits(64) if seed is None else integer("seed", seed, 0)
 
     def of_epoch(number):
         return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(number,)))
@@ -346,15 +346,3 @@ def _gather(parts, batches):
     return batches.map(
         lambda rows: tf.nest.map_structure(lambda part: tf.gather(part, rows), parts)
     ).prefetch(tf.data.AUTOTUNE)
-
-
-def _count(value, name, at_least):
-    """An integer of at least so much; True is none."""
-    if isinstance(value, bool):
-        raise ValueError(f"Expected an integer {name} >= {at_least}. Received: {value}")
-    return check_count(value, name, at_least)
-
-
-def _check_flag(value, name):
-    if not isinstance(value, bool | np.bool_):
-        raise ValueError(f"Expected {name}=True or False. Received: {value!r}")

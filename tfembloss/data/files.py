@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import tensorflow as tf
 
-from tfembloss.checks import check_count
+from tfembloss.checks import integer
 from tfembloss.data.columns import as_element
 from tfembloss.data.formats import HEAD, open_file, readable
 from tfembloss.data.rows import BadRow, short
@@ -208,19 +208,7 @@ def _checked(
             f"Received: kind={kind!r}"
         )
     fields = kind.split("-")
-    if columns is not None:
-        are_names = isinstance(columns, list | tuple) and all(
-            isinstance(name, str) for name in columns
-        )
-        if not are_names or len(columns) != len(fields):
-            raise ValueError(
-                f"Expected a list or tuple columns of {len(fields)} names, for "
-                f"{', '.join(fields)}. Received: columns={columns!r}"
-            )
-        if len({*columns}) < len(columns):
-            raise ValueError(
-                f"Expected another column for each field. Received: columns={columns!r}"
-            )
+    _check_columns(columns, fields)
     if not (header is None or isinstance(header, bool)) or not isinstance(quotes, bool):
         raise ValueError(
             "Expected header True, False or None, and quotes True or False. "
@@ -243,7 +231,7 @@ def _checked(
             'Expected label_dtype "string" or "int64" and bad_rows "error" or "skip". '
             f"Received: label_dtype={label_dtype!r}, bad_rows={bad_rows!r}"
         )
-    max_row_bytes = min(check_count(max_row_bytes, "max_row_bytes", 1), 2**62)
+    max_row_bytes = min(integer("max_row_bytes", max_row_bytes, 1), 2**62)
     paths = _listed(paths)
 
     convert = _converter(fields, label_dtype)
@@ -258,6 +246,24 @@ def _checked(
     return lambda: itertools.chain.from_iterable(
         _rows(file, convert, bad_rows) for file in files
     )
+
+
+def _check_columns(columns, fields):
+    """None, or a name for each field."""
+    if columns is None:
+        return
+    are_names = isinstance(columns, list | tuple) and all(
+        isinstance(name, str) for name in columns
+    )
+    if not are_names or len(columns) != len(fields):
+        raise ValueError(
+            f"Expected a list or tuple columns of {len(fields)} names, for "
+            f"{', '.join(fields)}. Received: columns={columns!r}"
+        )
+    if len({*columns}) < len(columns):
+        raise ValueError(
+            f"Expected another column for each field. Received: columns={columns!r}"
+        )
 
 
 def _listed(paths):

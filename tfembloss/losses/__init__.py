@@ -1,18 +1,12 @@
 """Losses for embeddings: `keras.losses.Loss` subclasses for `model.compile(loss=...)`."""
 
-from tfembloss.losses.base import EmbeddingLoss, LabelLoss
-from tfembloss.losses.choice import for_data
-from tfembloss.losses.classification import (
+from tfembloss.losses.base import EmbeddingLoss, InBatchLoss
+from tfembloss.losses.classification.proxies import ProxyAnchorLoss, ProxyNCALoss
+from tfembloss.losses.classification.softmax import (
     ArcFaceLoss,
     CosFaceLoss,
     NormalizedSoftmaxLoss,
-    ProxyAnchorLoss,
-    ProxyNCALoss,
     SoftmaxLoss,
-)
-from tfembloss.losses.contrastive_tension import (
-    ContrastiveTensionLoss,
-    ContrastiveTensionLossInBatchNegatives,
 )
 from tfembloss.losses.distillation import (
     DistillKLDivLoss,
@@ -20,31 +14,24 @@ from tfembloss.losses.distillation import (
     MarginMSELoss,
     MSELoss,
 )
-from tfembloss.losses.label_pairs import (
+from tfembloss.losses.in_batch import (
+    CLIPLoss,
+    ContrastiveTensionLossInBatchNegatives,
+    MegaBatchMarginLoss,
+    MultipleNegativeRankingLoss,
+    MultipleNegativesRankingLoss,
+    SigLIPLoss,
+)
+from tfembloss.losses.labeled.base import LabelLoss, PairLoss
+from tfembloss.losses.labeled.pairs import (
     CircleLoss,
     GeneralizedLiftedStructureLoss,
     LiftedStructureLoss,
     MarginLoss,
     MultiSimilarityLoss,
-    NPairsLoss,
-    NTXentLoss,
-    SupConLoss,
 )
-from tfembloss.losses.names import make_known
-from tfembloss.losses.pairs import (
-    AnglELoss,
-    ContrastiveLoss,
-    CoSENTLoss,
-    CosineSimilarityLoss,
-    OnlineContrastiveLoss,
-)
-from tfembloss.losses.ranking import (
-    MegaBatchMarginLoss,
-    MultipleNegativeRankingLoss,
-    MultipleNegativesRankingLoss,
-)
-from tfembloss.losses.reconstruction import DenoisingAutoEncoderLoss
-from tfembloss.losses.triplets import (
+from tfembloss.losses.labeled.softmax import NPairsLoss, NTXentLoss, SupConLoss
+from tfembloss.losses.labeled.triplets import (
     BatchAllTripletLoss,
     BatchHardSoftMarginTripletLoss,
     BatchHardTripletLoss,
@@ -52,7 +39,17 @@ from tfembloss.losses.triplets import (
     TripletLoss,
     TripletMarginLoss,
 )
-from tfembloss.losses.two_towers import CLIPLoss, SigLIPLoss
+from tfembloss.losses.names import make_known
+from tfembloss.losses.recommended import for_data
+from tfembloss.losses.reconstruction import DenoisingAutoEncoderLoss
+from tfembloss.losses.scored_pairs import (
+    AnglELoss,
+    ContrastiveLoss,
+    ContrastiveTensionLoss,
+    CoSENTLoss,
+    CosineSimilarityLoss,
+    OnlineContrastiveLoss,
+)
 from tfembloss.losses.wrappers import MatryoshkaLoss
 
 __all__ = [
@@ -75,6 +72,7 @@ __all__ = [
     "EmbeddingLoss",
     "GISTEmbedLoss",
     "GeneralizedLiftedStructureLoss",
+    "InBatchLoss",
     "LabelLoss",
     "LiftedStructureLoss",
     "MSELoss",
@@ -89,6 +87,7 @@ __all__ = [
     "NTXentLoss",
     "NormalizedSoftmaxLoss",
     "OnlineContrastiveLoss",
+    "PairLoss",
     "ProxyAnchorLoss",
     "ProxyNCALoss",
     "SigLIPLoss",
@@ -103,6 +102,7 @@ make_known(
     {
         name: value
         for name, value in globals().items()
-        if isinstance(value, type) and value not in (EmbeddingLoss, LabelLoss)
+        if isinstance(value, type)
+        and value not in (EmbeddingLoss, InBatchLoss, LabelLoss, PairLoss)
     }
 )

@@ -1,25 +1,28 @@
 """What every loss here has in common."""
 
-import math
-import numbers
+import inspect
+from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
-from tfembloss import distances, masks, mining, replicas
-from tfembloss.losses.first_batch import check_first_batch, ids_warning
+from tfembloss import distances, masks, replicas, tiling
+from tfembloss.checks import integer
+from tfembloss.config import Configurable
+from tfembloss.kernels import differentiable
+from tfembloss.losses.first_batch import check_first_batch, in_batch_warning
 from tfembloss.losses.inputs import (
     as_predictions,
     as_tensor,
     as_weights,
+    check_columns,
     check_ids,
-    check_rows,
     no_targets,
 )
 
 
-class EmbeddingLoss(keras.losses.Loss):
+class EmbeddingLoss(Configurable, keras.losses.Loss):
     """Base of the losses: one value per anchor, exact on any number of replicas.
 
     A subclass writes `call(y_true, y_pred)`: `y_pred` are this replica's embeddings in
@@ -43,7 +46,24 @@ class EmbeddingLoss(keras.losses.Loss):
     targets_are_embeddings = False  # of the same dimensions as y_pred
     targets_are_ids = False  # or there are none
     takes_scores = False  # of classes, [B, C]: y_pred are those of a head, no embeddings
-    takes_past = False  # whether `call` has a further argument `past`
+    takes_memory = False  # whether `call` has a further argument `memory`
+
+    # For bases whose subclasses write a static method `formula`: makes a kernel of it.
+    _kernel_of = None
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if cls._kernel_of is not None and isinstance(
+            vars(cls).get("formula"), staticmethod
+        ):
+            parameters = inspect.signature(cls.formula).parameters.values()
+            cls._option_names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+            cls._kernel = staticmethod(cls._kernel_of(cls.formula))
+
+    @property
+    def options(self):
+        """The formula's keyword arguments: this loss's attributes of the same names."""
+        return {name: getattr(self, name) for name in self._option_names}
 
     def __init__(self, reduction="sum_over_batch_size", name=None, dtype=None):
         if dtype is None:
@@ -57,18 +77,25 @@ class EmbeddingLoss(keras.losses.Loss):
         self._first_batch_was_checked = False
         self._reduce = _Reduce(reduction=reduction, name=self.name, dtype=dtype)
 
-    def __call__(self, y_true, y_pred, sample_weight=None, past=None):
-        """The reduced loss; `past` is what a `tfembloss.layers.CrossBatchMemory` holds."""
-        if past is not None:
-            past = self._check_past(past)
+    def __call__(self, y_true, y_pred, sample_weight=None, memory=None):
+        """The reduced loss.
+
+        Args:
+            y_true: the targets, or None.
+            y_pred: the embeddings.
+            sample_weight: weights of the anchors `[B]`, or None.
+            memory: what a `tfembloss.layers.CrossBatchMemory` holds, or None.
+        """
+        if memory is not None:
+            memory = self._check_memory(memory)
         with keras.name_scope(self.name):
             embeddings = as_predictions(y_pred, self.dtype)
             y_true = (
                 no_targets(embeddings) if y_true is None else as_tensor(y_true, "y_true")
             )
-            of_past = () if past is None else (past,)
-            values = self.call(y_true, embeddings, *of_past)  # [B]
-            if tf.executing_eagerly() and replicas.count() == 1 and past is None:
+            of_memory = () if memory is None else (memory,)
+            values = self.call(y_true, embeddings, *of_memory)  # [B]
+            if tf.executing_eagerly() and replicas.count() == 1 and memory is None:
                 check_first_batch(self, y_true, embeddings.shape)
             weights = as_weights(sample_weight, values)
             values *= self._share_of_the_mean(values, weights)
@@ -91,12 +118,12 @@ class EmbeddingLoss(keras.losses.Loss):
         """
         return None
 
-    def _check_past(self, past):
-        if self.takes_past:
-            return past._replace(embeddings=tf.cast(past.embeddings, self.dtype))
+    def _check_memory(self, memory):
+        if self.takes_memory:
+            return memory._replace(embeddings=tf.cast(memory.embeddings, self.dtype))
         raise ValueError(
-            f"{type(self).__name__} takes no memory of past batches. Expected a loss that "
-            "compares each row with all others, on ids or on columns in one direction, as "
+            f"{type(self).__name__} takes no memory of earlier batches. Expected a loss "
+            "that compares each row with all others, on ids or on columns one way, as "
             "SupConLoss, TripletMarginLoss or MultipleNegativesRankingLoss, and no miner "
             "that needs the distances between all keys."
         )
@@ -119,130 +146,171 @@ class EmbeddingLoss(keras.losses.Loss):
             size = tf.cast(tf.size(values), values.dtype)
         return replicas.share(size)
 
-    def get_config(self):
-        """The arguments that make this loss again."""
-        return {**super().get_config(), "dtype": self.dtype}
 
-    @classmethod
-    def from_config(cls, config):
-        """The loss that `get_config` described; its parts are Keras-serialisable."""
-        return cls(
-            **{
-                name: keras.saving.deserialize_keras_object(value)
-                if isinstance(value, dict)
-                else value
-                for name, value in config.items()
-            }
-        )
-
-
-class LabelLoss(EmbeddingLoss):
-    """Base of the losses on embeddings `[B, D]` of rows that have a class each.
-
-    `y_true` are the classes' ids `[B]`, integers or strings. Rows with equal ids are each
-    other's positives, all others are negatives, on all replicas. A subclass writes
-    `formula(batch)`: sums `[B]` and counts `[B]` of what each anchor contributes; the
-    loss is the quotient of their totals over all replicas, and each anchor's value its
-    share of that, so that the mean of the values is the loss. What is not finite in any
-    embedding makes it NaN.
+class Batch(NamedTuple):
+    """What an `InBatchLoss` compares.
 
     Args:
-        distance: see `tfembloss.distances`.
-        miner: a miner of `tfembloss.miners` for the subclasses that take one.
-        reduction, name, dtype: see `EmbeddingLoss`.
-
-    Raises:
-        ValueError: an argument, the ids or the embeddings are not of the kind.
+        anchors: of this replica `[B, D]`.
+        keys: of all replicas, and of the memory if there is one, `[N, D]`, or `[N * m, D]`
+            where each row has m documents.
+        pairs: `masks.LabelPairs` or `masks.ColumnPairs`.
+        num_rows: of all replicas, without the memory; a number.
+        first: position of this replica's first row among all rows.
     """
+
+    anchors: tf.Tensor
+    keys: tf.Tensor
+    pairs: masks.LabelPairs | masks.ColumnPairs
+    num_rows: tf.Tensor
+    first: tf.Tensor
+
+
+class InBatchLoss(EmbeddingLoss):
+    """Base of the losses that compare each anchor with the rows of all replicas.
+
+    `y_pred` are columns `[B, n, D]`: an anchor, its positive, and negatives if there are
+    any. The documents of all other rows are an anchor's negatives, too. A subclass names
+    its `distance` and writes a static method, by which the loss reads as its formula:
+
+        formula(distances, positive, negative, *, temperature) -> values [B]
+
+    Args of the formula: distances `[B, N]` of the anchors to the documents of all replicas,
+    and of a memory, if there is one; masks `[B, N]` of the pairs of an anchor with its own
+    positive, and of those with a negative; and by keyword the loss's attributes of the same
+    names. It is one kernel, recomputed in the backward pass, and may see a tile of the
+    anchors at a time. What is not finite in any embedding makes the loss NaN.
+
+    Args:
+        exclude_equal_ids: if true, `y_true` are ids (integers or strings), and the
+            documents of another row with the same id are no negatives.
+        tile_size: how many of the B anchors are compared with all documents at a time,
+            >= 1; by default as many as are fast. It sets the memory, not the result.
+        reduction, name, dtype: see `EmbeddingLoss`.
+    """
+
+    distance: str | Callable = "cosine"
+    num_columns = (2, None)  # at least, at most
+    tiled = True  # or all anchors at once
+    miner, mines_all_pairs = None, False  # of the losses on labels
+
+    targets_are_ids = True
+    takes_memory = True
+
+    @staticmethod
+    def _kernel_of(formula):
+        # The masks are made in the kernel, from what tells them.
+        def of_pairs(x, pairs, **options):
+            return formula(x, pairs.positive, pairs.negative, **options)
+
+        return differentiable(of_pairs)
 
     def __init__(
         self,
-        distance,
-        miner=None,
+        exclude_equal_ids=False,
+        tile_size=None,
         reduction="sum_over_batch_size",
         name=None,
         dtype=None,
     ):
         super().__init__(reduction=reduction, name=name, dtype=dtype)
-        self.distance = distance
-        self.miner = None if miner is None else mining.known(miner)
-        distances.get(distance)
-        if not isinstance(miner, mining.PairMiner | mining.TripletMiner | None):
-            raise ValueError(
-                "`miner` must be None or an instance of a miner of tfembloss.miners, as in "
-                f"miner=BatchHardMiner(). Received: miner={miner!r}"
-            )
+        self.exclude_equal_ids = exclude_equal_ids
+        self.tile_size = tile_size
+        if tile_size is not None:
+            self.tile_size = integer("tile_size", tile_size, 1, hint=", or None")
 
-    targets_are_ids = True
+    def call(self, y_true, y_pred, memory=None):
+        """Values `[B]` of this replica's anchors."""
+        batch = self.batch(y_true, y_pred, memory)
+        # A mask would hide what is not finite.
+        return self.values(batch) + nan_where_not_finite(batch.keys)
 
-    @property
-    def takes_past(self):
-        """Unless a miner looks at the distances between all keys."""
-        return not self.mines_all_pairs
+    def batch(self, y_true, y_pred, memory):
+        """The columns `y_pred [B, n, D]` as a `Batch`."""
+        columns = check_columns(y_pred, *self.num_columns)  # [B, n, D]
+        ids = check_ids(y_true, columns) if self.exclude_equal_ids else None  # [B]
+        anchors, documents = _anchors_and_documents(columns)
+        if memory is not None:
+            _, of_memory = _anchors_and_documents(memory.embeddings)
+            memory = memory._replace(embeddings=of_memory)
+        keys, pairs, num_rows, first = keys_and_pairs(documents, ids, memory)
+        num_keys, num_documents, dim = tf.unstack(tf.shape(keys))
+        num_documents = keys.shape[1] or num_documents
+        pairs = masks.ColumnPairs(**pairs, num_documents=num_documents, num_keys=num_keys)
+        keys = tf.reshape(keys, [-1, keys.shape[2] or dim])  # [N * m, D]
+        return Batch(tf.squeeze(anchors, axis=1), keys, pairs, num_rows, first)
 
-    @property
-    def mines_all_pairs(self):
-        """Whether there is a miner that needs the distances between all keys."""
-        return self.miner is not None and self.miner.needs_key_distances
+    def values(self, batch):
+        """The formula's values `[B]`."""
+        return self.by_tiles(batch)
 
-    def call(self, y_true, y_pred, past=None):
-        """Values `[B]` of the embeddings `y_pred [B, D]` with ids `y_true [B]`."""
-        embeddings = check_rows(y_pred)  # [B, D]
-        ids = check_ids(y_true, embeddings)  # [B]
-        rows = replicas.gather(embeddings)
-        num_rows = tf.cast(tf.shape(rows)[0], rows.dtype)
-        keys, labels = rows_and_past(rows, embeddings, ids, past)  # [N, D]
-        sums, counts = self.formula(Batch(embeddings, keys, labels))  # [B], [B]
-        share = num_rows / tf.maximum(replicas.total(tf.reduce_sum(counts)), 1)
-        values = sums * share + nan_where_not_finite(keys)  # a mask would hide it
-        return values + self._nan_where_miner_overflows(keys)
+    def by_tiles(self, batch, log_sums=False):
+        """What the formula gives, computed on tiles of anchors where there are many.
 
-    def _nan_where_miner_overflows(self, keys):
-        """0, or NaN where a miner's own distances may overflow, which only select."""
-        if self.miner is None or not isinstance(self.miner.distance, str):
-            return 0
-        # Of all keys' distances that of the longest and its opposite is the largest.
-        of_opposites = distances.get(self.miner.distance).rowwise(keys, -keys)
-        return nan_where_not_finite(of_opposites)
+        Args:
+            batch: `Batch`.
+            log_sums: see `tiling.by_tiles`.
+        """
+        prepare = distances.get(self.distance).prepare
+        keys = prepare(batch.keys)
+        anchors = keys if batch.anchors is batch.keys else prepare(batch.anchors)
+        of_each_row = batch.pairs.of_each_row()
+        names, constants = list(of_each_row), list(of_each_row.values())
+        # A miner may have a distance of its own, for which it prepares them otherwise.
+        unprepared = None if self.miner is None else batch.anchors
+
+        def of_tile(anchors, keys, unprepared, *of_each_row):
+            pairs = batch.pairs._replace(**dict(zip(names, of_each_row, strict=True)))
+            tile = batch._replace(anchors=unprepared, pairs=pairs)
+            return self.compare(anchors, keys, tile)
+
+        constants = [unprepared, *constants]
+        if not self.tiled or self.mines_all_pairs:
+            return of_tile(anchors, keys, *constants)
+        return tiling.by_tiles(of_tile, anchors, keys, constants, self.tile_size, log_sums)
+
+    def compare(self, anchors, keys, batch):
+        """The formula of prepared anchors and keys, and the pairs of a `Batch`."""
+        x = distances.get(self.distance).of_prepared(anchors, keys)  # [B, N]
+        return self._kernel(x, self.selected_pairs(batch, x), **self.options)
+
+    def selected_pairs(self, batch, x):
+        """The pairs that count of a `Batch` with distances x `[B, N]`."""
+        return batch.pairs
 
     def first_batch_warning(self, y_true, shape):
-        """Of a batch without positives, or without negatives."""
-        return ids_warning(y_true, positives=True)
-
-    def candidates(self, batch, key_distances=False):
-        """The batch's `mining.Candidates` in the loss's distance."""
-        if self.miner is not None and self.miner.distance == self.distance:
-            key_distances = key_distances or self.miner.needs_key_distances
-        return mining.candidates(self.distance, *batch, key_distances)
-
-    def miner_candidates(self, batch, candidates):
-        """The batch's `mining.Candidates` in the miner's distance."""
-        if self.miner is None or self.miner.distance == self.distance:
-            return candidates
-        return mining.candidates(
-            self.miner.distance, *batch, self.miner.needs_key_distances
-        )
-
-    def get_config(self):
-        """The arguments that make this loss again."""
-        config = {**super().get_config(), "distance": self.distance}
-        if self.miner is not None:
-            config["miner"] = keras.saving.serialize_keras_object(self.miner)
-        return config
+        """Of a batch without negatives."""
+        return in_batch_warning(y_true if self.exclude_equal_ids else None, shape)
 
 
-class Batch(NamedTuple):
-    """The rows of a label loss.
+def _anchors_and_documents(columns):
+    # Split, not sliced: the gradient of a slice is a whole [B, n, D] each.
+    return tf.split(columns, [1, tf.shape(columns)[1] - 1], axis=1)
+
+
+def keys_and_pairs(rows, ids, memory=None):
+    """All replicas' rows and those of the memory, and what tells their pairs.
 
     Args:
-        embeddings: of this replica `[B, D]`.
-        keys: of all replicas, and of past batches if there are any, `[N, D]`.
-        labels: `masks.Labels` of their pairs.
-    """
+        rows: tensor `[B, ...]` of this replica's rows.
+        ids: of this replica's rows `[B]`, as `check_ids` returns them, or None.
+        memory: `masks.MemoryRows`, its embeddings such as the rows are; or None.
 
-    embeddings: tf.Tensor
-    keys: tf.Tensor
-    labels: masks.Labels
+    Returns:
+        keys `[N, ...]`; a dict of `ids`, `key_ids`, `positions` and `present`, see
+        `masks.LabelPairs`; the number of all replicas' rows; the position of this replica's
+        first row among them.
+    """
+    keys, first = replicas.gather(rows), replicas.first_row(rows)
+    num_rows, present = tf.cast(tf.shape(keys)[0], rows.dtype), None
+    key_ids = None if ids is None else replicas.gather(ids)
+    if memory is not None:
+        present = tf.concat([tf.fill(tf.shape(keys)[:1], True), memory.present], axis=0)
+        keys = tf.concat([keys, tf.stop_gradient(memory.embeddings)], axis=0)
+        key_ids = None if ids is None else tf.concat([key_ids, memory.ids], axis=0)
+    positions = first + tf.range(tf.shape(rows)[0])  # [B]
+    pairs = {"ids": ids, "key_ids": key_ids, "positions": positions, "present": present}
+    return keys, pairs, num_rows, first
 
 
 class _Reduce(keras.losses.Loss):
@@ -252,69 +320,16 @@ class _Reduce(keras.losses.Loss):
         return y_pred
 
 
-def check_number(name, value, expected, right=lambda value: True):
-    """A finite number as a float, or a ValueError that says what it should be."""
-    # Of numpy's numbers as well, which the kernels would take for tensors.
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if is_number and math.isfinite(value) and right(value):
-        return float(value)
-    raise ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}")
-
-
-class Past(NamedTuple):
-    """Rows of past batches, which a loss compares with those of this one.
-
-    Args:
-        embeddings: `[M, D]` or `[M, n, D]`, as in `y_pred`.
-        ids: `[M]`, as of `masks.integer_ids`.
-        present: whether there is such a row, `[M]`.
-    """
-
-    embeddings: tf.Tensor
-    ids: tf.Tensor
-    present: tf.Tensor
-
-
-def rows_and_past(keys, rows, ids=None, past=None):
-    """Keys `[N, ...]` of this batch with those of the past, and the `masks.Labels` of all.
-
-    Args:
-        keys: of all replicas' rows, gathered.
-        rows: tensor `[B, ...]` of this replica's rows.
-        ids: of this replica's rows `[B]`, as `check_ids` returns them, or None.
-        past: `Past`, its embeddings such as the keys are; or None.
-    """
-    positions = replicas.first_row(rows) + tf.range(tf.shape(rows)[0])  # [B]
-    key_ids = None if ids is None else replicas.gather(ids)
-    if past is None:
-        return keys, masks.Labels(ids, key_ids, positions)
-    now = tf.fill(tf.shape(keys)[:1], True)
-    present = tf.concat([now, past.present], axis=0)
-    keys = tf.concat([keys, tf.stop_gradient(past.embeddings)], axis=0)
-    if ids is not None:
-        key_ids = tf.concat([key_ids, past.ids], axis=0)
-    return keys, masks.Labels(ids, key_ids, positions, present)
-
-
-def check_tile_size(tile_size):
-    """A whole number of rows, or None."""
-    if tile_size is None:
-        return None
-    whole = lambda size: size >= 1 and size == int(size)  # noqa: E731
-    expected = "a whole number of rows >= 1, or None"
-    return int(check_number("tile_size", tile_size, expected, whole))
-
-
 def nan_where_not_finite(x, dtype=None):
     """0, or NaN if any entry of x is not finite: what is not to be hidden by a mask."""
     x = tf.cast(tf.stop_gradient(x), dtype or x.dtype)
     return 0 * tf.reduce_sum(0 * x)
 
 
-def share_of_log_sum(log_terms, log_sum):
-    """Each term's share of log(1 + sum of terms), which add up to it.
+def parts_of_log_sum(log_terms, log_sum):
+    """Each term's part of log(1 + sum of terms): the parts add up to it.
 
-    So do their gradients: to weigh a share is to weigh what its term adds to the gradient.
+    So do their gradients: to weigh a part is to weigh what its term adds to the gradient.
 
     Args:
         log_terms: logarithms of terms, -inf for none; of any shape.
@@ -323,7 +338,7 @@ def share_of_log_sum(log_terms, log_sum):
     none = log_terms == float("-inf")
     log_terms = tf.where(none, tf.zeros_like(log_terms), log_terms)
     constant, log_sum = tf.stop_gradient(log_terms), tf.stop_gradient(log_sum)
-    share = tf.where(none, tf.zeros_like(constant), tf.exp(constant - log_sum))
+    fraction = tf.where(none, tf.zeros_like(constant), tf.exp(constant - log_sum))
     # Of log(1 + sum) by the logarithm of a term.
-    slope = share * tf.sigmoid(log_sum)
-    return share * tf.nn.softplus(log_sum) + slope * (log_terms - constant)
+    gradient = fraction * tf.sigmoid(log_sum)
+    return fraction * tf.nn.softplus(log_sum) + gradient * (log_terms - constant)

@@ -1,22 +1,26 @@
-"""Losses that learn from a teacher: its embeddings, its scores, what it takes for alike."""
+"""Losses that learn from a teacher: its embeddings, its scores, what it finds similar."""
+
+import functools
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
-from tfembloss import distances, masks, replicas, softmax
+from tfembloss import distances, masks, replicas
+from tfembloss.checks import non_negative, one_of, positive
 from tfembloss.kernels import differentiable
 from tfembloss.losses.base import (
+    Batch,
     EmbeddingLoss,
-    check_number,
-    check_tile_size,
+    InBatchLoss,
+    keys_and_pairs,
     nan_where_not_finite,
 )
 from tfembloss.losses.inputs import check_known_columns, described_both, of_shape
 
 
 @differentiable
-def _mean_squared_error(x, targets):
-    (columns,) = x  # [B, n, D]
+def _mean_squared_error(columns, targets):
     errors = distances.sum_last(tf.math.squared_difference(columns, targets))  # [B, n]
     return tf.reduce_mean(errors, axis=1) / tf.cast(tf.shape(columns)[2], columns.dtype)
 
@@ -76,12 +80,12 @@ class MSELoss(EmbeddingLoss):
             expected = [expected[0], 1, columns.shape[2]]
         targets = of_shape(y_true, expected, y_pred, message)
         targets = targets[:, None] if targets.shape.rank == 2 else targets  # [B, n or 1, D]
-        return _mean_squared_error((columns,), tf.cast(targets, self.dtype))
+        return _mean_squared_error(columns, tf.cast(targets, self.dtype))
 
 
 @differentiable
-def _similarities(x, rowwise):
-    (columns,) = x  # [B, 1 + m, D]
+def _similarities(columns, rowwise):
+    """Similarities of the first of columns `[B, 1 + m, D]` to the others, `[B, m]`."""
     return -rowwise(columns[:, :1], columns[:, 1:])  # [B, m]
 
 
@@ -139,13 +143,9 @@ class MarginMSELoss(EmbeddingLoss):
         )
         if margins.shape[1] == num_negatives + 1:
             margins = margins[:, :1] - margins[:, 1:]
-        scores = _similarities((columns,), self._distance.rowwise)  # [B, 1 + n]
+        scores = _similarities(columns, self._distance.rowwise)  # [B, 1 + n]
         errors = scores[:, :1] - scores[:, 1:] - margins  # [B, n]
         return tf.reduce_mean(tf.square(errors), axis=1)
-
-    def get_config(self):
-        """The arguments that make this loss again."""
-        return {**super().get_config(), "similarity": self.similarity}
 
 
 def _teacher_scores(y_true, columns, widths, dtype):
@@ -219,73 +219,25 @@ class DistillKLDivLoss(EmbeddingLoss):
         super().__init__(reduction=reduction, name=name, dtype=dtype)
         self.similarity = similarity
         self._distance = distances.get(similarity, argument="similarity")
-        self.temperature = _temperature("temperature", temperature)
-        of_both = self.temperature
-        self.student_temperature = _temperature(
-            "student_temperature",
-            of_both if student_temperature is None else student_temperature,
-        )
-        self.teacher_temperature = _temperature(
-            "teacher_temperature",
-            of_both if teacher_temperature is None else teacher_temperature,
-        )
+        student = temperature if student_temperature is None else student_temperature
+        teacher = temperature if teacher_temperature is None else teacher_temperature
+        self.temperature = positive("temperature", temperature)
+        self.student_temperature = positive("student_temperature", student)
+        self.teacher_temperature = positive("teacher_temperature", teacher)
 
     def call(self, y_true, y_pred):
         """Values `[B]` of the columns `y_pred [B, 1 + m, D]` with scores `y_true`."""
         columns = check_known_columns(y_pred, at_least=3)  # [B, 1 + m, D]
         scores = _teacher_scores(y_true, columns, (columns.shape[1] - 1,), self.dtype)
         log_p = tf.nn.log_softmax(scores / self.teacher_temperature)  # [B, m]
-        logits = _similarities((columns,), self._distance.rowwise)  # [B, m]
+        logits = _similarities(columns, self._distance.rowwise)  # [B, m]
         log_q = tf.nn.log_softmax(logits / self.student_temperature)
         divergence = tf.reduce_sum(tf.exp(log_p) * (log_p - log_q), axis=1)  # [B]
         return self.student_temperature**2 * divergence
 
-    def get_config(self):
-        """The arguments that make this loss again."""
-        return {
-            **super().get_config(),
-            "similarity": self.similarity,
-            "temperature": self.temperature,
-            "student_temperature": self.student_temperature,
-            "teacher_temperature": self.teacher_temperature,
-        }
-
-
-def _temperature(name, value):
-    return check_number(name, value, "a number > 0", lambda t: t > 0)
-
-
-@differentiable
-def _gist(x, guides, key_guides, rows, temperature, margin, relative, blocks):
-    columns, keys = x  # [B, n, D], [N, n, D]
-    own = masks.own_rows(rows, tf.shape(keys)[0])  # [B, N]
-
-    def cosines(a, b):
-        return tf.matmul(a, b, transpose_b=True)  # [B, N]
-
-    guide = cosines(guides[:, 0], key_guides[:, 1])
-    limit = tf.reduce_sum(tf.where(own, guide, tf.zeros_like(guide)), axis=1)  # [B]
-    limit -= tf.abs(limit) * margin if relative else margin
-    positives = cosines(columns[:, 0], keys[:, 1]) / temperature
-    own_logit = tf.reduce_sum(tf.where(own, positives, tf.zeros_like(positives)), axis=1)
-    rows_of_logits = []
-    for a, b, own_entry in blocks:
-        similarity = cosines(guides[:, a], key_guides[:, b])
-        logits = cosines(columns[:, a], keys[:, b]) / temperature
-        # More alike than the anchor and its positive: not a negative. A row with itself
-        # is none either, but for the pair of anchor and positive, which counts.
-        dropped = similarity > limit[:, None]
-        if own_entry == "kept":
-            dropped &= ~own
-        elif own_entry == "dropped":
-            dropped |= own
-        rows_of_logits.append(masks.row_logsumexp(logits, tf.cast(~dropped, logits.dtype)))
-    values = tf.reduce_logsumexp(tf.stack(rows_of_logits, axis=1), axis=1) - own_logit
-    return values
-
 
 @keras.saving.register_keras_serializable("tfembloss")
-class GISTEmbedLoss(EmbeddingLoss):
+class GISTEmbedLoss(InBatchLoss):
     r"""In-batch negatives without those that a guide finds too much like the positive.
 
     A softmax as in `MultipleNegativesRankingLoss`, over the positives and the negatives of
@@ -335,6 +287,9 @@ class GISTEmbedLoss(EmbeddingLoss):
         negatives are its `CachedGISTEmbedLoss`.
     """
 
+    targets_are_ids = False
+    takes_memory = False
+
     def __init__(
         self,
         temperature=0.01,
@@ -347,65 +302,92 @@ class GISTEmbedLoss(EmbeddingLoss):
         name=None,
         dtype=None,
     ):
-        super().__init__(reduction=reduction, name=name, dtype=dtype)
-        if margin_strategy not in ("absolute", "relative"):
-            raise ValueError(
-                "`margin_strategy` must be 'absolute' or 'relative'. Received: "
-                f"margin_strategy={margin_strategy!r}"
-            )
-        self.temperature = _temperature("temperature", temperature)
-        self.margin_strategy = margin_strategy
-        self.margin = check_number("margin", margin, "a number >= 0", lambda m: m >= 0)
+        super().__init__(False, tile_size, reduction, name, dtype)
+        self.temperature = positive("temperature", temperature)
+        self.margin_strategy = one_of(
+            "margin_strategy", margin_strategy, ("absolute", "relative")
+        )
+        self.margin = non_negative("margin", margin)
         self.contrast_anchors = bool(contrast_anchors)
         self.contrast_positives = bool(contrast_positives)
-        self.tile_size = check_tile_size(tile_size)
 
-    def call(self, y_true, y_pred):
-        """Values `[B]` of the columns `y_pred [B, n, D]`, guided by `y_true [B, n, G]`."""
+    def batch(self, y_true, y_pred, memory):
+        """The columns `y_pred [B, n, D]` with those of the guide `y_true [B, n, G]`."""
         columns = check_known_columns(y_pred, at_least=2)  # [B, n, D]
-        expected = [*columns.shape[:2], None]
         message = (
             "Expected the guide's embeddings of all columns as y_true, [B, n, G] with "
             f"n = {columns.shape[1]}. Received: {described_both(y_true, columns)}. Embed "
             "the columns with the guide and give np.stack(its embeddings, axis=1) as y."
         )
-        y_true = of_shape(y_true, expected, columns, message)
-        directions = distances.directions(columns)
-        guides = distances.l2_normalize(tf.cast(y_true, self.dtype))  # [B, n, G]
-        keys, key_guides = replicas.gather(directions), replicas.gather(guides)  # [N, n, .]
-        rows = replicas.first_row(columns) + tf.range(tf.shape(columns)[0])  # [B]
-        blocks = [(0, 1, "kept")]
-        if self.contrast_anchors:
-            blocks.append((0, 0, "dropped"))
-        if self.contrast_positives:
-            blocks.append((1, 1, "dropped"))
-        blocks += [(0, k, "as others") for k in range(2, columns.shape[1])]
+        guides = of_shape(y_true, [*columns.shape[:2], None], columns, message)
+        guides = distances.l2_normalize(tf.cast(guides, self.dtype))  # [B, n, G]
+        keys, pairs, num_rows, first = keys_and_pairs(columns, None)  # [N, n, D]
+        pairs = _GuidedPairs(pairs["positions"], guides, replicas.gather(guides))
+        return Batch(columns, keys, pairs, num_rows, first)
 
-        def guided(directions, keys, guides, rows):
-            return _gist(
-                (directions, keys),
-                guides,
-                tf.stop_gradient(key_guides),
-                rows,
-                self.temperature,
-                self.margin,
-                self.margin_strategy == "relative",
-                tuple(blocks),
-            )
+    def values(self, batch):
+        """Those of the formula."""
+        return super().values(batch) + nan_where_not_finite(batch.pairs.key_guides)
 
-        values = softmax.by_tiles(
-            guided, directions, keys, [guides, rows], self.tile_size
-        )  # [B]
-        return values + nan_where_not_finite(key_guides) + nan_where_not_finite(keys)
+    def compare(self, columns, keys, batch):
+        """The formula of the cosines between columns a of the rows and b of the keys."""
+        num_columns = columns.shape[1]
+        return self._kernel((columns, keys), batch.pairs, num_columns, **self.options)
 
-    def get_config(self):
-        """The arguments that make this loss again."""
-        return {
-            **super().get_config(),
-            "temperature": self.temperature,
-            "margin_strategy": self.margin_strategy,
-            "margin": self.margin,
-            "contrast_anchors": self.contrast_anchors,
-            "contrast_positives": self.contrast_positives,
-            "tile_size": self.tile_size,
-        }
+    @staticmethod
+    def _kernel_of(formula):
+        def of_columns(x, pairs, num_columns, **options):
+            own = masks.at_positions(pairs.positions, tf.shape(x[1])[0])  # [B, N]
+            guides = pairs.guides, tf.stop_gradient(pairs.key_guides)
+            return formula(_cosines(*x), _cosines(*guides), own, num_columns, **options)
+
+        return differentiable(of_columns)
+
+    @staticmethod
+    def formula(
+        cosines,
+        guide_cosines,
+        own,
+        num_columns,
+        *,
+        temperature,
+        margin,
+        margin_strategy,
+        contrast_anchors,
+        contrast_positives,
+    ):
+        """-log of the own pair's part of all pairs that the guide leaves."""
+        limit = masks.row_sum(guide_cosines(0, 1), own)  # [B]
+        limit -= tf.abs(limit) * margin if margin_strategy == "relative" else margin
+        # Anchors with positives, anchors, positives with positives, anchors with negatives.
+        pairs = [(0, 1)] + [(0, 0)] * contrast_anchors + [(1, 1)] * contrast_positives
+        pairs += [(0, column) for column in range(2, num_columns)]
+        log_sums = []
+        for a, b in pairs:
+            kept = ~(guide_cosines(a, b) > limit[:, None])  # [B, N]
+            if b < 2:  # the own pair counts, and no row with itself
+                kept = kept | own if a < b else kept & ~own
+            log_sums.append(masks.row_logsumexp(cosines(a, b) / temperature, kept))
+        own_logit = masks.row_sum(cosines(0, 1), own) / temperature  # [B]
+        return tf.reduce_logsumexp(tf.stack(log_sums, axis=1), axis=1) - own_logit
+
+
+class _GuidedPairs(NamedTuple):
+    """What a guide says of this replica's rows `[B, n, G]` and of all, `[N, n, G]`."""
+
+    positions: tf.Tensor
+    guides: tf.Tensor
+    key_guides: tf.Tensor
+
+    def of_each_row(self):
+        return {"positions": self.positions, "guides": self.guides}
+
+
+def _cosines(columns, keys):
+    """Function of two columns that gives the cosines `[B, N]` of rows of length 1."""
+
+    @functools.cache
+    def cosines(a, b):
+        return tf.matmul(columns[:, a], keys[:, b], transpose_b=True)
+
+    return cosines

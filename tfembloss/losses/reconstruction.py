@@ -4,7 +4,8 @@ import keras
 import tensorflow as tf
 
 from tfembloss import replicas
-from tfembloss.losses.base import EmbeddingLoss, check_number, nan_where_not_finite
+from tfembloss.checks import integer
+from tfembloss.losses.base import EmbeddingLoss, nan_where_not_finite
 from tfembloss.losses.inputs import check_integers, described_both, of_shape
 
 
@@ -48,8 +49,7 @@ class DenoisingAutoEncoderLoss(EmbeddingLoss):
 
     def __init__(self, padding=0, reduction="sum_over_batch_size", name=None, dtype=None):
         super().__init__(reduction=reduction, name=name, dtype=dtype)
-        whole = lambda number: number == int(number)  # noqa: E731
-        self.padding = int(check_number("padding", padding, "a whole number", whole))
+        self.padding = integer("padding", padding)
 
     def call(self, y_true, y_pred):
         """Values `[B]` of the logits `y_pred [B, T, V]` with tokens `y_true [B, T]`."""
@@ -69,10 +69,6 @@ class DenoisingAutoEncoderLoss(EmbeddingLoss):
             "DenoisingAutoEncoderLoss takes logits, which cannot be truncated: expected a "
             "loss on embeddings."
         )
-
-    def get_config(self):
-        """The arguments that make this loss again."""
-        return {**super().get_config(), "padding": self.padding}
 
 
 def _check_tokens(y_true, y_pred):

@@ -2,7 +2,8 @@
 
 import keras
 
-from tfembloss.losses.base import EmbeddingLoss, check_number
+from tfembloss.checks import integer, non_negative
+from tfembloss.losses.base import EmbeddingLoss
 from tfembloss.losses.inputs import described
 
 
@@ -62,7 +63,7 @@ class MatryoshkaLoss(EmbeddingLoss):
             )
         super().__init__(reduction=reduction, name=name, dtype=loss.dtype)
         self.loss = loss
-        self.dims = [_check_dim(dim) for dim in dims]
+        self.dims = [integer("dims", dim, 1) for dim in dims]
         if not self.dims or len(set(self.dims)) < len(self.dims):
             raise ValueError(
                 "`dims` must be different numbers of dimensions, as [384, 128, 32]. "
@@ -74,10 +75,7 @@ class MatryoshkaLoss(EmbeddingLoss):
                 "`weights` must be as many as `dims`. Received: "
                 f"weights={weights!r}, dims={self.dims!r}"
             )
-        self.weights = [
-            check_number("weights", weight, "numbers >= 0", lambda w: w >= 0)
-            for weight in weights
-        ]
+        self.weights = [non_negative("weights", weight) for weight in weights]
 
     @property
     def targets_are_ids(self):
@@ -85,11 +83,11 @@ class MatryoshkaLoss(EmbeddingLoss):
         return self.loss.targets_are_ids
 
     @property
-    def takes_past(self):
+    def takes_memory(self):
         """Where the loss does."""
-        return self.loss.takes_past
+        return self.loss.takes_memory
 
-    def call(self, y_true, y_pred, past=None):
+    def call(self, y_true, y_pred, memory=None):
         """Values `[B]`, the weighted sum of the loss's own."""
         if not y_pred.shape.rank or (y_pred.shape[-1] or 0) < max(self.dims):
             raise ValueError(
@@ -99,30 +97,14 @@ class MatryoshkaLoss(EmbeddingLoss):
         total = 0
         for dim, weight in zip(self.dims, self.weights, strict=True):
             targets = y_true[..., :dim] if self.loss.targets_are_embeddings else y_true
-            of_past = ()
-            if past is not None:
-                rows = self.loss.truncate(past.embeddings, dim)
-                of_past = (past._replace(embeddings=rows),)
+            of_memory = ()
+            if memory is not None:
+                rows = self.loss.truncate(memory.embeddings, dim)
+                of_memory = (memory._replace(embeddings=rows),)
             rows = self.loss.truncate(y_pred, dim)
-            total += weight * self.loss.call(targets, rows, *of_past)
+            total += weight * self.loss.call(targets, rows, *of_memory)
         return total
 
     def first_batch_warning(self, y_true, shape):
         """That of the loss."""
         return self.loss.first_batch_warning(y_true, shape)
-
-    def get_config(self):
-        """The arguments that make this loss again."""
-        config = super().get_config()
-        del config["dtype"]
-        return {
-            **config,
-            "loss": keras.saving.serialize_keras_object(self.loss),
-            "dims": self.dims,
-            "weights": self.weights,
-        }
-
-
-def _check_dim(dim):
-    whole = lambda d: d >= 1 and d == int(d)  # noqa: E731
-    return int(check_number("dims", dim, "whole numbers >= 1", whole))

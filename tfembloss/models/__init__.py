@@ -1,5 +1,6 @@
 """Models that train encoders: columns of inputs in, columns of embeddings out."""
 
+from tfembloss.layers import SentenceDecoder
 from tfembloss.models.classifier import EmbeddingClassifier
 from tfembloss.models.contrastive_tension import ContrastiveTensionModel, twin
 from tfembloss.models.cross_encoder import CrossEncoder
@@ -7,7 +8,6 @@ from tfembloss.models.denoising_autoencoder import DenoisingAutoEncoder
 from tfembloss.models.dual_encoder import DualEncoder
 from tfembloss.models.embedding_model import EmbeddingModel
 from tfembloss.models.head_optimizer import HeadOptimizer
-from tfembloss.models.sentence_decoder import SentenceDecoder
 
 __all__ = [
     "ContrastiveTensionModel",

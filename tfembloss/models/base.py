@@ -6,16 +6,28 @@ import keras
 import tensorflow as tf
 
 from tfembloss import data, replicas
+from tfembloss.checks import integer
+from tfembloss.config import Configurable
 from tfembloss.data.columns import as_columns
 from tfembloss.losses.base import EmbeddingLoss
 from tfembloss.losses.inputs import no_targets
 from tfembloss.losses.names import one_of_ours
 from tfembloss.models import first_batch, grad_cache, inputs
+from tfembloss.models.batches import (
+    MappedPyDataset,
+    check_batch_size,
+    check_nothing_beside,
+    is_batches,
+    map_inputs,
+    mapped_batches,
+    of_batches,
+    raw_batches,
+)
 from tfembloss.models.building import WholeModel
 from tfembloss.models.errors import explained
 
 
-class ColumnModel(WholeModel):
+class ColumnModel(Configurable, WholeModel):
     """Base of the models: trains under any strategy, on raw inputs, and resumes exactly.
 
     A subclass writes `build` and `call`, columns in, embeddings `[B, D]` or `[B, n, D]`
@@ -29,7 +41,10 @@ class ColumnModel(WholeModel):
 
     def __init__(self, mini_batch_size=None, name=None, dtype=None):
         super().__init__(name=name, dtype=dtype)
-        self.mini_batch_size = grad_cache.check_size(mini_batch_size)
+        self.mini_batch_size = mini_batch_size
+        if mini_batch_size is not None:
+            hint = ", how many rows of a batch go through the encoder at once, or None"
+            self.mini_batch_size = integer("mini_batch_size", mini_batch_size, 1, hint=hint)
 
     # Loss from embeddings.
 
@@ -94,7 +109,7 @@ class ColumnModel(WholeModel):
     def step_batches(self, batches, training):
         """What the steps of `fit` and `evaluate` take, from a dataset of raw batches."""
         prepare = functools.partial(self.encoder_inputs, training=training)
-        return inputs.map_inputs(prepare, batches)
+        return map_inputs(prepare, batches)
 
     def step_batch(self, x, y=None, sample_weight=None, training=False):
         """What a step takes, from one batch."""
@@ -123,7 +138,7 @@ class ColumnModel(WholeModel):
         **kwargs,
     ):
         """`keras.Model.fit`, also on raw inputs and without `y`."""
-        rows_given = not inputs.is_batches(x)
+        rows_given = not is_batches(x)
         with explained(self):
             if class_weight is not None and rows_given:
                 sample_weight = inputs.weights_of_classes(class_weight, y, sample_weight)
@@ -157,18 +172,18 @@ class ColumnModel(WholeModel):
 
     def predict(self, x, batch_size=None, **kwargs):
         """`keras.Model.predict`, also on raw inputs: embeddings as a numpy array."""
-        batch_size = inputs.check_batch_size(batch_size)
+        batch_size = check_batch_size(batch_size)
         self._build_known()
         with explained(self):
             if isinstance(x, keras.utils.PyDataset) and self.takes_raw_inputs:
-                x = inputs.MappedPyDataset(x, self._prediction_batch)
+                x = MappedPyDataset(x, self._prediction_batch)
             elif self.takes_raw_inputs:
                 if isinstance(x, tf.data.Dataset):
-                    x = inputs.of_batches(x)
+                    x = of_batches(x)
                 else:
-                    x, batch_size = inputs.raw_batches(x, None, None, batch_size), None
-                x = inputs.map_inputs(self.encoder_inputs, x).prefetch(tf.data.AUTOTUNE)
-            elif not inputs.is_batches(x):
+                    x, batch_size = raw_batches(x, None, None, batch_size), None
+                x = map_inputs(self.encoder_inputs, x).prefetch(tf.data.AUTOTUNE)
+            elif not is_batches(x):
                 x, _, _ = self._arrays(x)
             return super().predict(x, batch_size=batch_size, **kwargs)
 
@@ -213,20 +228,20 @@ class ColumnModel(WholeModel):
         self, x, y=None, sample_weight=None, batch_size=None, shuffle=False, training=False
     ):
         """Arguments of Keras's `fit` and `evaluate`, by name."""
-        batch_size = inputs.check_batch_size(batch_size)
-        if inputs.is_batches(x):
-            inputs.check_nothing_beside(x, y, sample_weight)
+        batch_size = check_batch_size(batch_size)
+        if is_batches(x):
+            check_nothing_beside(x, y, sample_weight)
         if isinstance(x, keras.utils.PyDataset) or hasattr(x, "__next__"):
             step_batch = functools.partial(self.step_batch, training=training)
-            return {"x": inputs.mapped_batches(x, step_batch)}
+            return {"x": mapped_batches(x, step_batch)}
         if self.takes_raw_inputs and not isinstance(x, tf.data.Dataset):
-            x = inputs.raw_batches(x, y, sample_weight, batch_size, shuffle)
+            x = raw_batches(x, y, sample_weight, batch_size, shuffle)
         if isinstance(x, tf.data.Dataset):
             raw = self.takes_raw_inputs  # which may have another rank than the encoder's
-            x = inputs.of_batches(x, None if raw else getattr(self, "encoder", None))
+            x = of_batches(x, None if raw else getattr(self, "encoder", None))
             prepared = self.step_batches(x, training) if self.takes_raw_inputs else x
             return {"x": self._with_targets(prepared).prefetch(tf.data.AUTOTUNE)}
-        if inputs.is_batches(x):
+        if is_batches(x):
             return {"x": x}
         x, y, sample_weight = self._arrays(x, y, sample_weight)
         inputs.check_some_rows(x)
@@ -249,7 +264,7 @@ class ColumnModel(WholeModel):
         """Validation data as Keras takes it: a dataset, or (x, y, sample_weight)."""
         if isinstance(validation_data, list) and self.takes_raw_inputs:
             validation_data = (validation_data,)  # rows, not (x, y)
-        if inputs.is_batches(validation_data):
+        if is_batches(validation_data):
             return self._batches(validation_data)["x"]
         given = self._batches(
             *keras.utils.unpack_x_y_sample_weight(validation_data), batch_size
@@ -277,19 +292,6 @@ class ColumnModel(WholeModel):
         of_steps = {id(layer) for layer in self._layers_of_steps()}
         layers = self._flatten_layers(include_self=False)
         return [layer for layer in layers if id(layer) not in of_steps]
-
-    # Saving.
-
-    @classmethod
-    def from_config(cls, config):
-        """The model that `get_config` described; its parts are Keras-serialisable."""
-        deserialize = keras.saving.deserialize_keras_object
-        return cls(
-            **{
-                name: deserialize(value) if isinstance(value, dict) else value
-                for name, value in config.items()
-            }
-        )
 
 
 def one_tensor(embeddings, rank):

@@ -4,16 +4,17 @@ import keras
 import tensorflow as tf
 
 from tfembloss import layers, replicas
+from tfembloss.checks import integer
 from tfembloss.kernels import compiled, uniform
 from tfembloss.losses.base import EmbeddingLoss
-from tfembloss.losses.classification import check_labels
+from tfembloss.losses.classification.base import check_labels
 from tfembloss.losses.inputs import no_targets, require
-from tfembloss.models.embedding_model import EmbeddingModel
+from tfembloss.models.encoder_model import EncoderModel
 from tfembloss.models.head_optimizer import HeadOptimizer, with_head
 
 
 @keras.saving.register_keras_serializable("tfembloss")
-class EmbeddingClassifier(EmbeddingModel):
+class EmbeddingClassifier(EncoderModel):
     """Trains an encoder by what a head makes of its embeddings.
 
     The head is `tfembloss.layers.CosineHead` for `ArcFaceLoss` and the others on class
@@ -172,16 +173,6 @@ class EmbeddingClassifier(EmbeddingModel):
         )
         return self.head(embeddings, classes=classes), targets
 
-    def get_config(self):
-        """The arguments that make this model again."""
-        config = super().get_config()
-        del config["memory"]  # of which scores of classes have no use
-        return {
-            **config,
-            "head": keras.saving.serialize_keras_object(self.head),
-            "num_sampled": self.num_sampled,
-        }
-
 
 def _check_num_sampled(num_sampled, head):
     if not isinstance(head, layers.CosineHead):
@@ -189,11 +180,8 @@ def _check_num_sampled(num_sampled, head):
             "`num_sampled` samples classes of a tfembloss.layers.CosineHead. Received: "
             f"head={head!r}"
         )
-    if not (isinstance(num_sampled, int) and 1 <= num_sampled <= head.num_classes):
-        raise ValueError(
-            "`num_sampled` must be a whole number, at least the classes of a batch and at "
-            f"most the {head.num_classes} classes. Received: num_sampled={num_sampled!r}"
-        )
+    hint = ", at least the classes of a batch and at most all"
+    integer("num_sampled", num_sampled, 1, head.num_classes, hint)
 
 
 @compiled

@@ -4,8 +4,8 @@ import keras
 import tensorflow as tf
 
 from tfembloss.models.base import check_no_strings, one_tensor
-from tfembloss.models.embedding_model import EmbeddingModel
-from tfembloss.models.inputs import map_inputs
+from tfembloss.models.batches import map_inputs
+from tfembloss.models.encoder_model import EncoderModel
 
 
 def twin(encoder):
@@ -49,7 +49,7 @@ def twin(encoder):
 
 
 @keras.saving.register_keras_serializable("tfembloss")
-class ContrastiveTensionModel(EmbeddingModel):
+class ContrastiveTensionModel(EncoderModel):
     """Trains an encoder on texts alone, against a copy of itself.
 
     Both begin with the same weights, and learn to give equal texts similar embeddings and
@@ -122,12 +122,6 @@ class ContrastiveTensionModel(EmbeddingModel):
         """Of one column, the same column for both encoders."""
         x, *targets = super().step_batch(x, y, sample_weight, training)
         return _two_columns(x), *targets
-
-    def get_config(self):
-        """The arguments that make this model again."""
-        config = super().get_config()
-        del config["memory"]
-        return config
 
 
 def _two_columns(x):

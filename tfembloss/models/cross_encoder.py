@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tfembloss.models import inputs
 from tfembloss.models.base import ColumnModel, check_no_strings, one_tensor
-from tfembloss.models.embedding_model import known_inputs
+from tfembloss.models.encoder_model import known_inputs
 from tfembloss.models.vocabulary import check_vocabulary
 from tfembloss.text import TextPreprocessor
 
@@ -145,15 +145,3 @@ class CrossEncoder(ColumnModel):
             f"x=(queries, texts). Received: {received}. A list of pairs is tuple(zip("
             "*pairs)); a dataset of (query, text) is made one by tfembloss.data.columns."
         )
-
-    # Saving.
-
-    def get_config(self):
-        """The arguments that make this model again."""
-        return {
-            "encoder": keras.saving.serialize_keras_object(self.encoder),
-            "preprocessor": keras.saving.serialize_keras_object(self.preprocessor),
-            "mini_batch_size": self.mini_batch_size,
-            "name": self.name,
-            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
-        }

@@ -8,16 +8,16 @@ import tensorflow as tf
 
 from tfembloss.checks import is_function_of
 from tfembloss.data.columns import as_columns
+from tfembloss.layers.decoder import SentenceDecoder
 from tfembloss.losses.base import EmbeddingLoss
 from tfembloss.losses.reconstruction import DenoisingAutoEncoderLoss
-from tfembloss.models.embedding_model import EmbeddingModel, known_dim
-from tfembloss.models.sentence_decoder import SentenceDecoder
+from tfembloss.models.encoder_model import EncoderModel, known_dim
 from tfembloss.models.vocabulary import token_embedding
 from tfembloss.text import DeleteWords
 
 
 @keras.saving.register_keras_serializable("tfembloss")
-class DenoisingAutoEncoder(EmbeddingModel):
+class DenoisingAutoEncoder(EncoderModel):
     r"""Trains an encoder on texts alone, by telling damaged texts' whole (TSDAE).
 
     The encoder embeds a text without most of its words; a decoder has to tell the whole
@@ -196,16 +196,6 @@ class DenoisingAutoEncoder(EmbeddingModel):
         if self._compile_metrics is not None:
             y_pred = self.logits(y, y_pred, training=False)
         return super().compute_metrics(x, y, y_pred, sample_weight)
-
-    # Saving.
-
-    def get_config(self):
-        """The arguments that make this model again."""
-        config = super().get_config()
-        del config["memory"]
-        serialize = keras.saving.serialize_keras_object
-        parts = {"decoder": serialize(self.decoder), "noise": serialize(self.noise)}
-        return {**config, **parts}
 
 
 def _token_embedding(encoder, preprocessor):

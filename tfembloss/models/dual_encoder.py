@@ -5,10 +5,11 @@ import math
 import keras
 import tensorflow as tf
 
+from tfembloss import checks
 from tfembloss.distances import directions
-from tfembloss.losses.base import check_number
 from tfembloss.models.base import ColumnModel, check_no_strings, column_shapes
-from tfembloss.models.embedding_model import EmbeddingModel, known_dim
+from tfembloss.models.embedding_model import EmbeddingModel
+from tfembloss.models.encoder_model import EncoderModel, known_dim
 
 LARGEST_SCALE = 100.0  # CLIP's; above it training becomes unstable
 
@@ -89,7 +90,7 @@ class DualEncoder(ColumnModel):
                 '{"image": image_encoder, "text": text_encoder}. Received: '
                 f"towers={towers!r}"
             )
-        self.initial_scale = check_number(
+        self.initial_scale = checks.number(
             "initial_scale",
             initial_scale,
             f"a number from 1 to {LARGEST_SCALE:g}",
@@ -97,10 +98,10 @@ class DualEncoder(ColumnModel):
         )
         self.initial_bias = initial_bias
         if initial_bias is not None:
-            self.initial_bias = check_number("initial_bias", initial_bias, "a number")
+            self.initial_bias = checks.number("initial_bias", initial_bias)
         self.learn_scale = bool(learn_scale)
         self.towers = {
-            name: tower if isinstance(tower, EmbeddingModel) else EmbeddingModel(tower)
+            name: tower if isinstance(tower, EncoderModel) else EmbeddingModel(tower)
             for name, tower in towers.items()
         }
         self.log_scale = self._number(math.log(self.initial_scale), "log_scale", _in_range)
@@ -236,23 +237,6 @@ class DualEncoder(ColumnModel):
             tower.encoder_inputs(column, training) if tower.takes_raw_inputs else column
             for tower, column in zip(self.towers.values(), self._columns(x), strict=True)
         )
-
-    # Saving.
-
-    def get_config(self):
-        """The arguments that make this model again."""
-        return {
-            "towers": {
-                name: keras.saving.serialize_keras_object(tower)
-                for name, tower in self.towers.items()
-            },
-            "learn_scale": self.learn_scale,
-            "initial_scale": self.initial_scale,
-            "initial_bias": self.initial_bias,
-            "mini_batch_size": self.mini_batch_size,
-            "name": self.name,
-            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
-        }
 
 
 def _in_range(log_scale):

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tfembloss.losses.base import EmbeddingLoss
 from tfembloss.losses.first_batch import check_first_batch, is_awaited
-from tfembloss.models.inputs import is_batches, mapped_batches
+from tfembloss.models.batches import is_batches, mapped_batches
 
 
 def check(model, x, y):
@@ -34,7 +34,7 @@ def watched(model, given, shuffle):
 def _is_awaited(model):
     """Whether there is a warning to expect, and it is of the batch alone.
 
-    With a memory, the rows of past batches are there to compare with.
+    With a memory, the rows of earlier batches are there to compare with.
     """
     loss = model.loss if model.compiled else None
     if not isinstance(loss, EmbeddingLoss) or getattr(model, "memory", None) is not None:

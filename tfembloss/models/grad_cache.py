@@ -25,18 +25,6 @@ from tfembloss import replicas
 from tfembloss.losses.inputs import require
 
 
-def check_size(mini_batch_size):
-    """None or a whole number of rows, or a ValueError that says what it should be."""
-    is_number = isinstance(mini_batch_size, int) and not isinstance(mini_batch_size, bool)
-    if mini_batch_size is None or (is_number and mini_batch_size >= 1):
-        return mini_batch_size
-    raise ValueError(
-        "`mini_batch_size` is how many rows of a batch go through the encoder at once: "
-        "expected a whole number >= 1, or None for all of them. Received: "
-        f"mini_batch_size={mini_batch_size!r}"
-    )
-
-
 def train_step(model, data):
     """`keras.Model.train_step` with the encoder's gradient by mini-batches."""
     _check_batch_norm(model)

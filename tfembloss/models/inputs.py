@@ -1,4 +1,4 @@
-"""What users give `fit`, `evaluate` and `predict`, as batches that a step takes."""
+"""What users give `fit`, `evaluate` and `predict`, as arrays that a step takes."""
 
 import inspect
 import numbers
@@ -7,11 +7,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfembloss import data, masks
-from tfembloss.checks import check_count
+from tfembloss import masks
 from tfembloss.data.columns import as_rows, short
-
-# Preprocessors.
 
 
 def preprocess(preprocessor, x, training, columns=False):
@@ -50,15 +47,12 @@ class _Caller(keras.layers.Layer):
         return function(x)
 
 
-# Arrays and lists.
-
-
 def arrays(x, y, sample_weight, encoder=None):
     """Arrays as Keras takes them: lists as arrays, as rows or as columns."""
     _check_are_rows(x)
     y = targets_as_array(y)
     num_rows = None if y is None or not hasattr(y, "__len__") else len(y)
-    x = _as_arrays(x, num_rows, _input_rank(encoder))
+    x = _as_arrays(x, num_rows, input_rank(encoder))
     return x, y, weights_as_array(sample_weight)
 
 
@@ -78,7 +72,8 @@ def check_some_rows(x):
         raise ValueError("Expected at least one row. Received: x of 0 rows.")
 
 
-def _input_rank(encoder):
+def input_rank(encoder):
+    """The rank of an encoder's input; None where it is not known."""
     shape = getattr(encoder, "input_shape", None) if encoder is not None else None
     is_shape = isinstance(shape, tuple) and (not shape or not isinstance(shape[0], tuple))
     return len(shape) if is_shape else None
@@ -206,161 +201,6 @@ def weights_of_classes(class_weight, y, sample_weight):
             f"Received: y.shape={y.shape}. Give `sample_weight` instead."
         )
     return np.array([class_weight.get(v, 1.0) for v in labels.tolist()], "float32")
-
-
-# Datasets.
-
-
-def is_batches(x):
-    """Whether x gives batches, with y and weights in them, instead of rows."""
-    datasets = tf.data.Dataset | keras.utils.PyDataset
-    is_distributed = isinstance(x, tf.distribute.DistributedDataset)
-    return isinstance(x, datasets) or is_distributed or hasattr(x, "__next__")
-
-
-def of_batches(dataset, encoder=None):
-    """The dataset, its ranks known; a ValueError where it has no batches of rows."""
-    if dataset.cardinality() == 0:
-        raise ValueError("Expected at least one batch. Received: a dataset without any.")
-    dataset = _with_known_ranks(dataset)
-    x, _, _ = keras.utils.unpack_x_y_sample_weight(dataset.element_spec)
-    ranks = {getattr(part.shape, "rank", 1) for part in tf.nest.flatten(x)}
-    rank = _input_rank(encoder)
-    if rank is not None and encoder.input_shape[-1] == 1:
-        rank = None  # Keras gives batches [B] their last axis
-    if ranks == {0} or (rank is not None and ranks == {rank - 1}):
-        raise ValueError(
-            "Expected a dataset of batches. Received: a dataset of single rows, "
-            f"{dataset.element_spec}. Batch it, as dataset.batch(32) does."
-        )
-    return dataset
-
-
-def _with_known_ranks(dataset):
-    """The same with the first batch's ranks, where it does not know its own.
-
-    As of from_generator(output_types=...) and numpy_function. That batch is read for it: a
-    generator function has to begin anew each time that it is called, as in each epoch.
-    """
-
-    def is_unknown(spec):
-        return isinstance(spec, tf.TensorSpec) and spec.shape.rank is None
-
-    if not any(map(is_unknown, tf.nest.flatten(dataset.element_spec))):
-        return dataset
-    first = next(iter(dataset.take(1)), None)
-    if first is None:
-        raise ValueError("Expected at least one batch. Received: a dataset without any.")
-    shapes = [getattr(x, "shape", ()) for x in tf.nest.flatten(first)]
-    is_tuple = isinstance(dataset.element_spec, tuple)
-
-    def known(*element):
-        leaves = zip(tf.nest.flatten(element), shapes, strict=True)
-        ensured = [
-            tf.ensure_shape(x, [None] * len(shape)) if isinstance(x, tf.Tensor) else x
-            for x, shape in leaves
-        ]
-        element = tf.nest.pack_sequence_as(element, ensured)
-        return element if is_tuple else element[0]
-
-    return dataset.map(known, tf.data.AUTOTUNE)
-
-
-def check_nothing_beside(x, y, sample_weight):
-    """That y and weights are not given beside batches that carry them."""
-    if y is None and sample_weight is None:
-        return
-    raise ValueError(
-        "A dataset's elements carry y and sample_weight themselves: "
-        "(x, y, sample_weight). Expected no y beside it. Received: "
-        f"x of {type(x).__name__}, with y or sample_weight."
-    )
-
-
-def raw_batches(x, y, sample_weight, batch_size, shuffle=False):
-    """A dataset of batches of raw inputs, from arrays of them."""
-    if hasattr(x, "__next__"):
-        raise ValueError(
-            "Expected arrays, lists or a dataset of raw inputs. Received: "
-            f"{type(x).__name__}. A generator goes into tf.data.Dataset.from_generator, "
-            "then .batch(...)."
-        )
-    dataset = data.from_arrays(x, targets_as_array(y), sample_weight)
-    if shuffle:
-        dataset = dataset.shuffle(len(dataset))
-    return dataset.batch(batch_size or 32)
-
-
-def check_batch_size(batch_size):
-    """None, or a number of rows >= 1."""
-    if batch_size is None:
-        return None
-    return check_count(batch_size, "batch_size", 1)
-
-
-def map_inputs(function, batches):
-    """The same batches with `function(x)` in the place of their x."""
-
-    def changed(*element):
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(element)
-        return keras.utils.pack_x_y_sample_weight(function(x), y, sample_weight)
-
-    return batches.map(changed, tf.data.AUTOTUNE)
-
-
-def mapped_batches(batches, function):
-    """Batches of a PyDataset or generator through a function of x, y, sample_weight."""
-    if isinstance(batches, keras.utils.PyDataset):
-        return MappedPyDataset(batches, function)
-    return (_mapped(_checked_batch(batch), function) for batch in batches)
-
-
-def _checked_batch(batch):
-    if isinstance(batch, str | bytes):
-        raise ValueError(
-            "Expected a generator of batches, of lists of rows or (x, y). Received: one "
-            f"text, {short(batch)}. A generator of rows goes into "
-            "tf.data.Dataset.from_generator, then .batch(...)."
-        )
-    are_texts = isinstance(batch, list) and all(isinstance(x, str | bytes) for x in batch)
-    return (batch,) if are_texts else batch  # which Keras would take for (x, y, ...)
-
-
-def _mapped(batch, function):
-    x, y, sample_weight = function(*keras.utils.unpack_x_y_sample_weight(batch))
-    if y is None and sample_weight is None:
-        return (x,)
-    return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
-
-
-class MappedPyDataset(keras.utils.PyDataset):
-    """A PyDataset whose batches go through a function of x, y and sample_weight."""
-
-    def __init__(self, source, function):
-        super().__init__(
-            workers=source.workers, use_multiprocessing=False,
-            max_queue_size=source.max_queue_size,
-        )  # fmt: skip
-        self.source, self.function = source, function
-
-    def __len__(self):
-        return len(self.source)
-
-    def __getitem__(self, i):
-        return _mapped(self.source[i], self.function)
-
-    @property
-    def num_batches(self):
-        """The source's."""
-        return self.source.num_batches
-
-    def on_epoch_begin(self):
-        """Tells the source."""
-        self.source.on_epoch_begin()
-
-    def on_epoch_end(self):
-        """Tells the source."""
-        self.source.on_epoch_end()
 
 
 def are_tokens(x, preprocessor):

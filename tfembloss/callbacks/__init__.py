@@ -1,0 +1,5 @@
+"""Callbacks for `fit`."""
+
+from tfembloss.callbacks.resumable import ResumableCheckpoint
+
+__all__ = ["ResumableCheckpoint"]

@@ -1,0 +1,17 @@
+"""How good embeddings are: retrieval metrics, and a callback that reports them."""
+
+from tfembloss.evaluation.metrics import (
+    DEFAULT_METRICS,
+    LABEL_METRICS,
+    label_retrieval_metrics,
+    retrieval_metrics,
+)
+from tfembloss.evaluation.retrieval import RetrievalEvaluator
+
+__all__ = [
+    "DEFAULT_METRICS",
+    "LABEL_METRICS",
+    "RetrievalEvaluator",
+    "label_retrieval_metrics",
+    "retrieval_metrics",
+]

@@ -1,0 +1,296 @@
+"""Retrieval metrics: of rankings, and of embeddings with labels."""
+
+import numbers
+from collections.abc import Mapping
+
+import numpy as np
+
+from tfembloss import search
+from tfembloss.checks import as_list, shown
+from tfembloss.evaluation.inputs import (
+    NO_RESULT,
+    _dtype_of,
+    as_numbers,
+    by_query,
+    check_ranking,
+    check_relevant,
+    named_query,
+)
+
+_METRICS = ("recall", "precision", "hit_rate", "mrr", "ndcg", "map")
+DEFAULT_METRICS = ("recall@1", "recall@10", "mrr@10", "ndcg@10", "map@100")
+LABEL_METRICS = ("precision@1", "precision@r", "map@r")
+_QUERY_CHUNK = 1024
+
+
+def retrieval_metrics(ranking, relevant, metrics=DEFAULT_METRICS):
+    r"""Mean retrieval metrics of ranked results, relevance being yes or no.
+
+    With $h_r = 1$ where the result of rank r (from 1) is relevant, and R relevant rows:
+
+    | name | value for one query |
+    |---|---|
+    | `recall@k` | $\sum_{r \le k} h_r / R$ |
+    | `precision@k` | $\sum_{r \le k} h_r / k$ |
+    | `hit_rate@k` | 1 if any $h_r, r \le k$ |
+    | `mrr@k` | $1 / r$ of the first relevant result within k, else 0 |
+    | `ndcg@k` | $\sum_{r \le k} h_r / \log_2(r + 1)$, divided by its best value |
+    | `map@k` | $\sum_{r \le k} h_r \, P(r) \;/\; \min(k, R)$, P(r) the precision at r |
+
+    k is a number, or the letter `r` for each query's own R: `precision@r` is R-precision,
+    `map@r` is MAP@R.
+
+    Args:
+        ranking: row numbers `[Q, K]` of the results of each query, best first, none
+            twice, as `search.top_k` returns them. K should reach the largest k (with `r`
+            the largest R), or the size of the corpus. A query with fewer results has a
+            shorter list, or -1 in the places of those that are missing. Ids that are
+            texts are taken too; and a dict of query id to its results.
+        relevant: for each query the row number (or id) that is relevant, or several of
+            them as a list, an array or a set, or as a dict of row to grade: what has a
+            grade above 0 is relevant. Where `ranking` is a dict, a dict of query id to
+            that. A row that is not ranked counts as not found: only
+            `RetrievalEvaluator` knows which rows there are.
+        metrics: names from the table, with a number or `r` for k.
+
+    Returns:
+        Dict of name to the mean over the queries, floats.
+
+    Raises:
+        ValueError: a metric is unknown, or a query has nothing relevant; a result is there
+            twice; a ranking is too short for k; `relevant` is a mask, has numbers where
+            the ranking has texts, or is of other queries; or `ndcg` is asked for with
+            grades other than 0 and 1, which it would not use.
+
+    Example:
+
+    >>> retrieval_metrics([[3, 0, 1], [2, 1, 0]], [3, [1, 0]], ["recall@1", "mrr@3"])
+    {'recall@1': 0.5, 'mrr@3': 0.75}
+    >>> run, judged = {"q7": ["d2", "d9"]}, {"q7": {"d9": 1, "d5": 1, "d2": 0}}
+    >>> retrieval_metrics(run, judged, ["recall@2", "mrr@2"])
+    {'recall@2': 0.5, 'mrr@2': 0.5}
+
+    Relations:
+        Equal to sentence-transformers' InformationRetrievalEvaluator, which calls
+        `hit_rate@k` accuracy@k.
+    """
+    cuts = parse_metrics(metrics)
+    names = list(ranking) if isinstance(ranking, Mapping) else None
+    ranking = check_ranking(ranking if names is None else list(ranking.values()))
+    if names is not None or isinstance(relevant, Mapping):
+        relevant = by_query(relevant, range(len(ranking)) if names is None else names)
+    relevant = check_relevant(relevant, cuts, names)
+    if len(ranking) != len(relevant) or not len(ranking):
+        raise ValueError(
+            "Expected a ranking [Q, K] of at least one query, and relevant rows for each. "
+            f"Received: a ranking of {len(ranking)} queries, relevant rows for "
+            f"{len(relevant)} queries."
+        )
+    return metrics_of(cuts, *as_numbers(ranking, relevant, names), names)
+
+
+def metrics_of(cuts, ranking, relevant, names=None):
+    """Metrics of checked rows: a ranking `[Q, K]` of numbers, and arrays of them."""
+    _check_results(cuts, ranking, relevant, names)
+    num_relevant = np.array([len(rows) for rows in relevant])
+    values = []
+    for start in range(0, len(ranking), _QUERY_CHUNK):
+        part = slice(start, start + _QUERY_CHUNK)
+        hits = _hits(ranking[part], relevant[part])
+        values.append(_values(cuts, hits, num_relevant[part]))
+    return _means({metric: np.concatenate([v[metric] for v in values]) for metric in cuts})
+
+
+def _hits(ranking, relevant):
+    """Where a query's results are relevant to it, `[Q, K]`."""
+    known, numbers = np.unique(np.concatenate(relevant), return_inverse=True)
+    places = np.minimum(np.searchsorted(known, ranking), len(known) - 1)
+    queries = np.arange(len(ranking))
+    of_relevant = np.repeat(queries, [len(rows) for rows in relevant])
+    relevant = np.sort(of_relevant * len(known) + numbers)
+    results = queries[:, None] * len(known) + places
+    found = np.minimum(np.searchsorted(relevant, results), len(relevant) - 1)
+    return (relevant[found] == results) & (known[places] == ranking)
+
+
+def _check_results(cuts, ranking, relevant, names):
+    """That there are no duplicates, and that the ranking is long enough for k."""
+    ordered = np.sort(ranking, axis=1)
+    twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != NO_RESULT)
+    if twice.any():
+        query, place = np.argwhere(twice)[0]
+        raise ValueError(
+            "Expected a ranking without duplicates. Received: row "
+            f"{ordered[query, place]} twice {named_query(query, names)}."
+        )
+    # Shorter than k it is right where it is the whole corpus (without the query itself).
+    width = ranking.shape[1]
+    num_rows = max(ranking.max(initial=0), *(rows[-1] for rows in relevant)) + 1
+    if num_rows > width + 1 and width and (ranking != NO_RESULT).all():
+        for metric, (_, k) in cuts.items():
+            deepest = max(map(len, relevant)) if k == "r" else k
+            if deepest > width:
+                raise ValueError(
+                    f"Expected for {metric} a ranking of {deepest} results, or of the "
+                    f"whole corpus. Received: {width} results, from a corpus of at least "
+                    f"{num_rows} rows. Search deeper, or ask for a smaller k."
+                )
+
+
+def label_retrieval_metrics(embeddings, ids, metrics=LABEL_METRICS, distance="cosine"):
+    r"""Mean retrieval metrics where every row searches for the others with its label.
+
+    Row by row, its R relevant rows are the other rows of its label, among all rows but
+    itself. A row whose label no other row has finds nothing and is left out of the mean,
+    though others may find it. With $h_r = 1$ where the result of rank r has the label:
+
+    $$precision@R = \frac{1}{R} \sum_{r \le R} h_r \qquad
+      MAP@R = \frac{1}{R} \sum_{r \le R} h_r \, \frac{1}{r} \sum_{i \le r} h_i$$
+
+    Args:
+        embeddings: array `[N, D]`.
+        ids: labels `[N]` or `[N, 1]`, integers or strings.
+        metrics: as in `retrieval_metrics`. By default `precision@1`, which metric
+            learning calls Recall@1, R-precision and MAP@R.
+        distance: the distance that ranks, see `tfembloss.distances`.
+
+    Returns:
+        Dict of name to the mean over the rows that share their label, floats.
+
+    Raises:
+        ValueError: a metric or the distance is unknown, embeddings and ids do not fit, an
+            embedding is not finite, a label is missing, or no two rows share a label.
+
+    Example:
+
+    >>> angles = np.radians([0, 10, 18, 25])
+    >>> points = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    >>> label_retrieval_metrics(points, ["a", "a", "b", "a"])
+    {'precision@1': 0.333..., 'precision@r': 0.5, 'map@r': 0.333...}
+
+    Reference:
+        Musgrave et al. 2020, A Metric Learning Reality Check,
+        https://arxiv.org/abs/2003.08505
+
+    Relations:
+        Equal to pytorch-metric-learning's AccuracyCalculator, where the rows are their
+        own reference: its `precision_at_1`, `r_precision`, `mean_average_precision_at_r`.
+    """
+    cuts = parse_metrics(metrics)
+    embeddings = np.asarray(search.as_embeddings(embeddings, "embeddings"))
+    search.check_finite(embeddings, "embeddings")
+    classes = _check_labels(ids, embeddings.shape)
+    num_relevant = np.bincount(classes)[classes] - 1
+    queries = np.flatnonzero(num_relevant)
+    if not len(queries):
+        raise ValueError(
+            f"Expected two rows with the same label. Received: {len(classes)} rows, each "
+            "of its own label."
+        )
+    last = len(classes) - 1
+    depths = [min(search_depth(cuts, [r]), last) + 1 for r in num_relevant[queries]]
+    values = {metric: np.empty(len(queries)) for metric in cuts}
+    for part in search.parts_of_like_depth(depths):
+        rows, depth = queries[part], depths[part[-1]] - 1
+        _, ranking = search.top_k(embeddings[rows], embeddings, depth + 1, distance)
+        # Without the row itself, or where rows equal to it have pushed it out of the
+        # ranking, without the last one.
+        left_out = ranking == rows[:, None]
+        left_out[~left_out.any(axis=1), -1] = True
+        ranking = ranking[~left_out].reshape(len(rows), depth)
+        hits = classes[ranking] == classes[rows][:, None]
+        for metric, of_part in _values(cuts, hits, num_relevant[rows]).items():
+            values[metric][part] = of_part
+    return _means(values)
+
+
+def _check_labels(ids, shape):
+    """Classes `[N]` from 0, of the labels of embeddings of a shape."""
+    labels = ids if hasattr(ids, "dtype") else as_list(ids, "ids as labels [N]")
+    try:
+        labels = np.asarray(labels, None if hasattr(ids, "dtype") else _dtype_of(labels))
+    except ValueError as error:
+        raise ValueError(f"Expected ids as labels [N]. Received: {error}") from error
+    if labels.shape == (shape[0], 1):
+        labels = labels[:, 0]
+    if labels.shape != shape[:1]:
+        raise ValueError(
+            "Expected embeddings [N, D] and a label for each of their rows. "
+            f"Received: embeddings of shape {shape}, ids of shape {labels.shape}"
+        )
+    kind = labels.dtype.kind
+    wrong = np.zeros(0, bool)
+    if kind == "f":
+        wrong = ~np.isfinite(labels) | (labels != np.round(labels))
+    elif kind == "O" and len(labels):
+        of_one = [k for k in (str, bytes, numbers.Integral) if isinstance(labels[0], k)]
+        wrong = np.array([not isinstance(label, tuple(of_one)) for label in labels])
+    else:
+        wrong = np.full(len(labels), kind not in "iubSU")
+    if wrong.any():
+        row = wrong.argmax()
+        raise ValueError(
+            "Expected ids as labels, all integers or all strings. Received: "
+            f"{shown(labels[row])} of type {type(labels[row]).__name__} in row {row}."
+        )
+    return np.unique(labels, return_inverse=True)[1]
+
+
+def parse_metrics(metrics):
+    """`["map@9", "map@r"]` as `{"map@9": ("map", 9), "map@r": ("map", "r")}`."""
+    cuts = {}
+    metrics = [metrics] if isinstance(metrics, str) else metrics
+    for metric in as_list(metrics, "metrics as a list of names"):
+        name, _, k = metric.partition("@") if isinstance(metric, str) else ("", "", "")
+        is_cut = k == "r" or (k.isdecimal() and len(k) < 16 and int(k) > 0)
+        if name not in _METRICS or not is_cut:
+            raise ValueError(
+                f"Unknown metric. Expected one of {_METRICS} with a number or r, like "
+                f"'recall@10' or 'map@r'. Received: {metric!r}"
+            )
+        cuts[metric] = name, k if k == "r" else int(k)
+    return cuts
+
+
+def search_depth(cuts, num_relevant):
+    """How many results of a query the metrics look at, at most."""
+    depths = [np.max(num_relevant) if k == "r" else k for _, k in cuts.values()]
+    return int(max(depths, default=1))
+
+
+def _values(cuts, hits, num_relevant):
+    """For each metric its values `[Q]`, from hits `[Q, K]`."""
+    values = {}
+    for metric, (name, k) in cuts.items():
+        k = num_relevant if k == "r" else np.full(len(hits), k)
+        within = np.arange(1, hits.shape[1] + 1) <= k[:, None]
+        values[metric] = _metric(name, k, (hits & within)[:, : k.max()], num_relevant)
+    return values
+
+
+def _means(values):
+    return {metric: float(np.mean(of_queries)) for metric, of_queries in values.items()}
+
+
+def _metric(name, k, hits, num_relevant):
+    """Values `[Q]` of one metric from hits `[Q, K]`, none of them beyond k `[Q]`."""
+    ranks = np.arange(1, hits.shape[1] + 1)
+    found = hits.sum(axis=1)
+    match name:
+        case "recall":
+            return found / num_relevant
+        case "precision":
+            return found / k
+        case "hit_rate":
+            return found > 0
+        case "mrr":
+            return (hits / ranks).max(axis=1, initial=0)
+        case "ndcg":
+            within = np.minimum(num_relevant, k)
+            ranks = np.arange(1, max(within.max(), hits.shape[1]) + 1)
+            gains = 1 / np.log2(ranks + 1)
+            best = np.cumsum(gains)[within - 1]
+            return hits @ gains[: hits.shape[1]] / best
+        case "map":
+            precision = np.cumsum(hits, axis=1) / ranks
+            return (hits * precision).sum(axis=1) / np.minimum(num_relevant, k)

@@ -1,0 +1,139 @@
+"""A callback that measures retrieval after each epoch."""
+
+from collections.abc import Mapping
+
+import keras
+import tensorflow as tf
+
+from tfembloss import distances, search
+from tfembloss.checks import integer, shown
+from tfembloss.evaluation.inputs import (
+    by_query,
+    check_inputs,
+    check_relevant,
+    is_arrays,
+    named_query,
+    num_rows,
+    rows_of_ids,
+)
+from tfembloss.evaluation.metrics import (
+    DEFAULT_METRICS,
+    metrics_of,
+    parse_metrics,
+    search_depth,
+)
+
+
+class RetrievalEvaluator(keras.callbacks.Callback):
+    """Searches a corpus after each epoch and puts retrieval metrics into the logs.
+
+    Args:
+        queries: inputs of the queries, as the model's `predict` takes them: arrays, lists
+            of texts, a dict of the inputs of a model that has several, a dataset or a
+            `PyDataset`. It is gone through after each epoch, always in the same order.
+            Or a dict of id to text.
+        corpus: inputs of the corpus, likewise.
+        relevant: for each query the row of the corpus that answers it, or several, as in
+            `retrieval_metrics`. Where the corpus is a dict of id to text, ids of it; and
+            where the queries are one, a dict of query id to that, or in their order.
+        metrics: what to report, see `retrieval_metrics`.
+        distance: the distance that ranks, see `tfembloss.distances`.
+        batch_size: rows embedded at a time, of what is no dataset, which has its own.
+
+    After an epoch the logs hold `val_recall@1` and so on, for the callbacks that come
+    after this one: `EarlyStopping(monitor="val_mrr@10", mode="max")`, say.
+
+    Raises:
+        ValueError: as `retrieval_metrics`; queries and relevant differ in number, a row or
+            an id is not in the corpus, the inputs are a generator (there is nothing left
+            of it after the first epoch), shuffled or endless; or the model's embeddings
+            are no array `[N, D]` of finite numbers.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> model = keras.Sequential([keras.Input([2]), keras.layers.Dense(2)])
+    >>> points = np.random.default_rng(0).normal(size=[5, 2])
+    >>> evaluator = RetrievalEvaluator(points, points, range(5), metrics=["mrr@3"])
+    >>> evaluator.evaluate(model)
+    {'mrr@3': 1.0}
+
+    Relations:
+        sentence-transformers' InformationRetrievalEvaluator, whose `queries`, `corpus` and
+        `relevant_docs` (dicts by id) are taken as they are.
+    """
+
+    def __init__(
+        self,
+        queries,
+        corpus,
+        relevant,
+        metrics=DEFAULT_METRICS,
+        distance="cosine",
+        batch_size=256,
+    ):
+        super().__init__()
+        query_ids, self.queries = check_inputs(queries, "queries")
+        corpus_ids, self.corpus = check_inputs(corpus, "corpus")
+        self._cuts = parse_metrics(metrics) or parse_metrics(DEFAULT_METRICS)
+        self.metrics = tuple(self._cuts)
+        if isinstance(relevant, Mapping):
+            num_queries = num_rows(self.queries) or len(relevant)
+            relevant = by_query(relevant, query_ids or range(num_queries))
+        relevant = check_relevant(relevant, self._cuts, query_ids)
+        self._names = query_ids
+        self.relevant = rows_of_ids(relevant, corpus_ids, query_ids)
+        self._check_number(num_rows(self.queries))
+        distances.get(distance)
+        self.distance = distance
+        self.batch_size = integer("batch_size", batch_size, 1)
+        self._depth = search_depth(self._cuts, [len(rows) for rows in self.relevant])
+
+    def evaluate(self, model):
+        """Metrics of a model as it stands: a dict of name to float."""
+        queries = self._embeddings(model, self.queries, "queries")
+        corpus = self._embeddings(model, self.corpus, "corpus")
+        self._check_number(len(queries))
+        for query, rows in enumerate(self.relevant):
+            if rows[-1] >= len(corpus):
+                raise ValueError(
+                    f"Expected relevant rows below the corpus's {len(corpus)}. Received: "
+                    f"{rows[-1]} {named_query(query, self._names)}"
+                )
+        k = min(self._depth, len(corpus))
+        _, ranking = search.top_k(queries, corpus, k, self.distance)
+        return metrics_of(self._cuts, ranking, self.relevant, self._names)
+
+    def _embeddings(self, model, x, name):
+        sized = is_arrays(x)  # Keras refuses a size beside a dataset's own
+        options = {"batch_size": self.batch_size} if sized else {}
+        try:
+            embeddings = model.predict(x, verbose=0, **options)
+        except (ValueError, tf.errors.InvalidArgumentError) as error:
+            if not isinstance(x, tf.data.Dataset):
+                raise
+            # Most often single rows, of which Keras only says that a rank is unknown.
+            raise ValueError(
+                f"Expected {name} as a dataset of batches that the model takes. Received: "
+                f"elements {x.element_spec}. Is a batch(...) missing?"
+            ) from error
+        shape = getattr(embeddings, "shape", ())
+        if len(shape) != 2:
+            raise ValueError(
+                f"Expected the model to make embeddings [N, D] of the {name}. Received: "
+                f"{f'shape {tuple(shape)}' if shape else shown(embeddings)}"
+            )
+        return embeddings
+
+    def _check_number(self, num_queries):
+        if num_queries is not None and num_queries != len(self.relevant):
+            raise ValueError(
+                "Expected relevant rows for each query. Received: "
+                f"{num_queries} queries, relevant rows for {len(self.relevant)}."
+            )
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Adds the metrics to the epoch's logs."""
+        found = self.evaluate(self.model)
+        logs = {} if logs is None else logs
+        logs.update({f"val_{name}": value for name, value in found.items()})

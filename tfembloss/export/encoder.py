@@ -1,0 +1,200 @@
+"""Trained encoders as SavedModels that serve without this package."""
+
+import gc
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfembloss.checks import integer
+from tfembloss.distances import l2_normalize
+from tfembloss.export import folders, signatures
+from tfembloss.models import CrossEncoder, DualEncoder
+from tfembloss.models.base import one_tensor
+from tfembloss.models.encoder_model import EncoderModel
+
+
+def export_encoder(model, path, normalize=True, dimensions=None, input_signature=None):
+    """Writes a model's encoder, its preprocessor inside, as a SavedModel.
+
+    The signature `serving_default` maps the preprocessor's input, or without one the
+    encoder's, to `embedding`, float32 `[rows, D]`; of a `CrossEncoder` to `score`, float32
+    `[rows]`, the logits that `predict` gives. A preprocessor of texts takes `text`, strings
+    `[rows]`, and one of a `CrossEncoder` the two columns `first` and `second`; a Keras
+    model takes its own inputs; and any other function of one column what the encoder takes,
+    images of any size where it resizes them, say.
+
+    What is sent to the model is checked there: of another shape, a scalar or a matrix of
+    strings say, it is answered with an error. To serve it takes `import tensorflow`, and
+    `import tensorflow_text` for the tokenizer, but nothing of tfembloss or of the model's
+    Python code. A preprocessor, and random layers in it, run as in `predict`, with
+    `training=False`.
+
+    The folder is written whole and then takes the place of an earlier export: if the
+    process is killed, there is one or the other.
+
+    Args:
+        model: an `EmbeddingModel` or `CrossEncoder`, or any Keras model from inputs to
+            embeddings. What only training needs, as the head of an `EmbeddingClassifier`,
+            is left out.
+        path: local folder to write; an earlier export there is replaced, but nothing else.
+        normalize: if true, embeddings have length 1, so that a dot product is the cosine.
+        dimensions: k, to export the first k dimensions only, 1 to D; of a model trained
+            with `tfembloss.losses.MatryoshkaLoss`.
+        input_signature: what the exported model takes, where it cannot be told from the
+            model: a `tf.TensorSpec` or `keras.InputSpec` whose first axis is rows, named
+            if the input is to have that name; or a dict of them for a preprocessor, or
+            encoder, that takes a dict; of a `CrossEncoder` a tuple of two, or a dict.
+
+    Raises:
+        ValueError: `path` is a file, or a folder with anything else than an export in it;
+            the model is not built, has two towers, or gives anything else than embeddings
+            `[rows, D]`; its inputs are not known; the preprocessor runs Python code, as
+            `tf.py_function`; or another argument is out of range.
+        OSError: the folder cannot be written. What was there is unchanged.
+
+    Example:
+
+    >>> import numpy as np, tempfile
+    >>> model = keras.Sequential([keras.Input([3], name="x"), keras.layers.Dense(2)])
+    >>> path = tempfile.mkdtemp() + "/encoder"
+    >>> export_encoder(model, path)
+    >>> serve = tf.saved_model.load(path).signatures["serving_default"]
+    >>> np.linalg.norm(serve(x=tf.ones([1, 3]))["embedding"]).round(4).item()
+    1.0
+    """
+    path = folders.checked_path(path)
+    folders.check_folder(path)
+    _check_model(model)
+    if not isinstance(normalize, bool | np.bool_):
+        raise ValueError(f"Expected normalize=True or False. Received: {normalize!r}")
+    if isinstance(model, CrossEncoder) and dimensions is not None:
+        raise ValueError(
+            "`dimensions` is for embeddings, and a CrossEncoder gives scores. Received: "
+            f"dimensions={dimensions!r}"
+        )
+    with folders.replaced(path) as folder:
+        serve, function = _served(model, normalize, dimensions, input_signature)
+        _write(model, serve, function, str(folder))
+
+
+def _served(model, normalize, dimensions, input_signature):
+    """The `tf.function` to export, and its trace of the signature."""
+    inputs = signatures.inputs_of(model, input_signature)
+    prepare = None
+    if signatures.preprocessor_of(model) is not None:
+        prepare = tf.function(model.encoder_inputs)  # by AutoGraph, as in tf.data
+
+    def outputs(x):
+        x = x if prepare is None else prepare(x)
+        if isinstance(model, CrossEncoder):
+            return {"score": tf.squeeze(tf.cast(model(x, training=False), tf.float32), 1)}
+        embedding = _embeddings(model, x)
+        if dimensions is not None:
+            embedding = embedding[
+                :, : integer("dimensions", dimensions, 1, embedding.shape[1])
+            ]
+        return {"embedding": l2_normalize(embedding) if normalize else embedding}
+
+    try:
+        return signatures.served(inputs, tf.function(outputs, autograph=False))
+    except Exception as error:
+        if input_signature is None:
+            raise
+        raise ValueError(
+            "Expected an `input_signature` that the model takes. Received: "
+            f"{input_signature!r} ({signatures.reason(error)})"
+        ) from error
+
+
+def _embeddings(model, x):
+    """Embeddings `[rows, D]`, float32, as `predict` gives them of one column."""
+    embed = model
+    if isinstance(model, EncoderModel) and _is_ours(type(model).call):
+        embed = model.encoder  # and nothing that only training builds
+    embedding = one_tensor(embed(x, training=False), rank=2)
+    if not embedding.dtype.is_floating and not embedding.dtype.is_integer:
+        raise ValueError(
+            f"Expected embeddings of real numbers. Received: {embedding.dtype.name}"
+        )
+    return tf.ensure_shape(tf.cast(embedding, tf.float32), [None, None])
+
+
+def _is_ours(method):
+    return method.__module__.partition(".")[0] == __name__.partition(".")[0]
+
+
+def _check_model(model):
+    """A model of one encoder that is built, or a ValueError."""
+    if isinstance(model, DualEncoder):
+        calls = " and ".join(
+            f'export_encoder(model.towers["{name}"], path)' for name in model.towers
+        )
+        raise ValueError(
+            "Expected one encoder. Received a DualEncoder: export each tower to a folder "
+            f"of its own, {calls}."
+        )
+    if not isinstance(model, keras.layers.Layer):
+        raise ValueError(
+            "Expected an EmbeddingModel, a CrossEncoder or a Keras model from inputs to "
+            f"embeddings. Received: model={model!r}"
+        )
+    used = [model]
+    if isinstance(model, EncoderModel | CrossEncoder):
+        used = [model.encoder, *([model.score] if isinstance(model, CrossEncoder) else [])]
+    if not all(layer.built for layer in used):
+        raise ValueError(
+            "Expected a model with weights: it is not built. Begin the encoder with "
+            "keras.Input, as keras.Sequential([keras.Input(shape), encoder]), or call fit "
+            f"or predict first. Received: {model!r}"
+        )
+
+
+# The SavedModel.
+
+
+def _write(model, serve, function, folder):
+    """Writes `serve`, of which `function` is the signature's trace, and all it uses."""
+    _check_no_python(function)
+    archive = keras.export.ExportArchive()
+    archive.track(model.encoder if isinstance(model, EncoderModel) else model)
+    for resource in _resources(function):
+        archive.track(resource)
+    archive.add_endpoint("serving_default", serve)
+    try:
+        archive.write_out(folder, verbose=False)
+    except tf.errors.OpError as error:  # the file system's: "node; path; what is wrong"
+        raise OSError(error.message.rpartition("; ")[2].partition(" [Op:")[0]) from error
+    except AssertionError as error:
+        raise ValueError(
+            "Expected a model and a preprocessor whose variables and tables TensorFlow "
+            f"can save. Received: {model!r} ({' '.join(str(error).split())[:300]})"
+        ) from error
+
+
+def _check_no_python(function):
+    """No calls of Python code in a graph, of which a SavedModel holds only the names."""
+    graph = function.graph.as_graph_def()
+    nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
+    python = {node.op for node in nodes} & {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
+    if python:
+        raise ValueError(
+            "Expected a model and a preprocessor of TensorFlow's operations alone: a "
+            "SavedModel holds no Python code, as that of tf.py_function and "
+            f"tf.numpy_function. Received: operations {sorted(python)}"
+        )
+
+
+def _resources(function):
+    """The tables that a traced function uses, wherever it has them from."""
+    of_variables = {id(variable.handle) for variable in function.variables}
+    used = {
+        id(tensor)
+        for tensor in function.captured_inputs
+        if tensor.dtype == tf.resource and id(tensor) not in of_variables
+    }
+    kind = tf.saved_model.experimental.TrackableResource
+    # A closure, a global name or an attribute may hold them: all that there is, is asked.
+    everything = gc.get_objects() if used else []
+    tables = [thing for thing in everything if issubclass(type(thing), kind)]
+    return [t for t in tables if id(getattr(t, "_resource_handle", None)) in used]

@@ -1,0 +1,174 @@
+"""Heads that make class scores of embeddings."""
+
+import keras
+import tensorflow as tf
+
+from tfembloss import distances
+from tfembloss.checks import integer
+from tfembloss.config import Configurable
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class CosineHead(Configurable, keras.layers.Layer):
+    r"""Cosines of embeddings with a learned centre of each class.
+
+    $$y_{ic} = \max_k \cos(x_i, w_{ck})$$
+
+    over the sub-centres k of class c. `tfembloss.EmbeddingClassifier` trains it with an
+    encoder, by a loss on class scores.
+
+    Call arguments: embeddings `[B, D]`. Returns cosines `[B, C]`, in the precision of the
+    centres, whatever the policy. With `classes [S]`, integers, of those alone: `[B, S]`.
+
+    Args:
+        num_classes: C, >= 1.
+        sub_centers: centres of each class, >= 1; with several, a class may have more than
+            one face, or noisy labels of its own.
+        **kwargs: as in `keras.layers.Layer`, `name` and `dtype`.
+
+    Raises:
+        ValueError: a number is too small, or the input is not `[B, D]`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> head = CosineHead(num_classes=3)
+    >>> head(np.array([[1.0, 2.0]])).shape
+    TensorShape([1, 3])
+    >>> tuple(head.centers.shape)
+    (3, 2)
+
+    Reference:
+        Deng et al., "Sub-center ArcFace: Boosting Face Recognition by Large-scale Noisy
+        Web Faces", 2020, https://doi.org/10.1007/978-3-030-58621-8_43
+
+    Relations:
+        The weights of pytorch-metric-learning's ArcFaceLoss (W, transposed) and of its
+        proxy losses. Rows c K to c K + K - 1 of `centers` are those of class c.
+    """
+
+    def __init__(self, num_classes, sub_centers=1, **kwargs):
+        super().__init__(**kwargs)
+        self.num_classes = integer("num_classes", num_classes, 1)
+        self.sub_centers = integer("sub_centers", sub_centers, 1)
+
+    def build(self, shape):
+        """Makes the centres."""
+        if len(shape) != 2:
+            raise ValueError(
+                "CosineHead takes embeddings [B, D] of one column of inputs. Received: "
+                f"shape={tuple(shape)}"
+            )
+        # In directions alone, any scale is as good; 1 is what learning rates expect.
+        self.centers = self.add_weight(
+            shape=(self.num_classes * self.sub_centers, shape[1]),
+            initializer=keras.initializers.RandomNormal(stddev=1.0),
+            name="centers",
+            autocast=False,
+        )
+
+    def call(self, embeddings, classes=None):
+        """Cosines `[B, C]`, or `[B, S]` of the `classes [S]`."""
+        x = distances.directions(tf.cast(embeddings, self.variable_dtype))  # [B, D]
+        centers = self.centers.value  # [C * K, D]
+        if classes is not None:
+            rows = classes[:, None] * self.sub_centers + tf.range(
+                self.sub_centers, dtype=classes.dtype
+            )
+            centers = tf.gather(centers, tf.reshape(rows, [-1]))  # [S * K, D]
+        centers = distances.directions(tf.convert_to_tensor(centers))
+        cosines = tf.matmul(x, centers, transpose_b=True)  # [B, C * K]
+        if self.sub_centers == 1:
+            return cosines
+        num_classes = self.num_classes if classes is None else tf.size(classes)
+        by_class = tf.reshape(cosines, [-1, num_classes, self.sub_centers])
+        return tf.reduce_max(by_class, axis=2)
+
+    def compute_output_shape(self, shape):
+        """`[B, C]`."""
+        return (shape[0], self.num_classes)
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class PairHead(Configurable, keras.layers.Layer):
+    r"""Logits of what two embeddings are to each other, as entailment or contradiction.
+
+    $$y_i = W [u_i; v_i; |u_i - v_i|; u_i v_i] + b$$
+
+    of the parts that are wanted, in this order. `tfembloss.EmbeddingClassifier` trains it
+    with an encoder, by `tfembloss.losses.SoftmaxLoss`.
+
+    Call arguments: columns `[B, 2, D]`. Returns logits `[B, num_labels]`, in the precision
+    of the weights, whatever the policy.
+
+    Args:
+        num_labels: number of labels, >= 1.
+        embeddings: whether u and v are parts.
+        difference: whether |u - v| is.
+        product: whether u v, entry by entry, is.
+        **kwargs: as in `keras.layers.Layer`, `name` and `dtype`.
+
+    Raises:
+        ValueError: there are no parts or no labels, or the input is not `[B, 2, D]`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> PairHead(num_labels=3)(np.ones([4, 2, 5])).shape
+    TensorShape([4, 3])
+
+    Reference:
+        Reimers and Gurevych, "Sentence-BERT: Sentence Embeddings using Siamese
+        BERT-Networks", 2019, https://arxiv.org/abs/1908.10084
+
+    Relations:
+        The classifier of sentence-transformers' SoftmaxLoss: `embeddings`, `difference`,
+        `product` are its concatenation_sent_rep, _difference, _multiplication.
+    """
+
+    def __init__(
+        self,
+        num_labels,
+        embeddings=True,
+        difference=True,
+        product=False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.num_labels = integer("num_labels", num_labels, 1)
+        self.embeddings, self.difference, self.product = embeddings, difference, product
+        if not (embeddings or difference or product):
+            raise ValueError(
+                "Expected at least one of `embeddings`, `difference` and `product` to be "
+                "true. Received none."
+            )
+
+    def build(self, shape):
+        """Makes the weights."""
+        if len(shape) != 3 or shape[1] != 2:
+            raise ValueError(
+                "PairHead takes the columns [B, 2, D] of a tuple of two inputs. Received: "
+                f"shape={tuple(shape)}"
+            )
+        parts = 2 * bool(self.embeddings) + bool(self.difference) + bool(self.product)
+        self.kernel = self.add_weight(
+            shape=(parts * shape[2], self.num_labels), name="kernel", autocast=False
+        )
+        self.bias = self.add_weight(
+            shape=(self.num_labels,), initializer="zeros", name="bias", autocast=False
+        )
+
+    def call(self, columns):
+        """Logits `[B, num_labels]`."""
+        columns = tf.cast(columns, self.variable_dtype)
+        u, v = tf.unstack(columns, 2, axis=1)  # [B, D] each
+        parts = [u, v] if self.embeddings else []
+        if self.difference:
+            parts.append(tf.abs(u - v))
+        if self.product:
+            parts.append(u * v)
+        return tf.matmul(tf.concat(parts, axis=1), self.kernel) + self.bias
+
+    def compute_output_shape(self, shape):
+        """`[B, num_labels]`."""
+        return (shape[0], self.num_labels)

@@ -1,0 +1,126 @@
+"""The queue of earlier batches' embeddings."""
+
+import keras
+import tensorflow as tf
+
+from tfembloss import replicas
+from tfembloss.checks import integer
+from tfembloss.config import Configurable
+from tfembloss.masks import MemoryRows
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class CrossBatchMemory(Configurable, keras.layers.Layer):
+    """A queue of the embeddings of earlier batches, which a loss compares with each row.
+
+    `tfembloss.EmbeddingModel(encoder, memory=CrossBatchMemory(size))` fills it in training:
+    the rows of all replicas, with their ids, as they were embedded then. They have no
+    gradient, and no values of their own in the loss. `evaluate` leaves it as it is, and it
+    is saved and loaded with the model.
+
+    Embeddings go out of date as the encoder learns: a queue of a few epochs' steps suits a
+    low learning rate, and begins best after a few epochs without one.
+
+    Args:
+        size: M, the number of rows that it holds, from 1 to 2^24.
+        **kwargs: as in `keras.layers.Layer`, `name` and `dtype`.
+
+    Raises:
+        ValueError: `size` is no number of rows; in use, embeddings of another shape.
+
+    Example:
+
+    >>> import numpy as np
+    >>> memory = CrossBatchMemory(size=4)
+    >>> for number in range(3):
+    ...     memory.enqueue(np.full([2, 3], number), np.array([number, number]))
+    >>> memory.contents().ids.numpy().tolist()   # the oldest rows are gone
+    [2, 2, 1, 1]
+
+    Reference:
+        Wang et al., "Cross-Batch Memory for Embedding Learning", 2020,
+        https://arxiv.org/abs/1912.06798
+
+    Relations:
+        pytorch-metric-learning's CrossBatchMemory is a loss around a loss, which compares
+        the batch with the queue alone, the batch itself in it without gradient. Here the
+        rows of the batch are compared with each other, with gradient, and with the queue.
+        There the queue is not in what is saved.
+    """
+
+    def __init__(self, size, **kwargs):
+        super().__init__(**kwargs)
+        self.size = integer("size", size, 1)
+        # A file that is loaded may say anything, and would get the memory for it.
+        if self.size > 2**24:
+            raise ValueError(
+                "Expected a memory of at most 2^24 rows, more than a few epochs have. "
+                f"Received: size={size}"
+            )
+
+    def build(self, shape):
+        """Makes the queue, for embeddings `[B, D]` or `[B, n, D]` of this shape."""
+        self.embeddings = self._state((self.size, *shape[1:]), "embeddings", "float32")
+        self.ids = self._state((self.size,), "ids", "int64")
+        self.num_rows = self._state((), "num_rows", "int64")  # that have ever come
+        self.built = True
+
+    def load_own_variables(self, store):
+        """What was saved; a queue that is not built takes its shape from there."""
+        names = set(store.keys())
+        if "0" in names and not self.built:
+            self.build((None, *store["0"].shape[1:]))
+        if "0" in names:
+            self._saved_size = store["0"].shape[0]
+        # Keras tries a second path in the file, and shows what failed there.
+        if getattr(self, "_saved_size", self.size) != self.size:
+            raise ValueError(
+                f"Expected the saved rows of a memory of size {self.size}. Received: "
+                f"{self._saved_size} rows. Make the memory as large as the saved one."
+            )
+        super().load_own_variables(store)
+
+    def _state(self, shape, name, dtype):
+        # Each replica writes the rows of all, so that the first one's will do for all.
+        return self.add_weight(
+            shape=shape,
+            initializer="zeros",
+            dtype=dtype,
+            trainable=False,
+            autocast=False,
+            aggregation="only_first_replica",
+            name=name,
+        )
+
+    def contents(self):
+        """What the queue holds, as `tfembloss.masks.MemoryRows`."""
+        present = tf.range(self.size, dtype=tf.int64) < self.num_rows.value
+        embeddings, ids = map(tf.convert_to_tensor, (self.embeddings, self.ids))
+        return MemoryRows(embeddings, ids, present)
+
+    def enqueue(self, embeddings, ids):
+        """Puts the rows of all replicas in the place of the oldest.
+
+        Args:
+            embeddings: this replica's `[B, D]` or `[B, n, D]`.
+            ids: their ids `[B]`, int64.
+        """
+        embeddings = tf.cast(tf.stop_gradient(embeddings), tf.float32)
+        if not self.built:
+            self.build(embeddings.shape)
+        expected = tuple(self.embeddings.shape[1:])
+        if tuple(embeddings.shape[1:]) != expected:
+            raise ValueError(
+                f"Expected embeddings of the shape that the memory holds, [B, "
+                f"{', '.join(map(str, expected))}]. Received: embeddings.shape="
+                f"{tuple(embeddings.shape)}. A model with a memory trains on one number of "
+                "columns."
+            )
+        rows = replicas.gather(embeddings)[-self.size :]
+        row_ids = replicas.gather(tf.cast(ids, tf.int64))[-self.size :]
+        before = tf.convert_to_tensor(self.num_rows)
+        places = before + tf.range(tf.shape(rows, tf.int64)[0])
+        places = (places % self.size)[:, None]
+        for state, new in ((self.embeddings, rows), (self.ids, row_ids)):
+            state.assign(tf.tensor_scatter_nd_update(state.value, places, new))
+        self.num_rows.assign(before + tf.shape(rows, tf.int64)[0])

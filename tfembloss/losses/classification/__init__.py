@@ -1,0 +1,1 @@
+"""Losses on class scores `[B, C]` with labels `[B]`."""

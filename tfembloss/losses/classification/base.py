@@ -1,0 +1,98 @@
+"""What the losses on class scores `[B, C]` have in common."""
+
+import tensorflow as tf
+
+from tfembloss.losses.base import EmbeddingLoss
+from tfembloss.losses.inputs import described, of_rows, require
+
+
+class ClassLoss(EmbeddingLoss):
+    """Base of the losses on class scores `[B, C]` with labels `[B]` from 0 to C - 1.
+
+    A subclass writes `values(labels, scores) -> values [B]`.
+    """
+
+    takes_scores = True
+    cosines = True  # whether the scores must be cosines
+
+    def call(self, y_true, y_pred):
+        """Values `[B]` of the class scores `y_pred [B, C]` with labels `y_true [B]`."""
+        scores = self.check_scores(y_pred)
+        labels = check_labels(y_true, scores, num_classes(scores))  # [B]
+        return self.values(labels, scores)
+
+    def check_scores(self, y_pred):
+        """Scores `[B, C]`, or a ValueError that says how."""
+        if y_pred.shape.rank != 2:
+            raise ValueError(
+                f"{type(self).__name__} expects class scores [B, C]. Received: "
+                f"{described(y_pred, 'y_pred')}. Train with tfembloss."
+                "EmbeddingClassifier(encoder, head), head = tfembloss.layers.CosineHead("
+                "num_classes), or PairHead(num_labels) with SoftmaxLoss."
+            )
+        if self.cosines:
+            # Of some rows: where embeddings or logits are given, any row shows it.
+            largest = tf.reduce_max(tf.abs(y_pred[:16]))
+            return require(
+                ~(largest > 1.01),
+                y_pred,
+                f"{type(self).__name__} expects cosines, numbers from -1 to 1. Received "
+                "larger ones: logits, or embeddings. Train with tfembloss."
+                "EmbeddingClassifier(encoder, tfembloss.layers.CosineHead(num_classes)).",
+            )
+        return y_pred
+
+    def truncate(self, y_pred, dim):
+        """Not of scores."""
+        raise ValueError(
+            f"{type(self).__name__} takes class scores, not embeddings: expected another "
+            "loss to truncate embeddings for."
+        )
+
+
+def check_labels(y_true, y_pred, num_classes):
+    """Labels `[B]`, int64 from 0 to C - 1, or a ValueError that says how.
+
+    Args:
+        y_true: labels `[B]` or `[B, 1]`.
+        y_pred: rows `[B, ...]`, one for each label.
+        num_classes: C, a number or a tensor.
+    """
+    last = f"{num_classes - 1}" if isinstance(num_classes, int) else "C - 1"
+    dtype = y_true.dtype
+    given = of_rows(
+        y_true,
+        y_pred,
+        f"labels y_true of shape [B], integers from 0 to {last}, one for each row",
+        "Number the classes, as np.unique(labels, return_inverse=True) does.",
+        dtype.is_integer or dtype.is_floating or dtype == tf.bool,
+    )
+    labels = tf.cast(given, tf.int64)
+    right = (labels >= 0) & (labels < tf.cast(num_classes, tf.int64))
+    if dtype.is_floating:
+        right &= tf.cast(labels, dtype) == given
+    return require(
+        tf.reduce_all(right),
+        labels,
+        f"Expected labels from 0 to {last}. Received a label that is negative, too large "
+        "or not an integer. Number the classes from 0, as np.unique(labels, "
+        "return_inverse=True) does, and give the head as many as there are.",
+    )
+
+
+def num_classes(scores):
+    """The number of columns of scores `[B, C]`, a number or a tensor."""
+    return scores.shape[1] or tf.shape(scores)[1]
+
+
+def hits(labels, scores):
+    """Where a column is its row's label, `[B, C]`."""
+    return labels[:, None] == tf.range(tf.shape(scores, tf.int64)[1])[None, :]
+
+
+def of_label(scores, labels):
+    """Each row's score of its own label `[B]`; NaN without one, where no check was made."""
+    last = tf.shape(scores, tf.int64)[1] - 1
+    right = (labels >= 0) & (labels <= last)
+    inside = tf.clip_by_value(labels, 0, last)
+    return tf.where(right, tf.gather(scores, inside, batch_dims=1), float("nan"))

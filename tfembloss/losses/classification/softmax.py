@@ -1,0 +1,283 @@
+"""Losses by a softmax over classes: of cosines with class centers, or of logits.
+
+The centers and the classifier are layers, `tfembloss.layers.CosineHead` and `PairHead`,
+that `tfembloss.EmbeddingClassifier` trains with the encoder.
+"""
+
+import math
+
+import keras
+import tensorflow as tf
+
+from tfembloss import distances
+from tfembloss.checks import non_negative, number, positive
+from tfembloss.kernels import differentiable
+from tfembloss.losses.classification.base import ClassLoss, hits, of_label
+from tfembloss.losses.inputs import of_shape
+
+
+def _softmax_over_classes(formula):
+    """The cross-entropy of scores, of which each row's own has a margin."""
+
+    def forward(scores, labels, scale, **options):
+        own = formula(of_label(scores, labels), **options)  # [B]
+        scores = tf.where(hits(labels, scores), own[:, None], scores)  # [B, C]
+        return tf.reduce_logsumexp(scale * scores, axis=1) - scale * own
+
+    def backward(upstream, values, scores, labels, scale, **options):
+        # The values have the logarithm of the sum in them, which is not summed again.
+        cosines = of_label(scores, labels)  # [B]
+        with tf.GradientTape() as tape:
+            tape.watch(cosines)
+            own = formula(cosines, **options)
+        gradient_of_own = tape.gradient(own, cosines)  # [B]
+        at_label, log_sum = hits(labels, scores), values + scale * own
+        logits = scale * tf.where(at_label, own[:, None], scores)
+        probabilities = tf.exp(logits - log_sum[:, None])  # [B, C]
+        of_own = (probabilities - 1) * gradient_of_own[:, None]
+        return scale * upstream[:, None] * tf.where(at_label, of_own, probabilities)
+
+    return differentiable(forward, backward)
+
+
+class ClassSoftmaxLoss(ClassLoss):
+    """Base of the losses by a softmax over classes, with a margin on the own one.
+
+    A subclass has an attribute `scale`, the factor on the scores, and may write a static
+    method
+
+        formula(own, *, margin) -> own with the margin [B]
+
+    of each row's score with its own class `[B]`; it takes the loss's attributes by name.
+    """
+
+    scale = 1.0
+
+    _kernel_of = staticmethod(_softmax_over_classes)
+
+    @staticmethod
+    def formula(own):
+        """No margin."""
+        return own
+
+    def values(self, labels, scores):
+        """Values `[B]`."""
+        return self._kernel(scores, labels, self.scale, **self.options)
+
+
+@differentiable
+def _cross_entropy(logits, probabilities):
+    return -tf.reduce_sum(probabilities * tf.nn.log_softmax(logits), axis=1)
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class ArcFaceLoss(ClassSoftmaxLoss):
+    r"""Softmax over class centres, with an angle added between a row and its own centre.
+
+    With $\theta_c$ the angle between an embedding and the centre of class c:
+
+    $$L_i = -\log \frac{e^{s \cos(\theta_{y_i} + m)}}
+          {e^{s \cos(\theta_{y_i} + m)} + \sum_{c \ne y_i} e^{s \cos \theta_c}}$$
+
+    Where $\theta + m$ passes 180 degrees, $\cos \theta - m \sin m$ stands for
+    $\cos(\theta + m)$.
+
+    Call arguments: `y_pred` cosines `[B, C]`, of `tfembloss.layers.CosineHead`; `y_true`
+    labels `[B]`, integers from 0 to C - 1.
+
+    Args:
+        margin: m, an angle in radians, 0 to pi.
+        scale: s, > 0.
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: a number is out of range; `y_pred` are no cosines; a label is missing,
+            negative or too large. In a graph, what takes the values to see is TensorFlow's
+            InvalidArgumentError at the first batch, with the same words.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> cosines = tf.constant([[0.8, 0.6], [0.1, 0.9]])
+    >>> round(float(ArcFaceLoss(scale=4.0)(tf.constant([0, 1]), cosines)), 4)
+    0.6328
+
+    Reference:
+        Deng et al., "ArcFace: Additive Angular Margin Loss for Deep Face Recognition",
+        2018, https://arxiv.org/abs/1801.07698
+
+    Relations:
+        Equal to pytorch-metric-learning's loss of this name, whose margin is in degrees;
+        with `CosineHead(num_classes, sub_centers=3)` it is its SubCenterArcFaceLoss.
+    """
+
+    def __init__(
+        self,
+        margin=math.radians(28.6),
+        scale=64.0,
+        reduction="sum_over_batch_size",
+        name=None,
+        dtype=None,
+    ):
+        super().__init__(reduction=reduction, name=name, dtype=dtype)
+        self.margin = number(
+            "margin",
+            margin,
+            "an angle in radians, 0 to pi, as in math.radians(28.6)",
+            lambda m: 0 <= m <= math.pi,
+        )
+        self.scale = positive("scale", scale)
+
+    @staticmethod
+    def formula(own, *, margin):
+        """cos(angle + margin), the angle that of the cosine with the own center `[B]`."""
+        sine = distances.root(1 - own * own)
+        turned = own * math.cos(margin) - sine * math.sin(margin)
+        # Beyond 180 degrees the cosine would rise again.
+        beyond = own < math.cos(math.pi - margin)
+        return tf.where(beyond, own - margin * math.sin(margin), turned)
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class CosFaceLoss(ClassSoftmaxLoss):
+    r"""Softmax over class centres, with a margin off the cosine of a row's own centre.
+
+    $$L_i = -\log \frac{e^{s (\cos \theta_{y_i} - m)}}
+          {e^{s (\cos \theta_{y_i} - m)} + \sum_{c \ne y_i} e^{s \cos \theta_c}}$$
+
+    Call arguments: `y_pred` cosines `[B, C]`, of `tfembloss.layers.CosineHead`; `y_true`
+    labels `[B]`, integers from 0 to C - 1.
+
+    Args:
+        margin: m, a cosine, >= 0.
+        scale: s, > 0.
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: as `ArcFaceLoss`.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> cosines = tf.constant([[0.8, 0.6], [0.1, 0.9]])
+    >>> round(float(CosFaceLoss(scale=4.0)(tf.constant([0, 1]), cosines)), 4)
+    0.5952
+
+    Reference:
+        Wang et al., "CosFace: Large Margin Cosine Loss for Deep Face Recognition", 2018,
+        https://arxiv.org/abs/1801.09414
+
+    Relations:
+        Equal to pytorch-metric-learning's loss of this name.
+    """
+
+    def __init__(
+        self,
+        margin=0.35,
+        scale=64.0,
+        reduction="sum_over_batch_size",
+        name=None,
+        dtype=None,
+    ):
+        super().__init__(reduction=reduction, name=name, dtype=dtype)
+        self.margin = non_negative("margin", margin)
+        self.scale = positive("scale", scale)
+
+    @staticmethod
+    def formula(own, *, margin):
+        """The cosine with the own center `[B]`, less the margin."""
+        return own - margin
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class NormalizedSoftmaxLoss(ClassSoftmaxLoss):
+    r"""Softmax over the cosines with class centres.
+
+    $$L_i = -\log \frac{e^{\cos \theta_{y_i} / T}}{\sum_c e^{\cos \theta_c / T}}$$
+
+    Call arguments: `y_pred` cosines `[B, C]`, of `tfembloss.layers.CosineHead`; `y_true`
+    labels `[B]`, integers from 0 to C - 1.
+
+    Args:
+        temperature: T, > 0.
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: as `ArcFaceLoss`.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> cosines = tf.constant([[0.8, 0.6], [0.1, 0.9]])
+    >>> loss = NormalizedSoftmaxLoss(temperature=0.25)
+    >>> round(float(loss(tf.constant([0, 1]), cosines)), 4)
+    0.2055
+
+    Reference:
+        Zhai and Wu, "Classification is a Strong Baseline for Deep Metric Learning", 2018,
+        https://arxiv.org/abs/1811.12649
+
+    Relations:
+        Equal to pytorch-metric-learning's loss of this name.
+    """
+
+    def __init__(
+        self,
+        temperature=0.05,
+        reduction="sum_over_batch_size",
+        name=None,
+        dtype=None,
+    ):
+        super().__init__(reduction=reduction, name=name, dtype=dtype)
+        self.temperature = positive("temperature", temperature)
+
+    @property
+    def scale(self):
+        """The inverse of the temperature."""
+        return 1 / self.temperature
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class SoftmaxLoss(ClassSoftmaxLoss):
+    r"""Cross-entropy of a classifier's logits, as of `tfembloss.layers.PairHead` on pairs.
+
+    $$L_i = -\log \frac{e^{z_{i y_i}}}{\sum_l e^{z_{il}}}$$
+
+    Call arguments: `y_pred` logits `[B, L]`; `y_true` labels `[B]`, integers from 0 to
+    L - 1, or their probabilities `[B, L]`.
+
+    Args:
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: the shapes do not agree, or a label is negative or too large.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> logits = tf.constant([[2.0, 1.0, 0.0]])
+    >>> round(float(SoftmaxLoss()(tf.constant([0]), logits)), 4)
+    0.4076
+    >>> round(float(SoftmaxLoss()(tf.constant([[1.0, 0.0, 0.0]]), logits)), 4)
+    0.4076
+
+    Reference:
+        Reimers and Gurevych, "Sentence-BERT: Sentence Embeddings using Siamese
+        BERT-Networks", 2019, https://arxiv.org/abs/1908.10084
+
+    Relations:
+        With `tfembloss.EmbeddingClassifier(encoder, PairHead(num_labels))` equal to
+        sentence-transformers' class of this name.
+    """
+
+    cosines = False
+
+    def call(self, y_true, y_pred):
+        """Values `[B]` of the logits `y_pred [B, L]` with `y_true`."""
+        logits = self.check_scores(y_pred)
+        similar = y_true.shape.rank == 2 and y_true.shape.is_compatible_with(logits.shape)
+        if not (y_true.dtype.is_floating and similar):
+            return super().call(y_true, y_pred)
+        message = "Expected probabilities y_true of the shape of the logits, [B, L]."
+        probabilities = of_shape(y_true, logits.shape, logits, message)
+        return _cross_entropy(logits, tf.cast(probabilities, self.dtype))

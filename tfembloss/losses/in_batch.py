@@ -1,0 +1,393 @@
+"""Losses in which each row's documents are the negatives of all other rows.
+
+Columns `[B, n, D]`: an anchor, its positive, and negatives if there are any; on several
+replicas the documents are those of all.
+"""
+
+import keras
+import tensorflow as tf
+
+from tfembloss import distances, masks, replicas
+from tfembloss.checks import number, positive
+from tfembloss.losses.base import InBatchLoss
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class MultipleNegativesRankingLoss(InBatchLoss):
+    r"""Softmax over all documents of the batch: each anchor finds its own positive.
+
+    With anchors $a_i$, positives $p_i$ and the documents $d$ of the batch (all positives
+    and all negatives, of all replicas):
+
+    $$L_i = -\log \frac{\exp(s \cdot sim(a_i, p_i))}{\sum_d \exp(s \cdot sim(a_i, d))}$$
+
+    Also known as InfoNCE, NT-Xent of pairs, or in-batch negatives. The larger the batch,
+    the harder the task and the better the embeddings.
+
+    Call arguments: `y_pred` columns `[B, n, D]`, n >= 2: anchor, positive, negatives.
+    `y_true` is not used, or ids `[B]` with `exclude_equal_ids=True`.
+
+    Args:
+        scale: factor s on the similarity, > 0: the inverse of the temperature. 20 suits
+            cosine; use 1 with `"dot"`.
+        similarity: the negative of any distance of `tfembloss.distances`: `"cosine"`,
+            `"dot"`, `"euclidean"`, ... or a function `(a, b) -> distances`.
+        symmetric: if true, the mean of this loss and of the one in which each positive
+            finds its anchor among the anchors of all rows.
+        exclude_equal_ids: if true, `y_true` are ids (integers or strings), and the
+            documents of another row with the same id are no negatives. Without it a
+            positive that stands twice in a batch is its own negative, and the loss
+            cannot fall below log 2.
+        tile_size: how many of the B rows are compared with all documents at a time, >= 1;
+            by default as many as are fast. It sets the memory, not the result.
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: a number is out of range, `similarity` is unknown, `y_pred` has fewer
+            than two columns, or the ids are missing.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> loss = MultipleNegativesRankingLoss()
+    >>> pairs = tf.constant([[[1.0, 0.0], [0.6, 0.8]], [[0.0, 1.0], [0.8, 0.6]]])
+    >>> round(float(loss(None, pairs)), 4)   # the wrong one is nearer
+    4.0181
+    >>> loss = MultipleNegativesRankingLoss(exclude_equal_ids=True)
+    >>> float(loss(tf.constant(["same", "same"]), pairs))   # and here it is no negative
+    0.0
+
+    Reference:
+        Henderson et al., "Efficient Natural Language Response Suggestion for Smart
+        Reply", 2017, https://arxiv.org/abs/1705.00652
+
+    Relations:
+        Equal to sentence-transformers' class of this name; `symmetric=True` is its
+        directions ("query_to_doc", "doc_to_query") per direction. Finetuner spells it
+        `MultipleNegativeRankingLoss`. On several replicas it is what
+        sentence-transformers computes with `gather_across_devices=True`. Its
+        `CachedMultipleNegativesRankingLoss` is this loss with
+        `tfembloss.EmbeddingModel(encoder, mini_batch_size=...)`.
+    """
+
+    def __init__(
+        self,
+        scale=20.0,
+        similarity="cosine",
+        symmetric=False,
+        exclude_equal_ids=False,
+        tile_size=None,
+        reduction="sum_over_batch_size",
+        name=None,
+        dtype=None,
+    ):
+        super().__init__(exclude_equal_ids, tile_size, reduction, name, dtype)
+        self.scale = positive("scale", scale)
+        self.similarity = similarity
+        self.symmetric = symmetric
+        distances.get(similarity, argument="similarity")
+
+    @property
+    def distance(self):
+        """The similarity's negative; a softmax is blind to constants."""
+        return self.similarity
+
+    @property
+    def takes_memory(self):
+        """Not if symmetric: the positives of the memory would have to find anchors, too."""
+        return not self.symmetric
+
+    @staticmethod
+    def formula(distances, positive, negative, *, scale, symmetric):
+        """The cross-entropy of each anchor; if symmetric also log sums of the documents."""
+        logits = -scale * distances  # [B, N * m]
+        candidates = positive | negative
+        own = masks.row_sum(logits, positive)  # [B]
+        values = masks.row_logsumexp(logits, candidates) - own
+        if not symmetric:
+            return values
+        return values - own, masks.column_logsumexp(logits, candidates)  # [B], [N * m]
+
+    def values(self, batch):
+        """Those of the formula; if symmetric, with the log sums of the own documents."""
+        if not self.symmetric:
+            return super().values(batch)
+        # Zeros fill the last tile, which are no anchors of the documents.
+        is_row = tf.ones_like(batch.pairs.positions, tf.bool)
+        batch = batch._replace(pairs=batch.pairs._replace(is_row=is_row))
+        values, log_sums = self.by_tiles(batch, log_sums=True)  # [B], [N * m]
+        of_all = tf.reshape(replicas.logsumexp(log_sums), [-1, batch.pairs.num_documents])
+        of_own = of_all[batch.first : batch.first + tf.shape(values)[0], 0]  # [B]
+        return (values + of_own) / 2
+
+
+# Finetuner's spelling.
+MultipleNegativeRankingLoss = MultipleNegativesRankingLoss
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class MegaBatchMarginLoss(InBatchLoss):
+    r"""Each anchor near its positive and far from the nearest of all other positives.
+
+    With cosines s of the anchors $a_i$ and the positives $p_j$ of all replicas, and
+    $[x] = \max(0, x)$:
+
+    $$L_i = [m_p - s(a_i, p_i)] + [\max_{j \ne i} s(a_i, p_j) - m_n]$$
+
+    One negative for each anchor, which is the harder the larger the batch: large ones need
+    `tfembloss.EmbeddingModel(encoder, mini_batch_size=...)`.
+
+    Call arguments: `y_pred` columns `[B, 2, D]`. `y_true` is not used, or ids `[B]` with
+    `exclude_equal_ids=True`.
+
+    Args:
+        positive_margin: $m_p$, the cosine that a positive should have at least.
+        negative_margin: $m_n$, the cosine that a negative should have at most.
+        exclude_equal_ids, tile_size: see `MultipleNegativesRankingLoss`.
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: a number is out of range, `y_pred` does not have two columns, or the ids
+            are missing.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> pairs = tf.constant([[[1.0, 0.0], [0.6, 0.8]], [[0.0, 1.0], [0.8, 0.6]]])
+    >>> round(float(MegaBatchMarginLoss()(None, pairs)), 4)   # 0.8 - 0.6 + 0.8 - 0.3
+    0.7
+
+    Reference:
+        Wieting and Gimpel, "ParaNMT-50M: Pushing the Limits of Paraphrastic Sentence
+        Embeddings with Millions of Machine Translations", 2018,
+        https://arxiv.org/abs/1711.05732
+
+    Relations:
+        Equal to sentence-transformers' class of this name. Its mini-batched version is this
+        loss with `mini_batch_size`; there the negatives are those of one device.
+    """
+
+    num_columns = (2, 2)
+
+    def __init__(
+        self,
+        positive_margin=0.8,
+        negative_margin=0.3,
+        exclude_equal_ids=False,
+        tile_size=None,
+        reduction="sum_over_batch_size",
+        name=None,
+        dtype=None,
+    ):
+        super().__init__(exclude_equal_ids, tile_size, reduction, name, dtype)
+        self.positive_margin = number("positive_margin", positive_margin)
+        self.negative_margin = number("negative_margin", negative_margin)
+
+    @staticmethod
+    def formula(distances, positive, negative, *, positive_margin, negative_margin):
+        """The two hinges of each anchor."""
+        cosines = 1 - distances  # [B, N]
+        own = masks.row_sum(cosines, positive)  # [B]
+        hardest = masks.row_max(cosines, negative)  # [B], -inf without a negative
+        too_near = tf.where(masks.row_any(negative), hardest - negative_margin, 0)
+        return tf.nn.relu(positive_margin - own) + tf.nn.relu(too_near)
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class CLIPLoss(MultipleNegativesRankingLoss):
+    r"""Each image finds its text, and each text its image: a softmax both ways.
+
+    With the columns a and b, over the rows j of all replicas:
+
+    $$L_i = -\frac{1}{2} \log \frac{e^{s\, a_i \cdot b_i}}{\sum_j e^{s\, a_i \cdot b_j}}
+            -\frac{1}{2} \log \frac{e^{s\, a_i \cdot b_i}}{\sum_j e^{s\, a_j \cdot b_i}}$$
+
+    Call arguments: `y_pred` columns `[B, 2, D]`. `y_true` is not used, or ids `[B]` with
+    `exclude_equal_ids=True`.
+
+    Args:
+        scale: factor s on the dot product, > 0: 1 for `tfembloss.DualEncoder`, whose
+            columns carry its learned scale.
+        exclude_equal_ids: if true, `y_true` are ids (integers or strings), and rows with
+            equal ids, as images of one class with the same text, are no negatives of each
+            other.
+        tile_size: see `MultipleNegativesRankingLoss`.
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: a number is out of range, `y_pred` does not have two columns, or the ids
+            are missing.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> pairs = tf.constant([[[1.0, 0.0], [0.6, 0.8]], [[0.0, 1.0], [0.8, 0.6]]])
+    >>> round(float(CLIPLoss()(None, pairs)), 4)
+    0.7981
+
+    Reference:
+        Radford et al., "Learning Transferable Visual Models From Natural Language
+        Supervision", 2021, https://arxiv.org/abs/2103.00020
+
+    Relations:
+        Equal to open_clip's ClipLoss, on several replicas to that with
+        `gather_with_grad=True, local_loss=True`; and to `MultipleNegativesRankingLoss(
+        scale, "dot", symmetric=True)`. On embeddings of any length, with a fixed scale,
+        that loss with `similarity="cosine"` is the one.
+    """
+
+    num_columns = (2, 2)
+
+    def __init__(
+        self,
+        scale=1.0,
+        exclude_equal_ids=False,
+        tile_size=None,
+        reduction="sum_over_batch_size",
+        name=None,
+        dtype=None,
+    ):
+        super().__init__(
+            scale, "dot", True, exclude_equal_ids, tile_size, reduction, name, dtype
+        )
+
+    def truncate(self, y_pred, dim):
+        """The first dimensions, of the length of all, which carries the learned scale."""
+        return distances.l2_normalize(y_pred[..., :dim]) * tf.norm(
+            y_pred, axis=-1, keepdims=True
+        )
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class SigLIPLoss(InBatchLoss):
+    r"""Each pair of an image and a text by itself: do they belong together?
+
+    With the columns a and b, over the rows j of all replicas:
+
+    $$L_i = \sum_j \log(1 + e^{-z_{ij} (s\, a_i \cdot b_j + t)}),\quad
+      z_{ij} = 1 \text{ if } i = j \text{ else} -1$$
+
+    Call arguments: `y_pred` columns `[B, 2, D]`. `y_true` is not used, or ids `[B]` with
+    `exclude_equal_ids=True`.
+
+    Args:
+        scale: factor s on the dot product, > 0: 1 for `tfembloss.DualEncoder`, whose
+            columns carry its learned scale.
+        bias: t: 0 for `tfembloss.DualEncoder(..., initial_bias=-10.0)`, whose columns
+            carry its learned bias.
+        exclude_equal_ids: if true, `y_true` are ids (integers or strings), and rows with
+            equal ids are no negatives of each other.
+        tile_size: see `MultipleNegativesRankingLoss`.
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: a number is out of range, `y_pred` does not have two columns, or the ids
+            are missing.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> pairs = tf.constant([[[1.0, 0.0], [0.6, 0.8]], [[0.0, 1.0], [0.8, 0.6]]])
+    >>> round(float(SigLIPLoss(scale=10.0, bias=-10.0)(None, pairs)), 4)
+    4.1451
+
+    Reference:
+        Zhai et al., "Sigmoid Loss for Language Image Pre-Training", 2023,
+        https://arxiv.org/abs/2303.15343
+
+    Relations:
+        Equal to big_vision's and open_clip's SigLIP loss, the sum over j and the mean over
+        the rows. `tfembloss.DualEncoder(towers, initial_scale=10.0, initial_bias=-10.0)`
+        learns both numbers from where the paper begins.
+    """
+
+    distance = "dot"
+    num_columns = (2, 2)
+    takes_memory = False
+
+    def __init__(
+        self,
+        scale=1.0,
+        bias=0.0,
+        exclude_equal_ids=False,
+        tile_size=None,
+        reduction="sum_over_batch_size",
+        name=None,
+        dtype=None,
+    ):
+        super().__init__(exclude_equal_ids, tile_size, reduction, name, dtype)
+        self.scale = positive("scale", scale)
+        self.bias = number("bias", bias)
+
+    @staticmethod
+    def formula(distances, positive, negative, *, scale, bias):
+        """The sum over the pairs of each row of the first column."""
+        logits = bias - scale * distances  # [B, N]
+        values = tf.nn.softplus(tf.where(positive, -logits, logits))  # [B, N]
+        return masks.row_sum(values, positive | negative)
+
+    def truncate(self, y_pred, dim):
+        """Not where the last dimension may carry the bias."""
+        raise ValueError(
+            "SigLIPLoss takes columns that carry a learned scale and bias, which do not "
+            "survive truncation: expected another loss, as CLIPLoss."
+        )
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class ContrastiveTensionLossInBatchNegatives(MultipleNegativesRankingLoss):
+    r"""Each text finds itself among the batch, in the other encoder: a softmax both ways.
+
+    With the columns u, of one encoder, and v, of the other, both of the same texts, over
+    the rows j of all replicas:
+
+    $$L_i = -\frac{1}{2} \log \frac{e^{s \cos(u_i, v_i)}}{\sum_j e^{s \cos(u_i, v_j)}}
+            -\frac{1}{2} \log \frac{e^{s \cos(u_i, v_i)}}{\sum_j e^{s \cos(u_j, v_i)}}$$
+
+    Call arguments: `y_pred` columns `[B, 2, D]`. `y_true` is not used, or ids `[B]` with
+    `exclude_equal_ids=True`.
+
+    Args:
+        scale: factor s on the cosine, > 0.
+        exclude_equal_ids: if true, `y_true` are ids (integers or strings), and rows with
+            equal ids, as copies of one text, are no negatives of each other.
+        tile_size: see `MultipleNegativesRankingLoss`.
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: a number is out of range, `y_pred` does not have two columns, or the ids
+            are missing.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> pairs = tf.constant([[[1.0, 0.0], [0.6, 0.8]], [[0.0, 1.0], [0.8, 0.6]]])
+    >>> loss = ContrastiveTensionLossInBatchNegatives(scale=1.0)
+    >>> round(float(loss(None, pairs)), 4)
+    0.7981
+
+    Reference:
+        Carlsson et al., "Semantic Re-tuning with Contrastive Tension", 2021,
+        https://openreview.net/forum?id=Ov_sMNau-PF
+
+    Relations:
+        `MultipleNegativesRankingLoss(scale, symmetric=True)` of two encoders. Equal to
+        sentence-transformers' class of this name, where the scale is learned from its
+        first value on: `CLIPLoss` and `tfembloss.DualEncoder({"twin":
+        tfembloss.models.twin(encoder), "text": encoder}, initial_scale=20.0)` do that.
+    """
+
+    num_columns = (2, 2)
+
+    def __init__(
+        self,
+        scale=20.0,
+        exclude_equal_ids=False,
+        tile_size=None,
+        reduction="sum_over_batch_size",
+        name=None,
+        dtype=None,
+    ):
+        super().__init__(
+            scale, "cosine", True, exclude_equal_ids, tile_size, reduction, name, dtype
+        )

@@ -1,0 +1,1 @@
+"""Losses on rows with a class each: embeddings `[B, D]`, ids `[B]`."""

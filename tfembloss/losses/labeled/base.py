@@ -1,0 +1,161 @@
+"""What the losses on rows with a class each have in common."""
+
+import tensorflow as tf
+
+from tfembloss import distances, masks, replicas
+from tfembloss.kernels import compiled, differentiable
+from tfembloss.losses.base import Batch, InBatchLoss, keys_and_pairs, nan_where_not_finite
+from tfembloss.losses.first_batch import ids_warning
+from tfembloss.losses.inputs import check_ids, check_rows
+from tfembloss.miners import base as mining
+
+
+class LabelLoss(InBatchLoss):
+    """Base of the losses on embeddings `[B, D]` of rows that have a class each.
+
+    `y_true` are the classes' ids `[B]`, integers or strings. Rows with equal ids are each
+    other's positives, all others are negatives, on all replicas. A subclass writes
+    `sums_and_counts(batch)`: sums `[B]` and counts `[B]` of what each anchor contributes;
+    the loss is the quotient of their totals over all replicas, and each anchor's value its
+    part of that, so that the mean of the values is the loss. What is not finite in any
+    embedding makes it NaN.
+
+    Args:
+        distance: see `tfembloss.distances`.
+        miner: a miner of `tfembloss.miners` for the subclasses that take one.
+        tile_size: see `InBatchLoss`, for the subclasses that take one.
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: an argument, the ids or the embeddings are not of the kind.
+    """
+
+    tiled = False
+
+    def __init__(
+        self,
+        distance,
+        miner=None,
+        reduction="sum_over_batch_size",
+        name=None,
+        dtype=None,
+        tile_size=None,
+    ):
+        super().__init__(False, tile_size, reduction, name, dtype)
+        self.distance = distance
+        self.miner = None if miner is None else mining.known(miner)
+        distances.get(distance)
+        if not isinstance(miner, mining.PairMiner | mining.TripletMiner | None):
+            raise ValueError(
+                "`miner` must be None or an instance of a miner of tfembloss.miners, as in "
+                f"miner=BatchHardMiner(). Received: miner={miner!r}"
+            )
+        if tile_size is not None and self.mines_all_pairs:
+            raise ValueError(
+                f"{type(miner).__name__} looks at all pairs of the batch at once, which "
+                "tiles would not leave in memory. Expected tile_size=None with it. "
+                f"Received: tile_size={tile_size!r}"
+            )
+
+    @property
+    def takes_memory(self):
+        """Unless a miner looks at the distances between all keys."""
+        return not self.mines_all_pairs
+
+    @property
+    def mines_all_pairs(self):
+        """Whether there is a miner that needs the distances between all keys."""
+        return self.miner is not None and self.miner.needs_key_distances
+
+    def batch(self, y_true, y_pred, memory):
+        """The rows `y_pred [B, D]` with ids `y_true [B]` as a `Batch`."""
+        rows = check_rows(y_pred)  # [B, D]
+        ids = check_ids(y_true, rows)  # [B]
+        keys, pairs, num_rows, first = keys_and_pairs(rows, ids, memory)  # [N, D]
+        return Batch(rows, keys, masks.LabelPairs(**pairs), num_rows, first)
+
+    def values(self, batch):
+        """Each anchor's part of the loss `[B]`."""
+        sums, counts = self.sums_and_counts(batch)  # [B], [B]
+        share = batch.num_rows / tf.maximum(replicas.total(tf.reduce_sum(counts)), 1)
+        return sums * share + self._nan_where_miner_overflows(batch.keys)
+
+    def sums_and_counts(self, batch):
+        """What each anchor contributes `[B]`, and how many terms that is `[B]`."""
+        raise NotImplementedError
+
+    def _nan_where_miner_overflows(self, keys):
+        """0, or NaN where a miner's own distances may overflow, which only select."""
+        if self.miner is None or not isinstance(self.miner.distance, str):
+            return 0
+        # Of all keys' distances that of the longest and its opposite is the largest.
+        of_opposites = distances.get(self.miner.distance).rowwise(keys, -keys)
+        return nan_where_not_finite(of_opposites)
+
+    def first_batch_warning(self, y_true, shape):
+        """Of a batch without positives, or without negatives."""
+        return ids_warning(y_true, positives=True)
+
+    def candidates(self, batch, x=None, key_distances=False):
+        """What a miner selects from, in the loss's distance: `miners.base.Candidates`.
+
+        Args:
+            batch: `Batch`.
+            x: the distances `[B, N]`, where they are known.
+            key_distances: whether to add the distances between all keys.
+        """
+        if self.miner is not None and self.miner.distance == self.distance:
+            key_distances = key_distances or self.miner.needs_key_distances
+        return mining.candidates(self.distance, batch, key_distances, x)
+
+    def miner_candidates(self, batch, candidates):
+        """The same in the miner's distance."""
+        if self.miner is None or self.miner.distance == self.distance:
+            return candidates
+        return mining.candidates(self.miner.distance, batch, self.miner.needs_key_distances)
+
+
+class PairLoss(LabelLoss):
+    """Base of the losses whose formula is one kernel on distances and pair weights.
+
+    A subclass writes a static method, see `InBatchLoss`:
+
+        formula(distances, positive, negative, *, temperature) -> sums [B], counts [B]
+
+    of distances `[B, N]` and the weights `[B, N]` of the positive and of the negative
+    pairs, 0 where a pair does not count. A miner only changes the weights. Where a formula
+    needs a similarity, it is the negative distance.
+    """
+
+    counts_repeats = False  # whether a pair counts once for each mined triplet it is in
+
+    @staticmethod
+    def _kernel_of(formula):
+        def of_pairs(x, pairs, **options):
+            dtype = tf.nest.flatten(x)[0].dtype
+            positive = tf.cast(pairs.positive, dtype)  # [B, N]
+            negative = tf.cast(pairs.negative, dtype)  # [B, N]
+            return tf.stack(formula(x, positive, negative, **options), axis=1)  # [B, 2]
+
+        return differentiable(of_pairs)
+
+    def sums_and_counts(self, batch):
+        """Those of the formula."""
+        return tf.unstack(self.by_tiles(batch), 2, axis=1)
+
+    def selected_pairs(self, batch, x):
+        """`masks.LabelPairs` for all pairs, or `masks.Pairs` as mined."""
+        if self.miner is None:
+            return batch.pairs
+        return self._mined(batch, self.candidates(batch, x), _pairs)
+
+    def _mined(self, batch, candidates, select):
+        constant = mining.without_gradient(self.miner_candidates(batch, candidates))
+        pairs = select(self.miner, constant, self.counts_repeats)
+        return tf.nest.map_structure(tf.stop_gradient, pairs)
+
+
+@compiled
+def _pairs(miner, candidates, counts_repeats):
+    pairs = mining.pairs_of(miner, candidates)
+    return pairs if counts_repeats else masks.Pairs(*map(tf.sign, pairs))

@@ -1,0 +1,366 @@
+"""Losses on pairs of rows with a class each: positives near, negatives far."""
+
+import keras
+import tensorflow as tf
+
+from tfembloss import masks, replicas
+from tfembloss.checks import non_negative, number, positive
+from tfembloss.kernels import compiled, differentiable
+from tfembloss.losses.labeled.base import PairLoss
+from tfembloss.miners import base as mining
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class MultiSimilarityLoss(PairLoss):
+    r"""Far positives and near negatives, each weighed against the others of its anchor.
+
+    $$L = \mathrm{mean}_a \frac{1}{\alpha} \log(1 + \sum_p e^{\alpha (d(a,p) - b)})
+        + \frac{1}{\beta} \log(1 + \sum_n e^{\beta (b - d(a,n))})$$
+
+    with b = 1 - base for the cosine, whose similarity is 1 - d. The mean is over all rows;
+    an anchor without positives has the second term only.
+
+    Call arguments: `y_pred [B, D]`; `y_true` class ids `[B]`, integers or strings.
+
+    Args:
+        alpha, beta: scales of the positives and of the negatives, > 0.
+        base: where a pair becomes too far or too near: with `"cosine"` and `"dot"` a
+            similarity (b is 1 - base, -base), with other distances the distance b.
+        distance: see `tfembloss.distances`.
+        miner: of `tfembloss.miners`: only pairs that it selects; the paper's is
+            `MultiSimilarityMiner`.
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: a number is out of range, `distance` or `miner` is unknown, or the ids
+            are missing.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> embeddings = tf.constant([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6], [0.0, 1.0]])
+    >>> round(float(MultiSimilarityLoss()(tf.constant([0, 0, 1, 1]), embeddings)), 4)
+    0.6791
+
+    Reference:
+        Wang et al., "Multi-Similarity Loss with General Pair Weighting for Deep Metric
+        Learning", 2019, https://arxiv.org/abs/1904.06627
+
+    Relations:
+        Equal to pytorch-metric-learning's loss of this name.
+    """
+
+    def __init__(
+        self,
+        alpha=2.0,
+        beta=50.0,
+        base=0.5,
+        distance="cosine",
+        miner=None,
+        reduction="sum_over_batch_size",
+        name=None,
+        dtype=None,
+    ):
+        super().__init__(distance, miner, reduction, name, dtype)
+        self.alpha = positive("alpha", alpha)
+        self.beta = positive("beta", beta)
+        self.base = number("base", base)
+
+    @property
+    def boundary(self):
+        """The base as a distance."""
+        of_similarity = {"cosine": 1 - self.base, "dot": -self.base}
+        return of_similarity.get(self.distance, self.base)
+
+    @staticmethod
+    def formula(distances, positive, negative, *, alpha, beta, boundary):
+        """The value of each anchor, and 1."""
+        far = masks.row_logsumexp(alpha * (distances - boundary), positive)  # [B]
+        near = masks.row_logsumexp(beta * (boundary - distances), negative)  # [B]
+        values = tf.nn.softplus(far) / alpha + tf.nn.softplus(near) / beta
+        return values, tf.ones_like(values)
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class CircleLoss(PairLoss):
+    r"""Pairs weighed by how far they are from where they should be, on cosines.
+
+    With $s = \cos$, and weights $w$ that have no gradient:
+
+    $$L = \mathrm{mean}_a \log\Big(1 + \sum_p e^{-\gamma w_p (s(a,p) - (1 - m))}
+          \sum_n e^{\gamma w_n (s(a,n) - m)}\Big), \quad
+      w_p = \max(0, 1 + m - s(a,p)),\ w_n = \max(0, s(a,n) + m)$$
+
+    The mean is over the anchors whose value is not 0.
+
+    Call arguments: `y_pred [B, D]`; `y_true` class ids `[B]`, integers or strings.
+
+    Args:
+        m: relaxation: positives should have cosines above 1 - m, negatives below m.
+        gamma: scale, > 0.
+        miner: of `tfembloss.miners`: only pairs that it selects.
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: a number is out of range, `miner` is unknown, or the ids are missing.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> embeddings = tf.constant([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6], [0.0, 1.0]])
+    >>> round(float(CircleLoss()(tf.constant([0, 0, 1, 1]), embeddings)), 4)
+    49.664
+
+    Reference:
+        Sun et al., "Circle Loss: A Unified Perspective of Pair Similarity Optimization",
+        2020, https://arxiv.org/abs/2002.10857
+
+    Relations:
+        Equal to pytorch-metric-learning's loss of this name.
+    """
+
+    def __init__(
+        self,
+        m=0.4,
+        gamma=80.0,
+        miner=None,
+        reduction="sum_over_batch_size",
+        name=None,
+        dtype=None,
+    ):
+        super().__init__("cosine", miner, reduction, name, dtype)
+        self.m = number("m", m)
+        self.gamma = positive("gamma", gamma)
+
+    @staticmethod
+    def formula(distances, positive, negative, *, m, gamma):
+        """The value of each anchor, and 1 where it is not 0."""
+        cosines = 1 - distances  # [B, N]
+        constant = tf.stop_gradient(cosines)
+        far = -gamma * tf.nn.relu(1 + m - constant) * (cosines - (1 - m))
+        near = gamma * tf.nn.relu(constant + m) * (cosines - m)
+        log_product = masks.row_logsumexp(far, positive)  # [B]
+        log_product += masks.row_logsumexp(near, negative)
+        values = tf.nn.softplus(log_product)
+        return values, tf.cast(values > 0, values.dtype)
+
+
+@differentiable
+def _log_sum_of_negatives(distances, pairs, neg_margin):
+    """Logarithm of each row's sum over its negatives `[B]`."""
+    weights = tf.cast(pairs.negative, distances.dtype)  # [B, N]
+    log_sum = masks.row_logsumexp(neg_margin - distances, weights)
+    # Finite, so that two empty sums add up to one with a gradient.
+    return tf.maximum(log_sum, distances.dtype.min / 4)
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class LiftedStructureLoss(PairLoss):
+    r"""Each positive pair against all negatives of both its rows.
+
+    $$L = \mathrm{mean}_{(a,p)} \frac{1}{2} \max\Big(0,\; d(a,p) - m_p +
+          \log\big(\sum_n e^{m_n - d(a,n)} + \sum_n e^{m_n - d(p,n)}\big)\Big)^2$$
+
+    Call arguments: `y_pred [B, D]`; `y_true` class ids `[B]`, integers or strings.
+
+    Args:
+        neg_margin: $m_n$, a distance.
+        pos_margin: $m_p$, a distance.
+        distance: see `tfembloss.distances`.
+        miner: of `tfembloss.miners`: only pairs that it selects. A pair that stands in
+            several selected triplets counts as often.
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: a margin is not finite, `distance` or `miner` is unknown, or the ids
+            are missing.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> embeddings = tf.constant([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6], [0.0, 1.0]])
+    >>> round(float(LiftedStructureLoss()(tf.constant([0, 0, 1, 1]), embeddings)), 4)
+    3.4238
+
+    Reference:
+        Oh Song et al., "Deep Metric Learning via Lifted Structured Feature Embedding",
+        2016, https://arxiv.org/abs/1511.06452
+
+    Relations:
+        Equal to pytorch-metric-learning's loss of this name; there a pair to whose rows a
+        miner leaves no negative counts with a sum of 1, here with 0.
+        `GeneralizedLiftedStructureLoss` takes all of an anchor's positives at once.
+    """
+
+    takes_memory = False  # of whose rows the own negatives are not known
+    counts_repeats = True
+
+    def __init__(
+        self,
+        neg_margin=1.0,
+        pos_margin=0.0,
+        distance="normalized_euclidean",
+        miner=None,
+        reduction="sum_over_batch_size",
+        name=None,
+        dtype=None,
+    ):
+        super().__init__(distance, miner, reduction, name, dtype)
+        self.neg_margin = number("neg_margin", neg_margin)
+        self.pos_margin = number("pos_margin", pos_margin)
+
+    def sums_and_counts(self, batch):
+        """Those of the formula, which takes the log sums of both rows of a pair."""
+        x = self.candidates(batch).distances  # [B, N]
+        pairs = self.selected_pairs(batch, x)
+        log_sums = _log_sum_of_negatives(x, pairs, neg_margin=self.neg_margin)  # [B]
+        x = (x, log_sums, replicas.gather(log_sums))
+        return tf.unstack(self._kernel(x, pairs, pos_margin=self.pos_margin), 2, axis=1)
+
+    @staticmethod
+    def formula(x, positive, negative, *, pos_margin):
+        """Sums over each anchor's positives, and their number."""
+        distances, own, other = x  # [B, N], [B], [N]
+        own = tf.broadcast_to(own[:, None], tf.shape(distances))  # [B, N]
+        largest = tf.stop_gradient(tf.maximum(own, other))
+        both = tf.math.log(tf.exp(own - largest) + tf.exp(other - largest)) + largest
+        hinge = tf.nn.relu(both + distances - pos_margin)
+        return masks.row_sum(hinge * hinge / 2, positive), tf.reduce_sum(positive, axis=1)
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class GeneralizedLiftedStructureLoss(PairLoss):
+    r"""All of an anchor's positives against all of its negatives.
+
+    $$L = \mathrm{mean}_a \max\Big(0,\; \log \sum_p e^{d(a,p) - m_p} +
+          \log \sum_n e^{m_n - d(a,n)}\Big)$$
+
+    The mean is over all rows; the logarithm of an empty sum counts as 0.
+
+    Call arguments: `y_pred [B, D]`; `y_true` class ids `[B]`, integers or strings.
+
+    Args:
+        neg_margin: $m_n$, a distance.
+        pos_margin: $m_p$, a distance.
+        distance: see `tfembloss.distances`.
+        miner: of `tfembloss.miners`: only pairs that it selects.
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: a margin is not finite, `distance` or `miner` is unknown, or the ids
+            are missing.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> embeddings = tf.constant([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6], [0.0, 1.0]])
+    >>> loss = GeneralizedLiftedStructureLoss()
+    >>> round(float(loss(tf.constant([0, 0, 1, 1]), embeddings)), 4)
+    1.8919
+
+    Reference:
+        Hermans et al., "In Defense of the Triplet Loss for Person Re-Identification",
+        2017, https://arxiv.org/abs/1703.07737
+
+    Relations:
+        Equal to pytorch-metric-learning's loss of this name.
+    """
+
+    def __init__(
+        self,
+        neg_margin=1.0,
+        pos_margin=0.0,
+        distance="normalized_euclidean",
+        miner=None,
+        reduction="sum_over_batch_size",
+        name=None,
+        dtype=None,
+    ):
+        super().__init__(distance, miner, reduction, name, dtype)
+        self.neg_margin = number("neg_margin", neg_margin)
+        self.pos_margin = number("pos_margin", pos_margin)
+
+    @staticmethod
+    def formula(distances, positive, negative, *, neg_margin, pos_margin):
+        """The value of each anchor, and 1."""
+        far = masks.row_logsumexp(distances - pos_margin, positive)  # [B]
+        near = masks.row_logsumexp(neg_margin - distances, negative)  # [B]
+        # Not `x > -inf`, which would take NaN for an empty sum.
+        far, near = (tf.where(x == float("-inf"), 0.0, x) for x in (far, near))
+        values = tf.nn.relu(far + near)
+        return values, tf.ones_like(values)
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class MarginLoss(PairLoss):
+    r"""Positives nearer, negatives farther than a boundary, each by a margin.
+
+    Over all triplets of the batch, with $[x] = \max(0, x)$:
+
+    $$L = \frac{\sum_{(a,p,n)} [d(a,p) - \beta + m] + [\beta - d(a,n) + m]}
+               {\text{number of these terms that are not 0}}$$
+
+    So a pair counts as often as it stands in triplets.
+
+    Call arguments: `y_pred [B, D]`; `y_true` class ids `[B]`, integers or strings.
+
+    Args:
+        margin: m, a distance, >= 0.
+        beta: the boundary, a distance.
+        distance: see `tfembloss.distances`.
+        miner: of `tfembloss.miners`: only triplets that it selects, the paper's is
+            `DistanceWeightedMiner`; a miner of pairs selects the triplets of which it
+            selects both pairs.
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: a number is out of range, `distance` or `miner` is unknown, or the ids
+            are missing.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> embeddings = tf.constant([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6], [0.0, 1.0]])
+    >>> round(float(MarginLoss()(tf.constant([0, 0, 1, 1]), embeddings)), 4)
+    0.8841
+
+    Reference:
+        Wu et al., "Sampling Matters in Deep Embedding Learning", 2017,
+        https://arxiv.org/abs/1706.07567
+
+    Relations:
+        Equal to pytorch-metric-learning's loss of this name with `learn_beta=False`. Losses
+        here own no variables, so beta is not learned.
+    """
+
+    def __init__(
+        self,
+        margin=0.2,
+        beta=1.2,
+        distance="normalized_euclidean",
+        miner=None,
+        reduction="sum_over_batch_size",
+        name=None,
+        dtype=None,
+    ):
+        super().__init__(distance, miner, reduction, name, dtype)
+        self.margin = non_negative("margin", margin)
+        self.beta = number("beta", beta)
+
+    def selected_pairs(self, batch, x):
+        """In how many triplets each pair occurs: `masks.Pairs`."""
+        return self._mined(batch, self.candidates(batch, x), _pairs_in_triplets)
+
+    @staticmethod
+    def formula(distances, positive, negative, *, margin, beta):
+        """Sums over each anchor's triplets, and their number of terms that are not 0."""
+        far = tf.nn.relu(distances - beta + margin)  # [B, N]
+        near = tf.nn.relu(beta - distances + margin)  # [B, N]
+        sums = positive * far + negative * near
+        counts = tf.where(far > 0, positive, 0) + tf.where(near > 0, negative, 0)
+        return tf.reduce_sum(sums, axis=1), tf.reduce_sum(counts, axis=1)
+
+
+@compiled
+def _pairs_in_triplets(miner, candidates, counts_repeats):
+    return mining.pairs_of(miner, candidates, from_triplets=True)

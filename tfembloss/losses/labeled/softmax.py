@@ -1,0 +1,245 @@
+"""Losses by a softmax over the rows of a batch, with a class each: InfoNCE on labels."""
+
+import keras
+import tensorflow as tf
+
+from tfembloss import distances, masks
+from tfembloss.checks import positive
+from tfembloss.kernels import compiled
+from tfembloss.losses.labeled.base import PairLoss
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class NTXentLoss(PairLoss):
+    r"""Each positive pair against the anchor's negatives, by a softmax: InfoNCE on labels.
+
+    $$L = \mathrm{mean}_{(a,p)} -\log \frac{e^{-d(a,p)/T}}
+          {e^{-d(a,p)/T} + \sum_n e^{-d(a,n)/T}}$$
+
+    The anchor's other positives stand in no denominator.
+
+    Call arguments: `y_pred [B, D]`; `y_true` class ids `[B]`, integers or strings. For two
+    views of each row, give the rows of both with the same ids.
+
+    Args:
+        temperature: T, > 0.
+        distance: see `tfembloss.distances`; `"cosine"` is the usual one.
+        miner: of `tfembloss.miners`: only pairs that it selects. A pair that stands in
+            several selected triplets counts as often.
+        tile_size: how many of the B rows are compared with all rows at a time, >= 1; by
+            default as many as are fast. It sets the memory, not the result.
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: a number is out of range, `distance` or `miner` is unknown, `miner`
+            needs all pairs at once and there is a `tile_size`, or the ids are missing.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> embeddings = tf.constant([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6], [0.0, 1.0]])
+    >>> loss = NTXentLoss(temperature=0.5)
+    >>> round(float(loss(tf.constant([0, 0, 1, 1]), embeddings)), 4)
+    1.2707
+
+    Reference:
+        Sohn, "Improved Deep Metric Learning with Multi-class N-pair Loss Objective",
+        2016; Chen et al., "A Simple Framework for Contrastive Learning of Visual
+        Representations", 2020, https://arxiv.org/abs/2002.05709
+
+    Relations:
+        Equal to pytorch-metric-learning's loss of this name, except that a loss above
+        87 in float32 does not saturate. With pairs in columns and without labels, use
+        `MultipleNegativesRankingLoss`.
+    """
+
+    tiled = True
+    counts_repeats = True
+
+    def __init__(
+        self,
+        temperature=0.07,
+        distance="cosine",
+        miner=None,
+        tile_size=None,
+        reduction="sum_over_batch_size",
+        name=None,
+        dtype=None,
+    ):
+        super().__init__(distance, miner, reduction, name, dtype, tile_size)
+        self.temperature = positive("temperature", temperature)
+
+    @staticmethod
+    def formula(distances, positive, negative, *, temperature):
+        """Sums over each anchor's positives, and their number."""
+        logits = -distances / temperature  # [B, N]
+        log_sum = masks.row_logsumexp(logits, negative)[:, None]  # [B, 1]
+        values = tf.nn.softplus(log_sum - logits)  # [B, N]
+        return masks.row_sum(values, positive), tf.reduce_sum(positive, axis=1)
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class SupConLoss(PairLoss):
+    r"""Supervised contrastive loss: a softmax over all rows, the mean over the positives.
+
+    With $P$ the positives of an anchor and $K$ its positives and negatives:
+
+    $$L = \mathrm{mean}_a \frac{1}{|P|} \sum_{p \in P} -\log
+          \frac{e^{-d(a,p)/T}}{\sum_{k \in K} e^{-d(a,k)/T}}$$
+
+    The mean is over the anchors whose value is not 0; those without a positive or without
+    a negative have 0.
+
+    Call arguments: `y_pred [B, D]`; `y_true` class ids `[B]`, integers or strings.
+
+    Args:
+        temperature: T, > 0.
+        distance: see `tfembloss.distances`; `"cosine"` is the usual one.
+        miner: of `tfembloss.miners`: only pairs that it selects.
+        tile_size: how many of the B rows are compared with all rows at a time, >= 1; by
+            default as many as are fast. It sets the memory, not the result.
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: a number is out of range, `distance` or `miner` is unknown, `miner`
+            needs all pairs at once and there is a `tile_size`, or the ids are missing.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> embeddings = tf.constant([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6], [0.0, 1.0]])
+    >>> loss = SupConLoss(temperature=0.5)
+    >>> round(float(loss(tf.constant([0, 0, 1, 1]), embeddings)), 4)
+    1.2707
+
+    Reference:
+        Khosla et al., "Supervised Contrastive Learning", 2020,
+        https://arxiv.org/abs/2004.11362
+
+    Relations:
+        Equal to pytorch-metric-learning's loss of this name, which keeps an anchor also
+        where a miner leaves it positives but no negative.
+    """
+
+    tiled = True
+
+    def __init__(
+        self,
+        temperature=0.1,
+        distance="cosine",
+        miner=None,
+        tile_size=None,
+        reduction="sum_over_batch_size",
+        name=None,
+        dtype=None,
+    ):
+        super().__init__(distance, miner, reduction, name, dtype, tile_size)
+        self.temperature = positive("temperature", temperature)
+
+    @staticmethod
+    def formula(distances, positive, negative, *, temperature):
+        """The value of each anchor, and 1 where it is not 0."""
+        logits = -distances / temperature  # [B, N]
+        log_sum = masks.row_logsumexp(logits, positive + negative)  # [B]
+        values = log_sum - masks.row_mean(logits, positive)  # [B]
+        valid = masks.row_any(positive > 0) & masks.row_any(negative > 0)
+        values = tf.where(valid, values, 0)
+        return values, tf.cast(values > 0, values.dtype)
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class NPairsLoss(PairLoss):
+    r"""One anchor and one positive of each class: a softmax over the positives.
+
+    Of each class with two rows or more the first row is the anchor $a_c$ and the second
+    the positive $p_c$:
+
+    $$L = \mathrm{mean}_c -\log
+          \frac{e^{-d(a_c, p_c)}}{\sum_{c'} e^{-d(a_c, p_{c'})}}$$
+
+    Call arguments: `y_pred [B, D]`; `y_true` class ids `[B]`, integers or strings.
+
+    Args:
+        distance: see `tfembloss.distances`; the paper's is `"dot"`.
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: `distance` is unknown, or the ids are missing.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> embeddings = tf.constant([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6], [0.0, 1.0]])
+    >>> round(float(NPairsLoss()(tf.constant([0, 0, 1, 1]), embeddings)), 4)
+    0.6634
+
+    Reference:
+        Sohn, "Improved Deep Metric Learning with Multi-class N-pair Loss Objective", 2016
+
+    Relations:
+        Equal to pytorch-metric-learning's loss of this name. `NTXentLoss` and
+        `MultipleNegativesRankingLoss` use all rows of the batch.
+    """
+
+    takes_memory = False  # only the first two rows of a class count
+
+    def __init__(
+        self,
+        distance="cosine",
+        reduction="sum_over_batch_size",
+        name=None,
+        dtype=None,
+    ):
+        super().__init__(distance, None, reduction, name, dtype)
+
+    def sums_and_counts(self, batch):
+        """Those of the formula, of the rows that are first in their class."""
+        rows, columns, pairs = _first_two_of_classes(batch.pairs)  # [F], [S], [F, S]
+        anchors, positives = _take(batch.anchors, rows), _take(batch.keys, columns)
+        x = distances.get(self.distance).pairwise(anchors, positives)  # [F, S]
+        shape = [tf.shape(batch.anchors)[0], 2]
+        both = tf.scatter_nd(rows[:, None], self._kernel(x, pairs), shape)  # [B, 2]
+        return tf.unstack(both, 2, axis=1)
+
+    @staticmethod
+    def formula(distances, positive, negative):
+        """The value of each anchor, and whether it is one."""
+        logits = -distances  # [F, S]
+        log_sum = masks.row_logsumexp(logits, positive + negative)  # [F]
+        values = log_sum - masks.row_mean(logits, positive)
+        is_anchor = masks.row_any(positive > 0)
+        return tf.where(is_anchor, values, 0), tf.cast(is_anchor, values.dtype)
+
+
+@compiled
+def _first_two_of_classes(labels):
+    """Rows that are first in their class, keys that are second, and their pairs.
+
+    At most half of all rows are one of either, so there is room for as many.
+    """
+    columns = tf.range(tf.shape(labels.key_ids)[0])
+    same = masks.equal_ids(labels.key_ids, labels.key_ids)  # [N, N]
+    count = lambda mask: tf.reduce_sum(tf.cast(mask, tf.int32), axis=1)  # noqa: E731
+    earlier = count(same & (columns < columns[:, None]))  # [N], of the same class
+    first = (earlier == 0) & (count(same) > 1)
+    room = tf.minimum(tf.maximum(tf.size(columns) // 2, 1), tf.size(columns))
+    room_here = tf.minimum(tf.size(labels.positions), room)
+    is_first = tf.cast(tf.gather(first, labels.positions), tf.int32)
+    firsts = tf.math.top_k(is_first, room_here)
+    seconds = tf.math.top_k(tf.cast(earlier == 1, tf.int32), room)
+    rows, columns = firsts.indices, seconds.indices  # [F], [S]
+    ids, key_ids = tf.gather(labels.ids, rows), tf.gather(labels.key_ids, columns)
+    equal = masks.equal_ids(ids, key_ids)
+    valid = (firsts.values > 0)[:, None] & (seconds.values > 0)[None, :]  # [F, S]
+    return rows, columns, masks.Pairs(equal & valid, ~equal & valid)
+
+
+def _take(x, rows):
+    """Some rows of x, with a dense gradient instead of IndexedSlices."""
+
+    @tf.custom_gradient
+    def take(x):
+        shape = tf.shape(x)
+        return tf.gather(x, rows), lambda up: tf.scatter_nd(rows[:, None], up, shape)
+
+    return take(x)

@@ -1,0 +1,338 @@
+"""Triplet losses: an anchor's positive should be nearer than its negative by a margin.
+
+On rows with a label each, `[B, D]`, triplets are made of all rows of all replicas; and
+`TripletLoss` takes triplets in columns, `[B, 3, D]`.
+"""
+
+import keras
+import tensorflow as tf
+
+from tfembloss import distances
+from tfembloss.checks import non_negative
+from tfembloss.losses.base import EmbeddingLoss
+from tfembloss.losses.inputs import check_columns
+from tfembloss.losses.labeled import triplet_sums
+from tfembloss.losses.labeled.base import LabelLoss
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class TripletMarginLoss(LabelLoss):
+    r"""Every positive nearer than every negative by a margin: mean over violating triplets.
+
+    Over all triplets of the batch, an anchor a with a positive p and a negative n:
+
+    $$L = \frac{\sum_{(a,p,n)} \max(0,\; d(a, p) - d(a, n) + m)}
+               {|\{(a,p,n): d(a, p) - d(a, n) + m > 0\}|}$$
+
+    The triplets are counted, not built: memory is a few `[B, N]`.
+
+    Call arguments: `y_pred [B, D]`; `y_true` class ids `[B]`, integers or strings.
+
+    Args:
+        margin: m, a distance, >= 0.
+        distance: see `tfembloss.distances`.
+        miner: of `tfembloss.miners`: only triplets that it selects; by default all. A
+            miner of pairs selects the triplets of which it selects both pairs.
+        swap: take the nearer of d(a, n) and d(p, n).
+        smooth: log(1 + exp(violation)) of all triplets, and the mean over all of them.
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: `margin` is negative, `distance` or `miner` is unknown, or the ids are
+            missing.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> embeddings = tf.constant([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6], [0.0, 1.0]])
+    >>> loss = TripletMarginLoss(margin=0.2, distance="cosine")
+    >>> round(float(loss(tf.constant([0, 0, 1, 1]), embeddings)), 4)
+    0.4533
+    >>> from tfembloss import miners
+    >>> semihard = miners.TripletMarginMiner(0.1, "semihard", distance="cosine")
+    >>> loss = TripletMarginLoss(margin=0.5, distance="cosine", miner=semihard)
+    >>> float(loss(tf.constant([0, 0, 1, 1]), embeddings))   # no triplet is semihard
+    0.0
+
+    Reference:
+        Schroff et al., "FaceNet: A Unified Embedding for Face Recognition and
+        Clustering", 2015, https://arxiv.org/abs/1503.03832
+
+    Relations:
+        Equal to pytorch-metric-learning's loss of this name (`smooth` is its
+        `smooth_loss`), Finetuner's default. With other defaults it is
+        `BatchAllTripletLoss`.
+    """
+
+    def __init__(
+        self,
+        margin=0.05,
+        distance="normalized_euclidean",
+        miner=None,
+        swap=False,
+        smooth=False,
+        reduction="sum_over_batch_size",
+        name=None,
+        dtype=None,
+    ):
+        super().__init__(distance, miner, reduction, name, dtype)
+        self.margin = non_negative("margin", margin)
+        self.swap = bool(swap)
+        self.smooth = bool(smooth)
+
+    def sums_and_counts(self, batch):
+        """Violations and their number, of each anchor."""
+        own = self.candidates(batch, key_distances=self.swap)
+        miners_own = self.miner_candidates(batch, own)
+        if self.smooth or self.swap:
+            return triplet_sums.violations(
+                own, self.margin, self.smooth, self.swap, self.miner, miners_own
+            )
+        return triplet_sums.hinge(own, self.margin, self.miner, miners_own)
+
+
+class _BatchTripletLoss(LabelLoss):
+    """What sentence-transformers' batch losses with a margin have in common."""
+
+    def __init__(
+        self,
+        margin=5.0,
+        distance="euclidean",
+        reduction="sum_over_batch_size",
+        name=None,
+        dtype=None,
+    ):
+        super().__init__(distance, None, reduction, name, dtype)
+        self.margin = non_negative("margin", margin)
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class BatchAllTripletLoss(_BatchTripletLoss):
+    r"""All triplets of the batch that violate the margin.
+
+    $$L = \frac{\sum_{(a,p,n)} \max(0,\; d(a, p) - d(a, n) + m)}
+               {|\{(a,p,n): d(a, p) - d(a, n) + m > 0\}|}$$
+
+    Call arguments: `y_pred [B, D]`; `y_true` class ids `[B]`, integers or strings.
+
+    Args:
+        margin: m, a distance, >= 0. 5 suits the euclidean distance of embeddings that are
+            not normalised; use 0.2 or so with `"cosine"`.
+        distance: see `tfembloss.distances`.
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: `margin` is negative, `distance` is unknown, or the ids are missing.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> embeddings = tf.constant([[0.0, 0.0], [0.0, 1.0], [4.0, 0.0], [8.0, 0.0]])
+    >>> round(float(BatchAllTripletLoss()(tf.constant([0, 0, 1, 2]), embeddings)), 4)
+    1.9384
+
+    Reference:
+        Hermans et al., "In Defense of the Triplet Loss for Person Re-Identification",
+        2017, https://arxiv.org/abs/1703.07737
+
+    Relations:
+        Equal to sentence-transformers' class of this name, and to
+        `TripletMarginLoss(margin, distance)`.
+    """
+
+    def sums_and_counts(self, batch):
+        """Violations and their number, of each anchor."""
+        candidates = self.candidates(batch)
+        return triplet_sums.hinge(candidates, self.margin, None, candidates)
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class BatchHardTripletLoss(_BatchTripletLoss):
+    r"""Each anchor with its farthest positive and its nearest negative.
+
+    $$L = \mathrm{mean}_a \max(0,\; \max_p d(a, p) - \min_n d(a, n) + m)$$
+
+    The mean is over the anchors that have a positive and a negative.
+
+    Call arguments: `y_pred [B, D]`; `y_true` class ids `[B]`, integers or strings.
+
+    Args:
+        margin: m, a distance, >= 0.
+        distance: see `tfembloss.distances`.
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: `margin` is negative, `distance` is unknown, or the ids are missing.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> embeddings = tf.constant([[0.0, 0.0], [0.0, 1.0], [4.0, 0.0], [8.0, 0.0]])
+    >>> round(float(BatchHardTripletLoss()(tf.constant([0, 0, 1, 2]), embeddings)), 4)
+    1.9384
+
+    Reference:
+        Hermans et al., "In Defense of the Triplet Loss for Person Re-Identification",
+        2017, https://arxiv.org/abs/1703.07737
+
+    Relations:
+        Equal to sentence-transformers' class of this name where every anchor has a
+        positive and a negative. There an anchor that lacks one is counted with an
+        invented distance; here it is left out.
+    """
+
+    def sums_and_counts(self, batch):
+        """The hinge of each anchor, and whether it has one."""
+        gap, valid = _hardest_gap(self.candidates(batch))  # [B], [B]
+        return tf.where(valid > 0, tf.nn.relu(gap + self.margin), 0), valid
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class BatchHardSoftMarginTripletLoss(LabelLoss):
+    r"""Each anchor with its farthest positive and nearest negative, without a margin.
+
+    $$L = \mathrm{mean}_a \log(1 + \exp(\max_p d(a, p) - \min_n d(a, n)))$$
+
+    The mean is over the anchors that have a positive and a negative.
+
+    Call arguments: `y_pred [B, D]`; `y_true` class ids `[B]`, integers or strings.
+
+    Args:
+        distance: see `tfembloss.distances`.
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: `distance` is unknown, or the ids are missing.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> embeddings = tf.constant([[0.0, 0.0], [0.0, 1.0], [4.0, 0.0], [8.0, 0.0]])
+    >>> loss = BatchHardSoftMarginTripletLoss()
+    >>> round(float(loss(tf.constant([0, 0, 1, 2]), embeddings)), 4)
+    0.0458
+
+    Reference:
+        Hermans et al., "In Defense of the Triplet Loss for Person Re-Identification",
+        2017, https://arxiv.org/abs/1703.07737
+
+    Relations:
+        As `BatchHardTripletLoss` to sentence-transformers' class of this name.
+    """
+
+    def __init__(
+        self,
+        distance="euclidean",
+        reduction="sum_over_batch_size",
+        name=None,
+        dtype=None,
+    ):
+        super().__init__(distance, None, reduction, name, dtype)
+
+    def sums_and_counts(self, batch):
+        """The soft margin of each anchor, and whether it has one."""
+        gap, valid = _hardest_gap(self.candidates(batch))  # [B], [B]
+        return tf.where(valid > 0, tf.nn.softplus(gap), 0), valid
+
+
+def _hardest_gap(candidates):
+    """Farthest positive minus nearest negative, 0 where one is missing: `[B]`."""
+    pairs, valid = triplet_sums.hardest(candidates)
+    return triplet_sums.weighted_sum(candidates.distances, pairs), valid
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class BatchSemiHardTripletLoss(_BatchTripletLoss):
+    r"""Each pair of one class with the nearest negative that is farther than the positive.
+
+    $$L = \mathrm{mean}_{(a,p)} \max(0,\; d(a, p) - d(a, n_{ap}) + m)$$
+
+    with $n_{ap}$ the nearest negative farther than p, or the farthest negative if all are
+    nearer. The mean is over all pairs of one class whose anchor has a negative.
+
+    Call arguments: `y_pred [B, D]`; `y_true` class ids `[B]`, integers or strings.
+
+    Args:
+        margin: m, a distance, >= 0.
+        distance: see `tfembloss.distances`.
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: `margin` is negative, `distance` is unknown, or the ids are missing.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> embeddings = tf.constant([[0.0, 0.0], [0.0, 1.0], [4.0, 0.0], [8.0, 0.0]])
+    >>> round(float(BatchSemiHardTripletLoss()(tf.constant([0, 0, 1, 2]), embeddings)), 4)
+    1.9384
+
+    Reference:
+        Schroff et al., "FaceNet: A Unified Embedding for Face Recognition and
+        Clustering", 2015, https://arxiv.org/abs/1503.03832
+
+    Relations:
+        Equal to sentence-transformers' class of this name, and to TensorFlow Addons'
+        TripletSemiHardLoss, where every anchor has a negative. On a batch of one class
+        those invent negatives; here it is 0. Of equally near negatives one has the
+        gradient.
+    """
+
+    def sums_and_counts(self, batch):
+        """Violations of each anchor, and the number of its positives."""
+        return triplet_sums.semihard(self.candidates(batch), self.margin)
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class TripletLoss(EmbeddingLoss):
+    r"""Given triplets: the positive nearer than the negative by a margin.
+
+    $$L_i = \max(0,\; d(a_i, p_i) - d(a_i, n_i) + m)$$
+
+    Call arguments: `y_pred` columns `[B, 3, D]`: anchor, positive, negative. `y_true` is
+    not used.
+
+    Args:
+        margin: m, a distance, >= 0.
+        distance: see `tfembloss.distances`.
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: `margin` is negative, `distance` is unknown, or `y_pred` has not three
+            columns.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> triplet = tf.constant([[[0.0, 0.0], [0.0, 1.0], [4.0, 0.0]]])
+    >>> float(TripletLoss()(None, triplet))
+    2.0
+
+    Reference:
+        Weinberger and Saul, "Distance Metric Learning for Large Margin Nearest Neighbor
+        Classification", 2009, https://jmlr.org/papers/v10/weinberger09a.html
+
+    Relations:
+        Equal to sentence-transformers' class of this name.
+    """
+
+    def __init__(
+        self,
+        margin=5.0,
+        distance="euclidean",
+        reduction="sum_over_batch_size",
+        name=None,
+        dtype=None,
+    ):
+        super().__init__(reduction=reduction, name=name, dtype=dtype)
+        self.margin = non_negative("margin", margin)
+        self.distance = distance
+        self._distance = distances.get(distance)
+
+    def call(self, y_true, y_pred):
+        """Values `[B]` of the columns `y_pred [B, 3, D]`."""
+        columns = check_columns(y_pred, at_least=3, at_most=3)  # [B, 3, D]
+        anchors, positives, negatives = tf.unstack(columns, 3, axis=1)  # [B, D] each
+        gap = self._distance.rowwise(anchors, positives)  # [B]
+        gap -= self._distance.rowwise(anchors, negatives)
+        return tf.nn.relu(gap + self.margin)

@@ -1,0 +1,80 @@
+"""Which loss for which data."""
+
+from tfembloss.losses.classification.softmax import ArcFaceLoss, CosFaceLoss, SoftmaxLoss
+from tfembloss.losses.distillation import DistillKLDivLoss, MarginMSELoss, MSELoss
+from tfembloss.losses.in_batch import (
+    CLIPLoss,
+    ContrastiveTensionLossInBatchNegatives,
+    MultipleNegativesRankingLoss,
+    SigLIPLoss,
+)
+from tfembloss.losses.labeled.triplets import TripletLoss, TripletMarginLoss
+from tfembloss.losses.reconstruction import DenoisingAutoEncoderLoss
+from tfembloss.losses.scored_pairs import (
+    AnglELoss,
+    ContrastiveLoss,
+    CoSENTLoss,
+    CosineSimilarityLoss,
+    OnlineContrastiveLoss,
+)
+
+# The kinds of data, by what stands in a row, and the losses for them, the first choice
+# first. README's table says which shapes x and y have.
+_LOSSES = {
+    "article-label": (TripletMarginLoss, ArcFaceLoss, CosFaceLoss),
+    "query-article": (MultipleNegativesRankingLoss,),
+    "query-article-irrelevant_article": (
+        MultipleNegativesRankingLoss,
+        MarginMSELoss,
+        TripletLoss,
+    ),
+    "query-article-score": (CoSENTLoss, CosineSimilarityLoss, AnglELoss),
+    "query-article-match": (OnlineContrastiveLoss, ContrastiveLoss),
+    "query-article-teacher_scores": (DistillKLDivLoss, MarginMSELoss),
+    "premise-hypothesis-label": (SoftmaxLoss,),
+    "text-image": (CLIPLoss, SigLIPLoss),
+    "text-teacher_embedding": (MSELoss,),
+    "text": (ContrastiveTensionLossInBatchNegatives, DenoisingAutoEncoderLoss),
+}
+
+
+def for_data(kind):
+    """The losses recommended for a kind of data, the first choice first.
+
+    | kind | y |
+    |---|---|
+    | `"article-label"` | a class of each article |
+    | `"query-article"` | none: the other rows' articles are the negatives |
+    | `"query-article-irrelevant_article"` | none; for `MarginMSELoss` a teacher's margins |
+    | `"query-article-score"` | how alike the two are, a number |
+    | `"query-article-match"` | 1 for a match, 0 for none |
+    | `"query-article-teacher_scores"` | a teacher's score of each article of a query |
+    | `"premise-hypothesis-label"` | what two texts are to each other, a class |
+    | `"text-image"` | none: two kinds of things, for `tfembloss.DualEncoder` |
+    | `"text-teacher_embedding"` | a teacher's embedding of each text |
+    | `"text"` | none: texts alone, in models of their own |
+
+    The README's table "Which loss for your data" says the same with the shapes of x and y.
+
+    Args:
+        kind: one of these.
+
+    Returns:
+        Tuple of losses with their default options, for `model.compile(loss=...)`.
+
+    Raises:
+        ValueError: another kind.
+
+    Example:
+
+    >>> [type(loss).__name__ for loss in for_data("article-label")]
+    ['TripletMarginLoss', 'ArcFaceLoss', 'CosFaceLoss']
+
+    Relations:
+        Finetuner's five kinds of data and its losses for them; and five more.
+    """
+    if kind in _LOSSES:
+        return tuple(loss() for loss in _LOSSES[kind])
+    raise ValueError(
+        f"Unknown kind of data. Expected one of {sorted(_LOSSES)}. Received: kind={kind!r}"
+    )

@@ -1,0 +1,449 @@
+"""Losses on pairs with a score or a label each, in columns `[B, 2, D]`."""
+
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+from tfembloss import distances, replicas
+from tfembloss.checks import non_negative, positive
+from tfembloss.kernels import differentiable
+from tfembloss.losses.base import EmbeddingLoss, nan_where_not_finite, parts_of_log_sum
+from tfembloss.losses.first_batch import order_warning, range_warning
+from tfembloss.losses.inputs import are_missing, check_columns, check_scores, require
+
+
+class ScoredPairLoss(EmbeddingLoss):
+    """Base of the losses on each pair by itself, of its distance and its score.
+
+    A subclass names its `distance` and writes a static method
+
+        formula(distances, scores, *, margin) -> values [B]
+
+    of the distances `[B]` of the pairs' embeddings and of the targets `[B]`; it takes the
+    loss's attributes by name.
+    """
+
+    distance: str | Callable = "cosine"
+
+    @staticmethod
+    def _kernel_of(formula):
+        def of_columns(columns, scores, distance, **options):
+            x = distance.rowwise(columns[:, 0], columns[:, 1])  # [B]
+            return formula(x, scores, **options)
+
+        return differentiable(of_columns)
+
+    def call(self, y_true, y_pred):
+        """Values `[B]` of the columns `y_pred [B, 2, D]` with scores `y_true [B]`."""
+        columns = check_columns(y_pred, at_least=2, at_most=2)  # [B, 2, D]
+        scores = tf.cast(check_scores(y_true, columns), self.dtype)  # [B]
+        distance = distances.get(self.distance)
+        return self._kernel(columns, scores, distance, **self.options)
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class CosineSimilarityLoss(ScoredPairLoss):
+    r"""The cosine of a pair is its score: squared error.
+
+    $$L_i = (\cos(u_i, v_i) - y_i)^2$$
+
+    Call arguments: `y_pred` columns `[B, 2, D]`; `y_true` scores `[B]`, numbers in the
+    range of cosines, -1 to 1.
+
+    Args:
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: `y_pred` does not have two columns, or the scores are missing.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> pairs = tf.constant([[[1.0, 0.0], [0.6, 0.8]], [[0.0, 1.0], [0.8, 0.6]]])
+    >>> round(float(CosineSimilarityLoss()(tf.constant([0.6, 0.1]), pairs)), 4)
+    0.125
+
+    Reference:
+        Reimers and Gurevych, "Sentence-BERT: Sentence Embeddings using Siamese
+        BERT-Networks", 2019, https://arxiv.org/abs/1908.10084
+
+    Relations:
+        Equal to sentence-transformers' class of this name. `CoSENTLoss` and `AnglELoss`
+        ask for the order of the scores only, and usually learn more.
+    """
+
+    @staticmethod
+    def formula(distances, scores):
+        """The squared error of each cosine."""
+        return tf.square(1 - distances - scores)
+
+    def first_batch_warning(self, y_true, shape):
+        """Of scores that no cosine reaches."""
+        advice = "Divide them by the greatest possible, as y / 5 for scores from 0 to 5."
+        return range_warning(y_true, -1, 1, "scores in the range of cosines", advice)
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class ContrastiveLoss(ScoredPairLoss):
+    r"""Matching pairs together, others apart until a margin.
+
+    $$L_i = \frac{1}{2} \big(y_i\, d_i^2 + (1 - y_i) \max(0,\; m - d_i)^2\big),\quad
+      d_i = d(u_i, v_i)$$
+
+    Call arguments: `y_pred` columns `[B, 2, D]`; `y_true` labels `[B]`: 1 for a match, 0
+    for none; what is between weighs both terms.
+
+    Args:
+        margin: m, a distance, >= 0.
+        distance: see `tfembloss.distances`.
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: `margin` is negative, `distance` is unknown, `y_pred` has not two
+            columns, or the labels are missing.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> pairs = tf.constant([[[1.0, 0.0], [0.6, 0.8]], [[0.0, 1.0], [0.8, 0.6]]])
+    >>> round(float(ContrastiveLoss()(tf.constant([1, 0]), pairs)), 4)
+    0.0425
+
+    Reference:
+        Hadsell et al., "Dimensionality Reduction by Learning an Invariant Mapping", 2006,
+        https://doi.org/10.1109/CVPR.2006.100
+
+    Relations:
+        Equal to sentence-transformers' class of this name, which adds 1e-6 to every
+        component of the difference in its euclidean and manhattan distance. Its
+        `size_average=False` is `reduction="sum"`.
+    """
+
+    def __init__(
+        self,
+        margin=0.5,
+        distance="cosine",
+        reduction="sum_over_batch_size",
+        name=None,
+        dtype=None,
+    ):
+        super().__init__(reduction=reduction, name=name, dtype=dtype)
+        self.margin = non_negative("margin", margin)
+        self.distance = distance
+        distances.get(distance)
+
+    @staticmethod
+    def formula(distances, labels, *, margin):
+        """Half the square of each distance, or of what it lacks of the margin."""
+        far, near = tf.square(distances), tf.square(tf.nn.relu(margin - distances))
+        return (labels * far + (1 - labels) * near) / 2
+
+    def first_batch_warning(self, y_true, shape):
+        """Of labels that would push matches apart, or others together."""
+        advice = "For scores of another range use CoSENTLoss, which compares them only."
+        return range_warning(y_true, 0, 1, "labels, 1 for a match and 0 for none", advice)
+
+
+@differentiable
+def _distances(columns, rowwise):
+    return rowwise(columns[:, 0], columns[:, 1])
+
+
+def _mean(x, mask):
+    mask = tf.cast(mask, x.dtype)
+    return tf.math.divide_no_nan(tf.reduce_sum(mask * x), tf.reduce_sum(mask))
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class OnlineContrastiveLoss(ContrastiveLoss):
+    r"""`ContrastiveLoss` of the hard pairs of the batch only, summed.
+
+    With P the matching pairs of all replicas and N the others:
+
+    $$L = \sum_{i \in P,\; d_i > \min_N d} d_i^2
+        + \sum_{i \in N,\; d_i < \max_P d} \max(0,\; m - d_i)^2$$
+
+    A batch without pairs of one kind compares those of the other with their own mean.
+    Each row's value is its term times the number of rows of all replicas, so that the
+    mean of the values is the sum above.
+
+    Call arguments: `y_pred` columns `[B, 2, D]`; `y_true` labels `[B]`: 1 for a match, 0
+    for none.
+
+    Args:
+        margin: m, a distance, >= 0.
+        distance: see `tfembloss.distances`.
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: as `ContrastiveLoss`, and if a label is neither 0 nor 1 (in a graph the
+            error is TensorFlow's InvalidArgumentError, with the same words).
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> pairs = tf.constant([[[1.0, 0.0], [0.8, 0.6]], [[0.0, 1.0], [0.8, 0.6]]])
+    >>> round(float(OnlineContrastiveLoss()(tf.constant([0, 1]), pairs)), 4)
+    0.25
+
+    Reference:
+        Hadsell et al., "Dimensionality Reduction by Learning an Invariant Mapping", 2006,
+        https://doi.org/10.1109/CVPR.2006.100
+
+    Relations:
+        Equal to sentence-transformers' class of this name, which looks for the hard pairs
+        of each device alone and leaves pairs with other labels out.
+    """
+
+    def call(self, y_true, y_pred):
+        """Values `[B]` of the columns `y_pred [B, 2, D]` with labels `y_true [B]`."""
+        columns = check_columns(y_pred, at_least=2, at_most=2)  # [B, 2, D]
+        labels = check_scores(y_true, columns)  # [B]
+        labels = require(
+            tf.reduce_all((labels == 0) | (labels == 1)),
+            labels,
+            "OnlineContrastiveLoss expects labels y_true that are 0 or 1. Received others: "
+            "scores between them are for ContrastiveLoss or CoSENTLoss.",
+        )
+        match = labels == 1
+        d = _distances(columns, distances.get(self.distance).rowwise)  # [B]
+        hard = self._is_hard(tf.stop_gradient(d), match)  # [B]
+        value = tf.where(match, tf.square(d), tf.square(tf.nn.relu(self.margin - d)))
+        num_rows = replicas.total(tf.cast(tf.size(d), d.dtype))
+        return tf.where(hard, num_rows * value, 0 * d)  # 0 * d: NaN stays
+
+    def _is_hard(self, d, match):
+        """Matches farther than the nearest other pair, others nearer than the farthest."""
+        keys, key_match = replicas.gather(d), replicas.gather(tf.cast(match, tf.int64)) == 1
+        infinity = tf.constant(float("inf"), d.dtype)
+        farthest = tf.reduce_max(tf.where(key_match, keys, -infinity))
+        nearest = tf.reduce_min(tf.where(key_match, infinity, keys))
+        if_no_match = tf.where(farthest == -infinity, _mean(keys, ~key_match), farthest)
+        if_no_other = tf.where(nearest == infinity, _mean(keys, key_match), nearest)
+        return tf.where(match, d > if_no_other, d < if_no_match)
+
+
+def _log_sums_over_greater(x, scores):
+    """For each row, log of the sum of exp(x) over all rows with a greater score; or -inf.
+
+    By sorting: the rows with a greater score are the first ones of a descending order.
+    """
+    num_rows = tf.size(x)
+    order = tf.argsort(scores, direction="DESCENDING", stable=True)
+    x, scores = tf.gather(x, order), tf.gather(scores, order)
+    before = tf.math.cumulative_logsumexp(x, exclusive=True)
+    before = tf.where(tf.range(num_rows) > 0, before, float("-inf"))
+    # Rows with equal scores have the same rows before them: those before their first.
+    new = tf.concat([[0], tf.cast(scores[1:] != scores[:-1], tf.int32)], axis=0)[:num_rows]
+    group = tf.cumsum(new)
+    first = tf.math.unsorted_segment_min(tf.range(num_rows), group, num_rows)
+    result = tf.gather(before, tf.gather(first, group))
+    return tf.gather(result, tf.math.invert_permutation(order))
+
+
+@differentiable
+def _scaled_cosines(columns, scale):
+    # Less the scale, a constant: only differences count.
+    return -scale * distances.cosine.rowwise(columns[:, :1], columns[:, 1:])  # [B, n - 1]
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class CoSENTLoss(EmbeddingLoss):
+    r"""Pairs in the order of their scores: the higher score, the higher cosine.
+
+    One number for the pairs of all replicas:
+
+    $$L = \log\Big(1 + \sum_{i,j:\; y_i < y_j} e^{s_i - s_j}\Big),\quad
+      s_i = scale \cdot \cos(u_i, v_i)$$
+
+    The mean of the values is L: row i has the number of rows times its share
+    $\sum_{j: y_i < y_j} e^{s_i - s_j}$ of the sum. So a weight of 0 takes a row out as the
+    one that is too high. Sorted, not compared pair by pair: memory is a few `[N]`.
+
+    Call arguments: `y_pred` columns `[B, 2, D]`; `y_true` scores `[B]`, any numbers,
+    compared exactly as they are.
+
+    Args:
+        scale: factor on the cosine, > 0: the inverse of a temperature.
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: `scale` is not positive, `y_pred` does not have two columns, or the
+            scores are missing.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> pairs = tf.constant([[[1.0, 0.0], [0.6, 0.8]], [[0.0, 1.0], [0.8, 0.6]]])
+    >>> round(float(CoSENTLoss()(tf.constant([0.2, 0.1]), pairs)), 4)   # the right order
+    0.6931
+
+    Reference:
+        Su, "CoSENT: a more efficient sentence vector scheme than Sentence-BERT", 2022,
+        https://kexue.fm/archives/8847
+
+    Relations:
+        Equal to sentence-transformers' class of this name.
+    """
+
+    def __init__(self, scale=20.0, reduction="sum_over_batch_size", name=None, dtype=None):
+        super().__init__(reduction=reduction, name=name, dtype=dtype)
+        self.scale = positive("scale", scale)
+
+    def call(self, y_true, y_pred):
+        """Values `[B]` of the columns `y_pred [B, 2, D]` with scores `y_true [B]`."""
+        columns = check_columns(y_pred, at_least=2, at_most=2)  # [B, 2, D]
+        scores = check_scores(y_true, columns)[:, None]  # [B, 1]
+        return self._rank(_scaled_cosines(columns, self.scale), scores)
+
+    def first_batch_warning(self, y_true, shape):
+        """Of scores without an order."""
+        return order_warning(y_true)
+
+    def _rank(self, similarities, scores):
+        """Values `[B]` of pairs `[B, m]`, of which each is ranked among all."""
+        keys = tf.reshape(replicas.gather(similarities), [-1])  # [N * m]
+        key_scores = tf.reshape(replicas.gather(scores), [-1])
+        log_terms = keys + _log_sums_over_greater(-keys, key_scores)  # [N * m]
+        log_sum = tf.reduce_logsumexp(tf.stop_gradient(log_terms))
+        width = tf.shape(similarities)[1]
+        start = replicas.first_row(similarities) * width
+        own = log_terms[start : start + tf.size(similarities)]
+        values = tf.reshape(parts_of_log_sum(own, log_sum), [-1, width])  # [B, m]
+        num_rows = tf.cast(tf.size(keys) // width, keys.dtype)
+        bad = nan_where_not_finite(keys) + nan_where_not_finite(key_scores, keys.dtype)
+        return num_rows * tf.reduce_sum(values, axis=1) + bad
+
+
+@differentiable
+def _scaled_angles(columns, scale):
+    half = (tf.shape(columns)[2] + 1) // 2
+    columns = distances.l2_normalize(columns)
+    columns = tf.pad(columns, [[0, 0], [0, 0], [0, tf.shape(columns)[2] % 2]])
+    real, imaginary = columns[..., :half], columns[..., half:]  # [B, n, D / 2]
+    product = columns[:, :1] * columns[:, 1:]  # [B, n - 1, D]
+    turned = imaginary[:, :1] * real[:, 1:] - real[:, :1] * imaginary[:, 1:]
+    both = distances.sum_last(product) + distances.sum_last(turned)
+    return scale * tf.abs(both)  # [B, n - 1]
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class AnglELoss(CoSENTLoss):
+    r"""`CoSENTLoss` on angles in the complex plane, whose slope does not vanish near 1.
+
+    The halves of a vector of length 1 are the real and the imaginary part of complex
+    numbers, $u = a + ib$ and $v = c + id$, and
+
+    $$s_i = scale \cdot |\textstyle\sum (a c + b d) + \sum (b c - a d)|$$
+
+    stands for the cosine of `CoSENTLoss`. A vector of odd dimension is padded with a 0.
+
+    Call arguments: `y_pred` columns `[B, 2, D]` and `y_true` scores `[B]`; or columns
+    `[B, n, D]`, n >= 3, and no `y_true`: an anchor, its positive and negatives, which are
+    pairs of score 1 and 0.
+
+    Args:
+        scale: factor on the similarity, > 0: the inverse of a temperature.
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: `scale` is not positive, `y_pred` has fewer than two columns, the
+            scores of two columns are missing, or there are scores for more.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> pairs = tf.constant([[[1.0, 0.0], [0.6, 0.8]], [[0.0, 1.0], [0.8, 0.6]]])
+    >>> round(float(AnglELoss()(tf.constant([0.2, 0.1]), pairs)), 4)
+    24.0
+
+    Reference:
+        Li and Li, "AnglE-optimized Text Embeddings", 2023,
+        https://arxiv.org/abs/2309.12871
+
+    Relations:
+        Equal to sentence-transformers' class of this name.
+    """
+
+    def call(self, y_true, y_pred):
+        """Values `[B]` of the columns `y_pred [B, n, D]`."""
+        columns = check_columns(y_pred, at_least=2)  # [B, n, D]
+        angles = _scaled_angles(columns, self.scale)  # [B, n - 1]
+        if columns.shape[1] == 2:
+            return self._rank(angles, check_scores(y_true, columns)[:, None])
+        if not are_missing(y_true):
+            raise ValueError(
+                "AnglELoss takes scores y_true for pairs, y_pred [B, 2, D], and none for "
+                "columns of an anchor, its positive and negatives. Received: y_pred.shape="
+                f"{tuple(y_pred.shape)} and y_true.shape={y_true.shape}. Leave y out."
+            )
+        is_positive = tf.range(columns.shape[1] - 1) == 0  # [n - 1]
+        scores = tf.cast(tf.broadcast_to(is_positive, tf.shape(angles)), angles.dtype)
+        return self._rank(angles, scores)
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class ContrastiveTensionLoss(EmbeddingLoss):
+    r"""Are two texts the same? Binary cross-entropy of the two encoders' dot product.
+
+    With the columns u, of one encoder, and v, of the other, and labels y:
+
+    $$L = \sum_i -y_i \log \sigma(u_i \cdot v_i)
+          - (1 - y_i) \log (1 - \sigma(u_i \cdot v_i))$$
+
+    Each row's value is its term times the number of rows of all replicas, so that the mean
+    of the values is the sum.
+
+    Call arguments: `y_pred` columns `[B, 2, D]`; `y_true` labels `[B]`: 1 where both texts
+    are the same, 0 where they are not. `tfembloss.data.contrastive_tension_batches` makes
+    such pairs from texts.
+
+    Args:
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: `y_pred` does not have two columns, the labels are not of shape `[B]`,
+            or one is not within 0 to 1 (in a graph the error is TensorFlow's
+            InvalidArgumentError, with the same words).
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> pairs = tf.constant([[[1.0, 0.0], [2.0, 1.0]], [[0.0, 1.0], [3.0, -2.0]]])
+    >>> round(float(ContrastiveTensionLoss()(tf.constant([1, 0]), pairs)), 4)
+    0.2539
+
+    Reference:
+        Carlsson et al., "Semantic Re-tuning with Contrastive Tension", 2021,
+        https://openreview.net/forum?id=Ov_sMNau-PF
+
+    Relations:
+        Equal to sentence-transformers' class of this name, which owns the second encoder
+        and sums over each device's rows.
+    """
+
+    def call(self, y_true, y_pred):
+        """Values `[B]` of the columns `y_pred [B, 2, D]` with labels `y_true [B]`."""
+        columns = check_columns(y_pred, at_least=2, at_most=2)  # [B, 2, D]
+        if are_missing(y_true):
+            raise ValueError(
+                "ContrastiveTensionLoss needs labels y, 1 where both texts are the same: "
+                "tfembloss.data.contrastive_tension_batches(texts) makes such pairs. "
+                "Without y there is ContrastiveTensionLossInBatchNegatives."
+            )
+        labels = check_scores(y_true, columns)  # [B]
+        labels = require(
+            tf.reduce_all((labels >= 0) & (labels <= 1)),
+            tf.cast(labels, self.dtype),
+            "ContrastiveTensionLoss expects labels y_true from 0 to 1, 1 where both texts "
+            "are the same. Received others.",
+        )
+        u, v = tf.unstack(columns, 2, axis=1)  # [B, D] each
+        scores = tf.reduce_sum(u * v, axis=1)  # [B]
+        values = tf.nn.sigmoid_cross_entropy_with_logits(labels, scores)  # [B]
+        return replicas.total(tf.cast(tf.size(values), self.dtype)) * values
+
+    def truncate(self, y_pred, dim):
+        """The first `dim` dimensions, of their own length: it tells dot products apart."""
+        return y_pred[..., :dim]

@@ -1,0 +1,342 @@
+"""How miners and losses work together, and what the miners have in common.
+
+A loss makes `Candidates`: distances and labels. A miner turns them into masks, a
+`PairMiner` of pairs, a `TripletMiner` of the negatives that go with one positive of each
+row. `pairs_of` and `triplets_of` give a loss what it needs from a miner of either kind,
+or from none.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tfembloss import distances, masks
+from tfembloss.config import Configurable
+from tfembloss.kernels import compiled
+
+
+class Candidates(NamedTuple):
+    """What a miner selects from.
+
+    Args:
+        distances: of this replica's rows to all rows `[B, N]`, the miner's own.
+        labels: `masks.LabelPairs` of the same pairs.
+        key_distances: of all rows to all rows `[N, N]`, for a miner that
+            `needs_key_distances`; else None.
+        dim: the embeddings' number of dimensions D.
+    """
+
+    distances: tf.Tensor
+    labels: masks.LabelPairs
+    key_distances: tf.Tensor | None
+    dim: int
+
+
+def candidates(distance, batch, key_distances=False, x=None):
+    """`Candidates` of a batch.
+
+    Args:
+        distance: see `tfembloss.distances`.
+        batch: with `anchors [B, D]`, `keys [N, D]` and `pairs`, a `masks.LabelPairs`.
+        key_distances: whether to add the distances between all keys.
+        x: distances of the anchors to the keys `[B, N]`, where they are known.
+    """
+    pairwise, keys = distances.get(distance).pairwise, batch.keys
+    x = pairwise(batch.anchors, keys) if x is None else x
+    if not key_distances:
+        all_to_all = None
+    else:  # one replica's rows are all rows
+        all_to_all = x if keys is batch.anchors else pairwise(keys, keys)
+    return Candidates(x, batch.pairs, all_to_all, keys.shape[-1])
+
+
+def without_gradient(candidates):
+    """The same candidates as constants, for kernels with loops that no tape can pass."""
+    x, labels, key_distances, dim = candidates
+    if key_distances is not None:
+        key_distances = tf.stop_gradient(key_distances)
+    return Candidates(tf.stop_gradient(x), labels, key_distances, dim)
+
+
+class Positive(NamedTuple):
+    """One positive of each row.
+
+    Args:
+        column: its position among all rows `[B]`.
+        found: rows that have one `[B]`.
+        number: which of the row's positives it is, from 0; a scalar.
+    """
+
+    column: tf.Tensor
+    found: tf.Tensor
+    number: tf.Tensor
+
+    def of(self, x):
+        """The positive's entry of each row of `x [B, N]`: `[B]`."""
+        return tf.gather(x, self.column, batch_dims=1)
+
+    def mask(self, num_keys):
+        """Where the positives are `[B, N]`."""
+        return self.found[:, None] & masks.at_positions(self.column, num_keys)
+
+
+def over_positives(labels, step, state):
+    """Goes through the positives of all rows at once: the first of each, the second, ...
+
+    A loop of as many steps as the row with most positives has, each over `[B, N]`.
+
+    Args:
+        labels: `masks.LabelPairs`.
+        step: `(positive, state) -> state`, of the same shapes.
+        state: tuple of tensors to begin with.
+
+    Returns:
+        The last state.
+    """
+    positive = labels.positive
+    num_keys = tf.shape(positive)[1]
+    columns = tf.range(num_keys)[None, :]
+    steps = most_positives(labels)
+
+    def body(number, last, state):
+        later = positive & (columns > last[:, None])
+        column = tf.reduce_min(tf.where(later, columns, num_keys), axis=1)
+        found = column < num_keys
+        one = Positive(tf.where(found, column, 0), found, number)
+        after = step(one, state)
+        # A loop must keep its static shapes; masks of [B, N] may have lost B or N.
+        after = [tf.ensure_shape(x, old.shape) for x, old in zip(after, state, strict=True)]
+        return number + 1, column, tuple(after)
+
+    before = tf.zeros_like(labels.positions) - 1
+    return tf.while_loop(lambda n, *_: n < steps, body, (0, before, tuple(state)))[2]
+
+
+@compiled
+def most_positives(labels):
+    """The largest number of positives that a row has; a scalar."""
+    return tf.reduce_max(tf.reduce_sum(tf.cast(labels.positive, tf.int32), axis=1))
+
+
+class SelectedPairs(NamedTuple):
+    """What a `PairMiner` selects: rows `(anchor, other)` as arrays `[n, 2]`."""
+
+    positive: np.ndarray
+    negative: np.ndarray
+
+
+class _Rows(NamedTuple):
+    anchors: tf.Tensor
+    keys: tf.Tensor
+    pairs: masks.LabelPairs
+
+
+class Miner(Configurable):
+    """What the two kinds of miners have in common; make a subclass of one of them."""
+
+    distance: str | Callable = "normalized_euclidean"
+    needs_key_distances = False
+
+    def __call__(self, embeddings, ids):
+        """What is selected among `embeddings [B, D]` with `ids [B]`, as numpy arrays."""
+        embeddings = np.asarray(embeddings)
+        double = embeddings.dtype == "float64"  # any other as losses compute, in float32
+        embeddings = tf.constant(embeddings if double else embeddings.astype("float32"))
+        ids = tf.convert_to_tensor(ids)
+        right = not (ids.dtype.is_floating or ids.dtype.is_complex)
+        if embeddings.shape.rank != 2 or ids.shape != embeddings.shape[:1] or not right:
+            raise ValueError(
+                "Expected embeddings [B, D] and one id for each row, [B], integers or "
+                f"strings. Received: embeddings.shape={tuple(embeddings.shape)}, "
+                f"ids.shape={tuple(ids.shape)}, ids.dtype={ids.dtype.name}"
+            )
+        ids = masks.integer_ids(ids)
+        pairs = masks.LabelPairs(ids, ids, tf.range(tf.shape(ids)[0]))
+        batch = _Rows(embeddings, embeddings, pairs)
+        miner = known(self)
+        return miner._selected(candidates(self.distance, batch, self.needs_key_distances))
+
+    @classmethod
+    def from_config(cls, config):
+        """Makes what `get_config` describes."""
+        # JSON has no tuples, and a miner must be hashable.
+        tuples = {n: tuple(v) if isinstance(v, list) else v for n, v in config.items()}
+        return super().from_config(tuples)
+
+
+class PairMiner(Miner):
+    """Base of the miners that select pairs.
+
+    A subclass writes `select`. It is a frozen dataclass, whose fields are its options,
+    registered with Keras; `distance` is a field, or a class attribute where it is fixed.
+    `needs_key_distances = True` adds the distances between all rows to the candidates.
+
+    Example:
+
+    >>> import dataclasses, keras
+    >>> from tfembloss import masks
+    >>> @keras.saving.register_keras_serializable("mine")
+    ... @dataclasses.dataclass(frozen=True)
+    ... class NearMiner(PairMiner):
+    ...     radius: float = 0.5
+    ...     distance: str = "euclidean"
+    ...
+    ...     def select(self, candidates):
+    ...         near = candidates.distances < self.radius
+    ...         labels = candidates.labels
+    ...         return masks.Pairs(labels.positive & near, labels.negative & near)
+    >>> NearMiner(2.5)([[0.0], [1.0], [3.0]], [0, 0, 1]).negative
+    array([[1, 2], [2, 1]])
+    """
+
+    def select(self, candidates):
+        """`masks.Pairs`: boolean masks `[B, N]` of the selected pairs."""
+        raise NotImplementedError
+
+    def _selected(self, candidates):
+        pairs = _selected_pairs(self, candidates)
+        return SelectedPairs(*(np.argwhere(mask.numpy()) for mask in pairs))
+
+
+class TripletMiner(Miner):
+    """Base of the miners that select triplets.
+
+    A subclass writes `negatives`, and is otherwise as with `PairMiner`.
+    """
+
+    def negatives(self, candidates, positive):
+        """Negatives that make a triplet with one positive of each row, mask `[B, N]`.
+
+        Args:
+            candidates: `Candidates`.
+            positive: `Positive`; what is returned for rows that have none is not used.
+        """
+        raise NotImplementedError
+
+    def _selected(self, candidates):
+        """Rows `(anchor, positive, negative)` as an array `[n, 3]`."""
+        found = [np.zeros([0, 3], "int64")]
+        for number in range(int(most_positives(candidates.labels))):
+            column, mask = _selected_negatives(self, candidates, tf.constant(number))
+            anchor, negative = np.nonzero(mask.numpy())
+            found.append(np.stack([anchor, column.numpy()[anchor], negative], axis=1))
+        return np.concatenate(found)
+
+
+@compiled
+def _selected_pairs(miner, candidates):
+    return masks.Pairs(*(mask > 0 for mask in pairs_of(miner, candidates)))
+
+
+@compiled
+def _selected_negatives(miner, candidates, number):
+    """Columns `[B]` of one positive of each row, and the negatives with it, `[B, N]`."""
+    positive = candidates.labels.positive
+    is_it = positive & (tf.cumsum(tf.cast(positive, tf.int32), axis=1) == number + 1)
+    column = tf.argmax(tf.cast(is_it, tf.int32), axis=1, output_type=tf.int32)
+    found = masks.row_any(is_it)
+    negatives = triplets_of(miner, candidates)(Positive(column, found, number))
+    return column, found[:, None] & (negatives > 0)
+
+
+_known = {}
+
+
+def known(miner):
+    """The first of equal miners: functions compiled for a miner that is gone are lost."""
+    try:
+        return _known.setdefault(miner, miner)
+    except TypeError as error:
+        raise ValueError(
+            "A miner must be hashable, as a frozen dataclass of numbers, strings and "
+            f"tuples is. Received: {miner!r}"
+        ) from error
+
+
+def triplets_of(miner, candidates):
+    """How often each negative makes a triplet with one positive of each row.
+
+    Args:
+        miner: a miner of any kind, or None for all triplets.
+        candidates: `Candidates`; of the loss itself where there is no miner.
+
+    Returns:
+        Function of a `Positive` that gives weights `[B, N]`; of rows that have no such
+        positive they are not to be used.
+    """
+    labels, dtype = candidates.labels, candidates.distances.dtype
+    if isinstance(miner, TripletMiner):
+        return lambda positive: tf.cast(
+            miner.negatives(candidates, positive) & labels.negative, dtype
+        )
+    if miner is None:
+        return lambda positive: tf.cast(labels.negative, dtype)
+    chosen, others = _pair_masks(miner, candidates)
+    return lambda positive: positive.of(chosen)[:, None] * others
+
+
+def _pair_masks(miner, candidates):
+    """Weights 0 or 1 of the pairs that a miner of pairs, or none, selects."""
+    labels, dtype = candidates.labels, candidates.distances.dtype
+    positive, negative = labels.positive, labels.negative
+    if miner is not None:
+        selected = miner.select(candidates)
+        positive, negative = positive & selected.positive, negative & selected.negative
+    return tf.cast(positive, dtype), tf.cast(negative, dtype)
+
+
+def pairs_of(miner, candidates, from_triplets=False):
+    """How often each pair counts, `masks.Pairs` of weights.
+
+    Args:
+        miner: a miner of any kind, or None for all pairs.
+        candidates: `Candidates`; of the loss itself where there is no miner.
+        from_triplets: whether a pair counts once for each triplet that it stands in also
+            where pairs were selected.
+    """
+    if isinstance(miner, TripletMiner):
+        return _pairs_of_triplets(miner, candidates)
+    positive, negative = _pair_masks(miner, candidates)
+    if from_triplets:
+        partners = [tf.reduce_sum(x, 1, keepdims=True) for x in (negative, positive)]
+        positive, negative = positive * partners[0], negative * partners[1]
+    return masks.Pairs(positive, negative)
+
+
+def _pairs_of_triplets(miner, candidates):
+    negatives_of = triplets_of(miner, candidates)
+    num_keys = tf.shape(candidates.distances)[1]
+
+    def step(positive, state):
+        triplets = tf.where(positive.found[:, None], negatives_of(positive), 0)
+        many = tf.reduce_sum(triplets, axis=1, keepdims=True)
+        return (
+            tf.where(positive.mask(num_keys), many, state[0]),
+            state[1] + triplets,
+        )
+
+    nothing = tf.zeros_like(candidates.distances)
+    return masks.Pairs(*over_positives(candidates.labels, step, (nothing, nothing)))
+
+
+def nearest(x, mask):
+    """Where each row's smallest entry under the mask is: mask `[B, N]` with one or none."""
+    x_in_mask = tf.where(mask, x, float("inf"))
+    # One column more, as nothing is the smallest of no columns.
+    x_in_mask = tf.pad(x_in_mask, [[0, 0], [0, 1]], constant_values=float("inf"))
+    column = tf.argmin(x_in_mask, axis=1, output_type=tf.int32)
+    return masks.at_positions(column, tf.shape(x)[1]) & mask
+
+
+def seed_of_batch(seed, labels, number=0):
+    """A seed `[2]` for this batch: of the miner's seed, the ids, and a number."""
+    odd = 2 * tf.range(tf.size(labels.key_ids, tf.int64), dtype=tf.int64) + 1
+    mixed = (
+        tf.cast(labels.key_ids, tf.int64) * 0x5851F42D4C957F2D + odd * 0x14057B7EF767814F
+    )
+    digest = tf.reduce_sum(odd * (mixed ^ tf.bitwise.right_shift(mixed, 29)))
+    return tf.stack(
+        [tf.constant(seed, tf.int64) + tf.cast(number, tf.int64) * 7919, digest]
+    )

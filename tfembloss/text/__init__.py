@@ -1,0 +1,17 @@
+"""From text to token ids, and a small encoder for them."""
+
+from tfembloss.text.encoder import TextEncoder
+from tfembloss.text.noise import DeleteWords
+from tfembloss.text.preprocessing import TextPairPreprocessor, TextPreprocessor
+from tfembloss.text.vocabulary import PADDING, RESERVED, UNKNOWN, learn_vocabulary
+
+__all__ = [
+    "PADDING",
+    "RESERVED",
+    "UNKNOWN",
+    "DeleteWords",
+    "TextEncoder",
+    "TextPairPreprocessor",
+    "TextPreprocessor",
+    "learn_vocabulary",
+]

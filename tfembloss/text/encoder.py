@@ -1,0 +1,165 @@
+"""A small text encoder that trains from scratch."""
+
+import keras
+import tensorflow as tf
+from keras import layers, ops
+
+from tfembloss.checks import fraction, integer
+from tfembloss.layers import PositionEmbedding, TokenPooling
+from tfembloss.losses.inputs import require
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class TextEncoder(keras.Model):
+    """A small text encoder that trains well from scratch on a CPU.
+
+    Token embeddings, transformer blocks if asked for, and `TokenPooling`. Without blocks
+    it is a bag of words that learns which words matter: hard to beat where there are
+    thousands of training pairs and not millions.
+
+    Call arguments: token ids `[rows, T]`, 0 is padding. Returns `[rows, dim]`.
+
+    Args:
+        vocabulary_size: number of token ids, `len(vocabulary)` of the preprocessor's.
+        dim: length of the embeddings.
+        sequence_length: the largest T.
+        num_layers: number of transformer blocks, >= 0.
+        num_heads: attention heads of a block; divides `dim`. By default the most that do,
+            up to 6.
+        dropout: share of the embeddings' entries dropped in training, 0 to 1.
+        name, dtype: as in `keras.Model`.
+
+    Raises:
+        ValueError: an argument is not of the kind, or `num_heads` does not divide `dim`; in
+            use, token ids that are not below `vocabulary_size`. XLA cannot raise errors:
+            the embeddings of their texts are NaN there.
+
+    Example:
+
+    >>> import numpy as np
+    >>> encoder = TextEncoder(vocabulary_size=100, dim=8, num_layers=1, num_heads=2)
+    >>> encoder(np.array([[5, 6, 0], [7, 0, 0]])).shape
+    TensorShape([2, 8])
+    """
+
+    def __init__(
+        self,
+        vocabulary_size=None,
+        dim=384,
+        sequence_length=256,
+        num_layers=0,
+        num_heads=None,
+        dropout=0.1,
+        name=None,
+        dtype=None,
+    ):
+        hint = ": vocabulary_size=len(vocabulary), of the preprocessor's vocabulary"
+        vocabulary_size = integer("vocabulary_size", vocabulary_size, 1, hint=hint)
+        dim = integer("dim", dim, 1)
+        sequence_length = integer("sequence_length", sequence_length, 1)
+        num_layers = integer("num_layers", num_layers, 0)
+        if num_heads is None:
+            num_heads = next(heads for heads in range(6, 0, -1) if dim % heads == 0)
+        num_heads = integer("num_heads", num_heads, 1)
+        dropout = fraction("dropout", dropout)
+        if num_layers and dim % num_heads:
+            raise ValueError(
+                "Expected num_heads to divide dim. "
+                f"Received: dim={dim}, num_heads={num_heads}"
+            )
+        dtype = keras.dtype_policies.get(dtype)  # None is the global policy
+        tokens = keras.Input([None], dtype="int32", name="tokens")
+        embed = layers.Embedding(
+            vocabulary_size, dim, keras.initializers.RandomNormal(stddev=0.05), dtype=dtype
+        )
+        x = embed(tokens)
+        if num_layers:
+            x = PositionEmbedding(sequence_length, dtype=dtype)(x)
+        x = layers.Dropout(dropout, dtype=dtype)(x)
+        for _ in range(num_layers):
+            x = _transformer_block(x, tokens, dim, num_heads, dropout, dtype)
+        pooling = TokenPooling(vocabulary_size, sequence_length, dtype=dtype)
+        super().__init__(tokens, pooling(tokens, x), name=name)
+        self._config = {
+            "dtype": dtype.name,
+            "vocabulary_size": vocabulary_size,
+            "dim": dim,
+            "sequence_length": sequence_length,
+            "num_layers": num_layers,
+            "num_heads": num_heads,
+            "dropout": dropout,
+        }
+
+    def call(self, inputs, training=None, mask=None):
+        """Embeddings `[rows, dim]` of token ids `[rows, T]`."""
+        tokens = next(iter(inputs.values()), None) if isinstance(inputs, dict) else inputs
+        if (
+            isinstance(tokens, list | tuple)
+            and len(tokens) == 1
+            and tf.is_tensor(tokens[0])
+        ):
+            tokens = tokens[0]
+        size = self._config["vocabulary_size"]
+        tokens = _token_ids(tokens)
+        wide = tf.cast(tokens, tf.int64)
+        unknown = (wide < 0) | (wide >= size)
+        tokens = require(
+            ~tf.reduce_any(unknown),
+            tokens,
+            f"Expected token ids from 0 to {size - 1}, as vocabulary_size={size} says. "
+            "Received others. Give the encoder vocabulary_size=len(vocabulary), of the "
+            "preprocessor's vocabulary.",
+        )
+        embeddings = super().call(tokens, training=training, mask=mask)
+        # XLA leaves assertions out, and takes another token's embedding.
+        unknown = tf.reduce_any(unknown, axis=1, keepdims=True)
+        return tf.where(unknown, tf.cast(float("nan"), embeddings.dtype), embeddings)
+
+    @property
+    def token_embedding(self):
+        """The layer of the token embeddings, as keras-hub's backbones name it."""
+        return next(x for x in self.layers if isinstance(x, layers.Embedding))
+
+    def get_config(self):
+        """The arguments that make this encoder again, and which layers are frozen."""
+        trainable = [layer.trainable for layer in self.layers]
+        return {**self._config, "name": self.name, "trainable": trainable}
+
+    @classmethod
+    def from_config(cls, config):
+        """The encoder that `get_config` described."""
+        trainable = config.pop("trainable", [])
+        encoder = cls(**config)
+        for layer, value in zip(encoder.layers, trainable, strict=False):
+            layer.trainable = value
+        return encoder
+
+
+def _token_ids(tokens):
+    """Token ids `[rows, T]` as a tensor, or a ValueError that says how."""
+    try:
+        tokens = tf.convert_to_tensor(tokens)
+    except (TypeError, ValueError):
+        received = f"{type(tokens).__name__}, {tokens!r:.80}"
+    else:
+        if tokens.dtype != tf.string and tokens.shape.rank in (2, None):
+            return tokens
+        shape = "unknown" if tokens.shape.rank is None else tuple(tokens.shape)
+        received = f"shape={shape}, dtype={tokens.dtype.name}"
+    raise ValueError(
+        "Expected token ids, integers of shape [rows, T], as TextPreprocessor makes them "
+        f"of texts. Received: {received}"
+    )
+
+
+def _transformer_block(x, tokens, dim, num_heads, dropout, dtype):
+    """Attention and a feed-forward layer, each normalised first and added to its input."""
+    seen = ops.expand_dims(ops.not_equal(tokens, 0), axis=1)  # [B, 1, T]
+    y = layers.LayerNormalization(dtype=dtype)(x)
+    attention = layers.MultiHeadAttention(
+        num_heads, dim // num_heads, dropout=dropout, dtype=dtype
+    )
+    x = x + attention(y, y, attention_mask=seen)
+    y = layers.LayerNormalization(dtype=dtype)(x)
+    y = layers.Dense(4 * dim, activation="gelu", dtype=dtype)(y)
+    return x + layers.Dropout(dropout, dtype=dtype)(layers.Dense(dim, dtype=dtype)(y))

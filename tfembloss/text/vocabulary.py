@@ -1,0 +1,202 @@
+"""WordPiece vocabularies: learned from texts, and checked."""
+
+import collections
+import itertools
+import os
+import warnings
+from collections.abc import Mapping, Set
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_text
+from tensorflow_text.python.ops.bert_tokenizer import BasicTokenizer
+from tensorflow_text.tools.wordpiece_vocab import wordpiece_tokenizer_learner_lib
+
+from tfembloss.checks import integer
+from tfembloss.text.rows import holds_rows, single_texts, valid_utf8
+
+PADDING, UNKNOWN = "[PAD]", "[UNK]"
+RESERVED = (PADDING, UNKNOWN, "[CLS]", "[SEP]", "[MASK]")
+_LONGEST_ENTRY = 50  # characters
+_PIECE = 8  # characters of a longer word that are learned from together
+
+
+def learn_vocabulary(texts, size):
+    """Learns a WordPiece vocabulary from texts, in lower case and without accents.
+
+    It takes tensorflow-text about a minute for 13,000 texts of 100 words: keep the result.
+
+    Args:
+        texts: strings: a list, an array, any iterable of them, a `tf.data.Dataset` of
+            them, batched or not, or a dict with them as its values.
+        size: the most entries to have, the five reserved ones included. The texts'
+            characters come first, the most frequent ones where there is no room for all:
+            each takes two entries, at the beginning of a word and within, or one if it is
+            always a word of its own, as punctuation and Chinese characters are.
+
+    Returns:
+        List of strings. It begins with `RESERVED`, so that `"[PAD]"` has the id 0.
+
+    Raises:
+        ValueError: `texts` are not strings, one of them is missing, or they have no word;
+            `size` is not an integer above 5.
+
+    Warns:
+        UserWarning: there are more characters than `size` has room for.
+
+    Example:
+
+    >>> learn_vocabulary(["low lower lowest", "low new newer"], size=30)[5:]
+    ['e', 'l', ...]
+    """
+    hint = f", above the {len(RESERVED)} reserved entries"
+    size = integer("size", size, len(RESERVED) + 1, hint=hint)
+    words, num_texts, length = _count_words(single_texts(texts))
+    if not words:
+        raise ValueError(
+            "Expected texts with at least one word to learn a vocabulary from. "
+            f"Received {num_texts} texts without any."
+        )
+    characters = collections.Counter()
+    for word, count in words.items():
+        for character in word:
+            characters[character] += count
+    entries = _character_entries(characters)
+    needed = len(RESERVED) + sum(map(len, entries.values()))
+    if needed > size:
+        return [*RESERVED, *_most_frequent(characters, entries, size, needed)]
+    pieces = collections.Counter()
+    for word, count in words.items():
+        long = len(word) > _LONGEST_ENTRY
+        step = _PIECE if long else len(word)
+        for start in range(0, len(word), step):
+            pieces[word[start : start + step]] += count
+    # The learner searches the least count that an entry must have. An entry that is seen
+    # more often than characters / size times hardly needs to be searched for.
+    vocabulary = wordpiece_tokenizer_learner_lib.learn(
+        pieces,
+        size,
+        list(RESERVED),
+        lower_thresh=2,
+        upper_thresh=max(2, length // size),
+        max_token_length=_LONGEST_ENTRY,
+        max_unique_chars=len(characters),
+    )
+    # It may return more than it was asked for, the rarest last.
+    room = max(0, len(vocabulary) - size)
+    kept = {*RESERVED, *itertools.chain(*entries.values())}
+    left_out = [entry for entry in reversed(vocabulary) if entry not in kept][:room]
+    return [entry for entry in vocabulary if entry not in set(left_out)]
+
+
+def _count_words(texts):
+    """Words as the tokenizer splits them, each with its count; texts and their length."""
+    tokenizer, texts = BasicTokenizer(lower_case=True), iter(texts)
+    words, num_texts, length = collections.Counter(), 0, 0
+    while batch := list(itertools.islice(texts, 1000)):
+        num_texts += len(batch)
+        length += sum(map(len, batch))
+        # "surrogatepass" makes bytes of half a character that are no UTF-8.
+        batch = [
+            x.encode(errors="surrogatepass") if isinstance(x, str) else x for x in batch
+        ]
+        words.update(tokenizer.tokenize(valid_utf8(batch)).flat_values.numpy().tolist())
+    words = {word.decode(): count for word, count in words.items() if word}
+    return words, num_texts, length
+
+
+def _character_entries(characters):
+    """The entries that each character needs, to be found wherever it occurs in a word."""
+    characters = list(characters)
+    splits = BasicTokenizer(lower_case=True).tokenize(["a" + x for x in characters])
+    alone = splits.row_lengths().numpy() > 1
+    return {
+        x: (x,) if is_alone else (x, f"##{x}")
+        for x, is_alone in zip(characters, alone, strict=True)
+    }
+
+
+def _most_frequent(characters, entries, size, needed):
+    """Entries of the most frequent characters, with a warning of what is left out."""
+    room, kept = size - len(RESERVED), []
+    by_count = sorted(characters.items(), key=lambda item: (-item[1], item[0]))
+    for character, _ in by_count:
+        room -= len(entries[character])
+        if room < 0:
+            break
+        kept.append(character)
+    if not kept:
+        raise ValueError(
+            f"Expected a size with room for the texts' {len(characters)} characters, "
+            f"{needed}. Received: size={size}"
+        )
+    share = sum(characters[x] for x in kept) / characters.total()
+    warnings.warn(
+        f"A vocabulary of size={size} has no room for the texts' {len(characters)} "
+        f"characters: it holds the {len(kept)} most frequent, {share:.2%} of the text, and "
+        "a word with another one becomes an unknown token. All of them take "
+        f"size={needed}, and words and pieces of words more.",
+        stacklevel=3,
+    )
+    kept = sorted(kept)
+    return [*kept, *(entry for x in kept for entry in entries[x][1:])]
+
+
+def vocabulary_entries(vocabulary):
+    """A vocabulary as a list, or a ValueError that says what is wrong with it."""
+    no_list = isinstance(vocabulary, str | bytes | os.PathLike | Mapping | Set)
+    if no_list or not holds_rows(vocabulary):
+        advice = ""
+        if isinstance(vocabulary, str | bytes | os.PathLike):
+            advice = ' Read the file: [x.rstrip("\\n") for x in open(path)].'
+        elif isinstance(vocabulary, Mapping):
+            advice = " Give its entries in the order of their ids."
+        raise ValueError(
+            "Expected a vocabulary as a list of entries, whose ids are their places. "
+            f"Received: {type(vocabulary).__name__}, {vocabulary!r:.80}.{advice}"
+        )
+    entries = np.asarray(vocabulary) if hasattr(vocabulary, "__array__") else vocabulary
+    entries = [
+        x.decode(errors="surrogateescape") if isinstance(x, bytes) else x for x in entries
+    ]
+    for place, entry in enumerate(entries):
+        if not isinstance(entry, str):
+            raise ValueError(
+                "Expected strings as entries of the vocabulary. Received: entry "
+                f"{place} of type {type(entry).__name__}, {entry!r:.80}"
+            )
+    entries = list(map(str, entries))  # of numpy's kind they are no JSON
+    if not entries or entries[0] != PADDING or UNKNOWN not in entries:
+        line_ends = any(x != x.rstrip("\r\n") for x in entries[:2])
+        raise ValueError(
+            f"Expected a vocabulary that begins with {PADDING!r} and has {UNKNOWN!r}, "
+            "as tfembloss.text.learn_vocabulary makes it. Received "
+            f"{len(entries)} entries, the first of them {entries[:3]}"
+            + ('. Leave out the line ends: entry.rstrip("\\r\\n").' * line_ends)
+        )
+    if len(set(entries)) < len(entries):
+        twice = [x for x, count in collections.Counter(entries).items() if count > 1]
+        raise ValueError(
+            f"Expected each vocabulary entry once. Received twice: {twice[:5]}"
+        )
+    return entries
+
+
+def word_piece_tokenizer(vocabulary):
+    """The tokenizer, of words of any length."""
+    try:
+        return tensorflow_text.FastWordpieceTokenizer(
+            vocabulary, max_bytes_per_word=2**31 - 1, token_out_type=tf.int32
+        )
+    except (RuntimeError, TypeError) as error:
+        odd = [
+            x
+            for x in vocabulary
+            if not x.isprintable() or len(x.encode(errors="replace")) > 256
+        ]
+        received = f"among them {odd[:3]!r:.80}" if odd else f"{vocabulary[:5]}"
+        raise ValueError(
+            "Expected a vocabulary with at least one entry that is not reserved, and "
+            "entries of printable characters, 256 bytes at most. Received "
+            f"{len(vocabulary)} entries, {received}"
+        ) from error
