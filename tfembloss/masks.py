@@ -201,9 +201,7 @@ def _logsumexp(x, weights, axis):
     selected = tf.where(_counts(weights), x, float("-inf"))
     largest = tf.stop_gradient(tf.reduce_max(selected, axis, keepdims=True))
     largest = tf.where(tf.math.is_finite(largest), largest, tf.zeros_like(largest))
-    # -inf and not 0 after the exponential, whose gradient would be infinite there.
-    shifted = tf.where(_counts(weights), x - largest, float("-inf"))
-    terms = tf.exp(shifted)
+    terms = tf.exp(selected - largest)
     total = tf.reduce_sum(terms if weights.dtype == tf.bool else weights * terms, axis)
     empty = total <= 0
     log_total = tf.math.log(tf.where(empty, tf.ones_like(total), total))

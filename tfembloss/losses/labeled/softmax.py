@@ -1,5 +1,7 @@
 """Losses by a softmax over the rows of a batch, with a class each: InfoNCE on labels."""
 
+from typing import NamedTuple
+
 import keras
 import tensorflow as tf
 
@@ -194,7 +196,7 @@ class NPairsLoss(PairLoss):
 
     def sums_and_counts(self, batch):
         """Those of the formula, of the rows that are first in their class."""
-        rows, columns, pairs = _first_two_of_classes(batch.pairs)  # [F], [S], [F, S]
+        rows, columns, pairs = _first_two_of_classes(batch.pairs)  # [F], [S]
         anchors, positives = _take(batch.anchors, rows), _take(batch.keys, columns)
         x = distances.get(self.distance).pairwise(anchors, positives)  # [F, S]
         shape = [tf.shape(batch.anchors)[0], 2]
@@ -209,6 +211,27 @@ class NPairsLoss(PairLoss):
         values = log_sum - masks.row_mean(logits, positive)
         is_anchor = masks.row_any(positive > 0)
         return tf.where(is_anchor, values, 0), tf.cast(is_anchor, values.dtype)
+
+
+class _FirstTwo(NamedTuple):
+    """Pairs of rows that are first in their class, and keys that are second."""
+
+    ids: tf.Tensor  # [F]
+    is_first: tf.Tensor  # [F]
+    key_ids: tf.Tensor  # [S]
+    is_second: tf.Tensor  # [S]
+
+    @property
+    def positive(self):
+        return masks.equal_ids(self.ids, self.key_ids) & self._valid
+
+    @property
+    def negative(self):
+        return ~masks.equal_ids(self.ids, self.key_ids) & self._valid
+
+    @property
+    def _valid(self):
+        return self.is_first[:, None] & self.is_second[None, :]
 
 
 @compiled
@@ -229,9 +252,7 @@ def _first_two_of_classes(labels):
     seconds = tf.math.top_k(tf.cast(earlier == 1, tf.int32), room)
     rows, columns = firsts.indices, seconds.indices  # [F], [S]
     ids, key_ids = tf.gather(labels.ids, rows), tf.gather(labels.key_ids, columns)
-    equal = masks.equal_ids(ids, key_ids)
-    valid = (firsts.values > 0)[:, None] & (seconds.values > 0)[None, :]  # [F, S]
-    return rows, columns, masks.Pairs(equal & valid, ~equal & valid)
+    return rows, columns, _FirstTwo(ids, firsts.values > 0, key_ids, seconds.values > 0)
 
 
 def _take(x, rows):
