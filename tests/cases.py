@@ -156,121 +156,221 @@ def _matryoshka(loss, dtype=None, **options):
 
 
 CASES = {
-    "ranking": _ranking(2),
-    "ranking-negatives": _in_tiles(_ranking(4), 4),
-    "ranking-dot": _ranking(2, similarity="dot", scale=1.0),
-    "ranking-euclidean": _ranking(3, similarity="euclidean", scale=2.0),
-    "ranking-manhattan": _ranking(2, similarity="manhattan", scale=1.0),
-    "ranking-symmetric": _ranking(2, symmetric=True),
-    "ranking-symmetric-negatives": _in_tiles(_ranking(3, symmetric=True), 1),
-    "ranking-ids": _ranking(3, targets=ids),
-    "ranking-symmetric-ids": _in_tiles(_ranking(3, symmetric=True, targets=ids), 2),
-    "mega-batch": _columns(losses.MegaBatchMarginLoss, oracles.mega_batch_margin, None),
-    "mega-batch-ids": _in_tiles(_columns(
-        functools.partial(losses.MegaBatchMarginLoss, exclude_equal_ids=True),
-        oracles.mega_batch_margin, ids, positive_margin=0.9, negative_margin=0.0), 2),
-    "batch-all": _labels(losses.BatchAllTripletLoss, oracles.triplet_margin,
-                         margin=1.0, distance="euclidean"),
-    "batch-hard": _labels(losses.BatchHardTripletLoss, oracles.batch_hard,
-                          margin=1.0, distance="squared_euclidean"),
-    "batch-hard-soft": Case(
+    "MultipleNegativesRankingLoss": _ranking(2),
+    "MultipleNegativesRankingLoss-negatives": _in_tiles(_ranking(4), 4),
+    "MultipleNegativesRankingLoss-dot": _ranking(2, similarity="dot", scale=1.0),
+    "MultipleNegativesRankingLoss-euclidean": _ranking(
+        3, similarity="euclidean", scale=2.0
+    ),
+    "MultipleNegativesRankingLoss-manhattan": _ranking(
+        2, similarity="manhattan", scale=1.0
+    ),
+    "MultipleNegativesRankingLoss-symmetric": _ranking(2, symmetric=True),
+    "MultipleNegativesRankingLoss-symmetric-negatives": _in_tiles(
+        _ranking(3, symmetric=True), 1
+    ),
+    "MultipleNegativesRankingLoss-ids": _ranking(3, targets=ids),
+    "MultipleNegativesRankingLoss-symmetric-ids": _in_tiles(
+        _ranking(3, symmetric=True, targets=ids), 2
+    ),
+    "MegaBatchMarginLoss": _columns(
+        losses.MegaBatchMarginLoss, oracles.mega_batch_margin, None
+    ),
+    "MegaBatchMarginLoss-ids": _in_tiles(
+        _columns(
+            functools.partial(losses.MegaBatchMarginLoss, exclude_equal_ids=True),
+            oracles.mega_batch_margin,
+            ids,
+            positive_margin=0.9,
+            negative_margin=0.0,
+        ),
+        2,
+    ),
+    "BatchAllTripletLoss": _labels(
+        losses.BatchAllTripletLoss, oracles.triplet_margin, margin=1.0, distance="euclidean"
+    ),
+    "BatchHardTripletLoss": _labels(
+        losses.BatchHardTripletLoss,
+        oracles.batch_hard,
+        margin=1.0,
+        distance="squared_euclidean",
+    ),
+    "BatchHardSoftMarginTripletLoss": Case(
         losses.BatchHardSoftMarginTripletLoss,
-        functools.partial(oracles.batch_hard, soft=True), 0, ids),
-    "batch-semi-hard": _labels(losses.BatchSemiHardTripletLoss, oracles.batch_semi_hard,
-                               margin=0.5, distance="cosine"),
-    "triplet": _triplet(margin=1.0, distance="euclidean"),
-    "triplet-margin": _labels(losses.TripletMarginLoss, oracles.triplet_margin, margin=0.2),
-    "triplet-swap": _labels(losses.TripletMarginLoss, oracles.triplet_margin,
-                            margin=0.2, swap=True),
-    "triplet-smooth": _labels(losses.TripletMarginLoss, oracles.triplet_margin,
-                              smooth=True),
-    "triplet-semihard-mined": _mined(
-        losses.TripletMarginLoss, oracles.triplet_margin,
-        miners.TripletMarginMiner(0.3, "semihard"), _semihard, "triplets", margin=0.2),
-    "triplet-angular-mined": _mined(
-        losses.TripletMarginLoss, oracles.triplet_margin,
-        miners.AngularMiner(30), functools.partial(oracles.mine_angular, angle=30),
-        "triplets", margin=0.2),
-    "triplet-hdc-mined": _mined(
-        losses.TripletMarginLoss, oracles.triplet_margin,
-        miners.HDCMiner(), oracles.mine_hdc, "triplets", margin=0.2,
+        functools.partial(oracles.batch_hard, soft=True),
+        0,
+        ids,
+    ),
+    "BatchSemiHardTripletLoss": _labels(
+        losses.BatchSemiHardTripletLoss,
+        oracles.batch_semi_hard,
+        margin=0.5,
+        distance="cosine",
+    ),
+    "TripletLoss": _triplet(margin=1.0, distance="euclidean"),
+    "TripletMarginLoss": _labels(
+        losses.TripletMarginLoss, oracles.triplet_margin, margin=0.2
+    ),
+    "TripletMarginLoss-swap": _labels(
+        losses.TripletMarginLoss, oracles.triplet_margin, margin=0.2, swap=True
+    ),
+    "TripletMarginLoss-smooth": _labels(
+        losses.TripletMarginLoss, oracles.triplet_margin, smooth=True
+    ),
+    "TripletMarginLoss-semihard-mined": _mined(
+        losses.TripletMarginLoss,
+        oracles.triplet_margin,
+        miners.TripletMarginMiner(0.3, "semihard"),
+        _semihard,
+        "triplets",
+        margin=0.2,
+    ),
+    "TripletMarginLoss-angular-mined": _mined(
+        losses.TripletMarginLoss,
+        oracles.triplet_margin,
+        miners.AngularMiner(30),
+        functools.partial(oracles.mine_angular, angle=30),
+        "triplets",
+        margin=0.2,
+    ),
+    "TripletMarginLoss-hdc-mined": _mined(
+        losses.TripletMarginLoss,
+        oracles.triplet_margin,
+        miners.HDCMiner(),
+        oracles.mine_hdc,
+        "triplets",
+        margin=0.2,
     )._replace(by_order="of two equally hard pairs the first is taken"),
-    "nt-xent": _labels(losses.NTXentLoss, oracles.nt_xent, temperature=0.5),
-    "nt-xent-semihard-mined": _in_tiles(_mined(
-        losses.NTXentLoss, oracles.nt_xent,
-        miners.TripletMarginMiner(0.3, "semihard"), _semihard, "pairs", temperature=0.5),
-        2),
-    "sup-con": _in_tiles(_labels(losses.SupConLoss, oracles.sup_con), 4),
-    "multi-similarity": _labels(losses.MultiSimilarityLoss, oracles.multi_similarity),
-    "multi-similarity-mined": _mined(
-        losses.MultiSimilarityLoss, oracles.multi_similarity,
-        miners.MultiSimilarityMiner(), oracles.mine_multi_similarity, "pairs"),
-    "circle": _labels(losses.CircleLoss, oracles.circle, has_constants=True, gamma=8.0),
-    "lifted": _labels(losses.LiftedStructureLoss, oracles.lifted),
-    "lifted-generalized": _labels(losses.GeneralizedLiftedStructureLoss,
-                                  oracles.generalized_lifted),
-    "n-pairs": _labels(losses.NPairsLoss, oracles.n_pairs)._replace(
-        by_order="a class's first row is the anchor"),
-    "margin": _labels(losses.MarginLoss, oracles.margin),
-    "margin-semihard-mined": _mined(
-        losses.MarginLoss, oracles.margin,
-        miners.TripletMarginMiner(0.3, "semihard"), _semihard, "triplets"),
-    "cosine-similarity": _columns(losses.CosineSimilarityLoss, oracles.cosine_similarity,
-                                  _scores),
-    "contrastive": _columns(losses.ContrastiveLoss, oracles.contrastive, _scores,
-                            margin=2.0, distance="euclidean"),
-    "online-contrastive": _columns(losses.OnlineContrastiveLoss, oracles.online_contrastive,
-                                   _binary, margin=1.0),
-    "co-sent": _columns(losses.CoSENTLoss, oracles.co_sent, _scores, scale=5.0),
-    "angle": _columns(losses.AnglELoss, oracles.angle, _scores, scale=5.0),
-    "angle-negatives": _columns(losses.AnglELoss, oracles.angle, None, 4, scale=5.0),
-    "mse": _columns(losses.MSELoss, oracles.mse, _numbers(2, 6)),
-    "margin-mse": _columns(losses.MarginMSELoss, oracles.margin_mse, _numbers(2), 4),
-    "distill-kl": _columns(losses.DistillKLDivLoss, oracles.distill_kl_div, _numbers(3), 4,
-                           student_temperature=0.5, similarity="cosine"),
-    "gist": _columns(losses.GISTEmbedLoss, oracles.gist, _numbers(2, 4), temperature=0.1),
-    "gist-negatives": _in_tiles(_columns(
-        losses.GISTEmbedLoss, oracles.gist, _numbers(3, 4), 3, margin_strategy="relative",
-        margin=0.1, temperature=0.5, contrast_anchors=False), 4),
-    "clip": _in_tiles(_columns(losses.CLIPLoss, oracles.clip, None, scale=0.5), 4),
-    "sig-lip": _columns(losses.SigLIPLoss, oracles.sig_lip, None, bias=-1.0),
-    "sig-lip-ids": _in_tiles(_columns(losses.SigLIPLoss, oracles.sig_lip, ids,
-                                      exclude_equal_ids=True), 2),
-    "contrastive-tension": _columns(losses.ContrastiveTensionLoss,
-                                    oracles.contrastive_tension, _scores),
-    "contrastive-tension-in-batch": _in_tiles(Case(
-        functools.partial(losses.ContrastiveTensionLossInBatchNegatives, scale=5.0),
-        lambda _, x: oracles.multiple_negatives_ranking(None, x, 5.0, symmetric=True), 2),
-        4),
-    "denoising": _columns(losses.DenoisingAutoEncoderLoss, oracles.denoising_auto_encoder,
-                          _tokens, 4),
-    "arc-face": _classes(losses.ArcFaceLoss, oracles.arc_face, scale=8.0),
-    "cos-face": _classes(losses.CosFaceLoss, oracles.cos_face),
-    "normalized-softmax": _classes(losses.NormalizedSoftmaxLoss,
-                                   oracles.normalized_softmax),
-    "proxy-nca": _classes(losses.ProxyNCALoss, oracles.proxy_nca),
-    "proxy-anchor": _classes(losses.ProxyAnchorLoss, oracles.proxy_anchor, alpha=4.0),
-    "softmax": _classes(losses.SoftmaxLoss, oracles.softmax),
-    "matryoshka": Case(
+    "NTXentLoss": _labels(losses.NTXentLoss, oracles.nt_xent, temperature=0.5),
+    "NTXentLoss-semihard-mined": _in_tiles(
+        _mined(
+            losses.NTXentLoss,
+            oracles.nt_xent,
+            miners.TripletMarginMiner(0.3, "semihard"),
+            _semihard,
+            "pairs",
+            temperature=0.5,
+        ),
+        2,
+    ),
+    "SupConLoss": _in_tiles(_labels(losses.SupConLoss, oracles.sup_con), 4),
+    "MultiSimilarityLoss": _labels(losses.MultiSimilarityLoss, oracles.multi_similarity),
+    "MultiSimilarityLoss-mined": _mined(
+        losses.MultiSimilarityLoss,
+        oracles.multi_similarity,
+        miners.MultiSimilarityMiner(),
+        oracles.mine_multi_similarity,
+        "pairs",
+    ),
+    "CircleLoss": _labels(losses.CircleLoss, oracles.circle, has_constants=True, gamma=8.0),
+    "LiftedStructureLoss": _labels(losses.LiftedStructureLoss, oracles.lifted),
+    "GeneralizedLiftedStructureLoss": _labels(
+        losses.GeneralizedLiftedStructureLoss, oracles.generalized_lifted
+    ),
+    "NPairsLoss": _labels(losses.NPairsLoss, oracles.n_pairs)._replace(
+        by_order="a class's first row is the anchor"
+    ),
+    "MarginLoss": _labels(losses.MarginLoss, oracles.margin),
+    "MarginLoss-semihard-mined": _mined(
+        losses.MarginLoss,
+        oracles.margin,
+        miners.TripletMarginMiner(0.3, "semihard"),
+        _semihard,
+        "triplets",
+    ),
+    "CosineSimilarityLoss": _columns(
+        losses.CosineSimilarityLoss, oracles.cosine_similarity, _scores
+    ),
+    "ContrastiveLoss": _columns(
+        losses.ContrastiveLoss,
+        oracles.contrastive,
+        _scores,
+        margin=2.0,
+        distance="euclidean",
+    ),
+    "OnlineContrastiveLoss": _columns(
+        losses.OnlineContrastiveLoss, oracles.online_contrastive, _binary, margin=1.0
+    ),
+    "CoSENTLoss": _columns(losses.CoSENTLoss, oracles.co_sent, _scores, scale=5.0),
+    "AnglELoss": _columns(losses.AnglELoss, oracles.angle, _scores, scale=5.0),
+    "AnglELoss-negatives": _columns(losses.AnglELoss, oracles.angle, None, 4, scale=5.0),
+    "MSELoss": _columns(losses.MSELoss, oracles.mse, _numbers(2, 6)),
+    "MarginMSELoss": _columns(losses.MarginMSELoss, oracles.margin_mse, _numbers(2), 4),
+    "DistillKLDivLoss": _columns(
+        losses.DistillKLDivLoss,
+        oracles.distill_kl_div,
+        _numbers(3),
+        4,
+        student_temperature=0.5,
+        similarity="cosine",
+    ),
+    "GISTEmbedLoss": _columns(
+        losses.GISTEmbedLoss, oracles.gist, _numbers(2, 4), temperature=0.1
+    ),
+    "GISTEmbedLoss-negatives": _in_tiles(
+        _columns(
+            losses.GISTEmbedLoss,
+            oracles.gist,
+            _numbers(3, 4),
+            3,
+            margin_strategy="relative",
+            margin=0.1,
+            temperature=0.5,
+            contrast_anchors=False,
+        ),
+        4,
+    ),
+    "CLIPLoss": _in_tiles(_columns(losses.CLIPLoss, oracles.clip, None, scale=0.5), 4),
+    "SigLIPLoss": _columns(losses.SigLIPLoss, oracles.sig_lip, None, bias=-1.0),
+    "SigLIPLoss-ids": _in_tiles(
+        _columns(losses.SigLIPLoss, oracles.sig_lip, ids, exclude_equal_ids=True), 2
+    ),
+    "ContrastiveTensionLoss": _columns(
+        losses.ContrastiveTensionLoss, oracles.contrastive_tension, _scores
+    ),
+    "ContrastiveTensionLossInBatchNegatives": _in_tiles(
+        Case(
+            functools.partial(losses.ContrastiveTensionLossInBatchNegatives, scale=5.0),
+            lambda _, x: oracles.multiple_negatives_ranking(None, x, 5.0, symmetric=True),
+            2,
+        ),
+        4,
+    ),
+    "DenoisingAutoEncoderLoss": _columns(
+        losses.DenoisingAutoEncoderLoss, oracles.denoising_auto_encoder, _tokens, 4
+    ),
+    "ArcFaceLoss": _classes(losses.ArcFaceLoss, oracles.arc_face, scale=8.0),
+    "CosFaceLoss": _classes(losses.CosFaceLoss, oracles.cos_face),
+    "NormalizedSoftmaxLoss": _classes(
+        losses.NormalizedSoftmaxLoss, oracles.normalized_softmax
+    ),
+    "ProxyNCALoss": _classes(losses.ProxyNCALoss, oracles.proxy_nca),
+    "ProxyAnchorLoss": _classes(losses.ProxyAnchorLoss, oracles.proxy_anchor, alpha=4.0),
+    "SoftmaxLoss": _classes(losses.SoftmaxLoss, oracles.softmax),
+    "MatryoshkaLoss": Case(
         functools.partial(_matryoshka, losses.CoSENTLoss, dims=[6, 2], weights=[1.0, 0.5]),
-        oracles.matryoshka(functools.partial(oracles.co_sent, scale=5.0),
-                           [6, 2], [1.0, 0.5]), 2, _scores),
-}  # fmt: skip
+        oracles.matryoshka(
+            functools.partial(oracles.co_sent, scale=5.0), [6, 2], [1.0, 0.5]
+        ),
+        2,
+        _scores,
+    ),
+}
 
 ONE_OF_EACH_KIND = [
-    "ranking-symmetric-ids",
-    "batch-all",
-    "batch-hard",
-    "triplet-swap",
-    "triplet-semihard-mined",
-    "triplet-hdc-mined",
-    "nt-xent",
-    "lifted",
-    "n-pairs",
-    "online-contrastive",
-    "co-sent",
-    "gist",
-    "sig-lip-ids",
-    "proxy-anchor",
-    "mega-batch-ids",
+    "MultipleNegativesRankingLoss-symmetric-ids",
+    "BatchAllTripletLoss",
+    "BatchHardTripletLoss",
+    "TripletMarginLoss-swap",
+    "TripletMarginLoss-semihard-mined",
+    "TripletMarginLoss-hdc-mined",
+    "NTXentLoss",
+    "LiftedStructureLoss",
+    "NPairsLoss",
+    "OnlineContrastiveLoss",
+    "CoSENTLoss",
+    "GISTEmbedLoss",
+    "SigLIPLoss-ids",
+    "ProxyAnchorLoss",
+    "MegaBatchMarginLoss-ids",
 ]

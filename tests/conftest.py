@@ -1,19 +1,51 @@
-"""What holds for all tests: how much is optimised, and in which order they run."""
+"""What holds for all tests: how much is optimized, which run, and in which order."""
 
 import os
 
-# Hundreds of small kernels, each for a few calls: LLVM would optimise them for longer than
+# Hundreds of small kernels, each for a few calls: LLVM would optimize them for longer than
 # they run. Before TensorFlow is imported; the processes of tests inherit it.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
+import pytest
 import tensorflow as tf
 
 # Nor does Grappler pay in a few steps. The processes of tests that train longer have it.
 tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
-LONGEST = ["test_replicas.py", "test_resume.py"]  # with processes of their own
+# Files whose tests start processes of their own, the longest first.
+PROCESSES = [
+    "test_replicas.py",
+    "test_callbacks.py",
+    "test_resume.py",
+    "test_synthesis.py",
+    "test_export.py",
+]
 
 
-def pytest_collection_modifyitems(items):
-    """The longest files first, so that no worker is left alone with one at the end."""
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+def pytest_addoption(parser):
+    """`--loss CircleLoss`: the tests of one loss, trained on 1, 2 and 4 replicas too."""
+    parser.addoption("--loss", help="only the tests of this loss, by its class's name")
+
+
+@pytest.fixture(scope="session")
+def only_loss(request):
+    """The class's name that `--loss` gives, or None."""
+    return request.config.getoption("--loss")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Marks and orders the tests, and leaves those of one loss if there is `--loss`."""
+    for item in items:
+        if item.path.name in PROCESSES:
+            item.add_marker(pytest.mark.processes)
+    if loss := config.getoption("--loss"):
+        wanted = [
+            item
+            for item in items
+            if loss in item.name or item.name.startswith("test_one_loss_trains")
+        ]
+        config.hook.pytest_deselected(items=[i for i in items if i not in wanted])
+        items[:] = wanted
+    # The longest files first, so that no worker is left alone with one at the end.
+    order = {name: place for place, name in enumerate(PROCESSES)}
+    items.sort(key=lambda item: order.get(item.path.name, len(PROCESSES)))

@@ -41,6 +41,15 @@ def plain_kernels():
         yield
 
 
+def value_and_gradient(loss, y_true, y_pred, **options):
+    """The loss of embeddings of its dtype, and its gradient in them, as arrays."""
+    y_pred = tf.cast(tf.convert_to_tensor(y_pred), loss.dtype)
+    with tf.GradientTape() as tape:
+        tape.watch(y_pred)
+        value = loss(y_true, y_pred, **options)
+    return value.numpy(), tape.gradient(value, y_pred).numpy()
+
+
 def runs(names):
     """(name, case, dtype, rtol, compiled) of sentence-transformers' losses.
 

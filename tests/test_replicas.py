@@ -43,12 +43,31 @@ def test_several_replicas_train_as_one(every_case, num_replicas):
     assert_same(every_case[num_replicas], every_case[1])
 
 
+def test_one_loss_trains_as_one(only_loss, tmp_path):
+    """That of `--loss`, in a graph and eagerly, on 1, 2 and 4 replicas."""
+    if only_loss is None:
+        pytest.skip("only with --loss, as in pytest --loss CircleLoss")
+    names = [name for name in CASES if name.split("-")[0] == only_loss]
+    assert names, f"no case of {only_loss} in tests/cases.py"
+    runs = {
+        (n, *how): Run(tmp_path / f"{n}{len(how)}", n, *how, "--only", *names)
+        for n, *how in ((1,), (2, "--uneven"), (4, "--eager", "--uneven"))
+    }
+    one, *others = (run.finish() for run in runs.values())
+    for several in others:
+        assert_same(several, one)
+
+
 def test_any_keras_model_trains_as_one(tmp_path):
     """With every loss, of every kind, on ids of every dtype, the last batch uneven.
 
     Of four replicas the last one once has no rows.
     """
-    options = {1: [], 2: [], 4: ["--only", *ONE_OF_EACH_KIND, "ranking-manhattan"]}
+    options = {
+        1: [],
+        2: [],
+        4: ["--only", *ONE_OF_EACH_KIND, "MultipleNegativesRankingLoss-manhattan"],
+    }
     runs = {
         n: Run(tmp_path / str(n), n, "--eager", "--stock", "--rows", "11", *more)
         for n, more in options.items()
@@ -66,11 +85,22 @@ def test_without_gathering_they_do_not(every_case, tmp_path):
 
 
 def test_string_ids(every_case, tmp_path):
-    options = ["--no-xla", "--string-ids", "--only", "ranking-ids", "batch-all", "lifted"]
+    options = [
+        "--no-xla",
+        "--string-ids",
+        "--only",
+        "MultipleNegativesRankingLoss-ids",
+        "BatchAllTripletLoss",
+        "LiftedStructureLoss",
+    ]
     assert_same(train(tmp_path, 2, *options), every_case[1])
 
 
-FIT = ("--fit", "ranking-symmetric-negatives", "ranking-ids")
+FIT = (
+    "--fit",
+    "MultipleNegativesRankingLoss-symmetric-negatives",
+    "MultipleNegativesRankingLoss-ids",
+)
 
 
 @pytest.fixture(scope="module")

@@ -256,24 +256,24 @@ def in_loop(graph):
 
 
 MODELS = {
-    "arc-face": lambda: classifier(tfembloss.losses.ArcFaceLoss(scale=8.0), 4),
-    "proxy-anchor": lambda: classifier(tfembloss.losses.ProxyAnchorLoss(alpha=4.0), 4),
+    "ArcFaceLoss": lambda: classifier(tfembloss.losses.ArcFaceLoss(scale=8.0), 4),
+    "ProxyAnchorLoss": lambda: classifier(tfembloss.losses.ProxyAnchorLoss(alpha=4.0), 4),
     "sampled": lambda: classifier(
         tfembloss.losses.CosFaceLoss(scale=8.0), 50, num_sampled=20
     ),
-    "clip": lambda: dual_encoder(tfembloss.losses.CLIPLoss()),
+    "CLIPLoss": lambda: dual_encoder(tfembloss.losses.CLIPLoss()),
     "memory": lambda: embedding_model(
         tfembloss.losses.MultipleNegativesRankingLoss(scale=1.0),
         arguments.rows,
         memory=tfembloss.layers.CrossBatchMemory(20),
     ),
-    "sig-lip": lambda: dual_encoder(
+    "SigLIPLoss": lambda: dual_encoder(
         tfembloss.losses.SigLIPLoss(), initial_scale=10.0, initial_bias=-10.0
     ),
 }
 LABELS = [0, 1, 1] * 4
 MODELS |= {
-    "denoising": lambda: text_model(
+    "DenoisingAutoEncoderLoss": lambda: text_model(
         tfembloss.DenoisingAutoEncoder,
         tfembloss.losses.DenoisingAutoEncoderLoss(),
         tfembloss.models.SentenceDecoder(dropout=0.0),

@@ -1,10 +1,7 @@
-import functools
-
 import goldens
 import numpy as np
 import oracles
 import pytest
-import tensorflow as tf
 
 from tfembloss.losses import (
     AnglELoss,
@@ -17,67 +14,11 @@ from tfembloss.losses import (
 plain_kernels = goldens.plain_kernels
 
 
-def peers_distance(order):
-    """torch's pairwise_distance: 1e-6 is added to every component of the difference."""
-
-    def distance(a, b):
-        return tf.norm(a - b + 1e-6, ord=order, axis=-1)
-
-    return distance
-
-
-EUCLIDEAN, MANHATTAN = peers_distance(2), peers_distance(1)
-SUM = {"reduction": "sum"}
-CONTRASTIVE = {
-    "": {},
-    "-sum": SUM,
-    "-soft": {},
-    "-m1.2": {"margin": 1.2},
-    "-m1.2-sum": {"margin": 1.2, **SUM},
-    "-euclidean": {"distance": EUCLIDEAN},
-    "-euclidean-sum": {"distance": EUCLIDEAN, **SUM},
-    "-euclidean-m6.0": {"distance": EUCLIDEAN, "margin": 6.0},
-    "-euclidean-m6.0-sum": {"distance": EUCLIDEAN, "margin": 6.0, **SUM},
-    "-manhattan": {"distance": MANHATTAN},
-    "-manhattan-sum": {"distance": MANHATTAN, **SUM},
-    "-manhattan-m40.0": {"distance": MANHATTAN, "margin": 40.0},
-    "-manhattan-m40.0-sum": {"distance": MANHATTAN, "margin": 40.0, **SUM},
-}
-NOT_ONLINE = {suffix for suffix in CONTRASTIVE if "sum" in suffix or "soft" in suffix}
-SENTENCE_TRANSFORMERS = {
-    "CosineSimilarityLoss": CosineSimilarityLoss,
-    "CoSENTLoss": CoSENTLoss,
-    "CoSENTLoss-s50": functools.partial(CoSENTLoss, 50.0),
-    "AnglELoss": AnglELoss,
-    "AnglELoss-s50": functools.partial(AnglELoss, 50.0),
-    "AnglELoss-triplet": AnglELoss,
-    "AnglELoss-ntuple": AnglELoss,
-    "OnlineContrastiveLoss-allpos": OnlineContrastiveLoss,
-    "OnlineContrastiveLoss-allneg": OnlineContrastiveLoss,
-}
-for suffix, options in CONTRASTIVE.items():
-    SENTENCE_TRANSFORMERS[f"ContrastiveLoss{suffix}"] = functools.partial(
-        ContrastiveLoss, **options
-    )
-    if suffix not in NOT_ONLINE:
-        SENTENCE_TRANSFORMERS[f"OnlineContrastiveLoss{suffix}"] = functools.partial(
-            OnlineContrastiveLoss, **options
-        )
-
-
 def assert_equals_golden(loss, name, case, rtol, compiled=False):
     golden = goldens.arrays("sentence_transformers", name, case)
     y_pred, gradient = goldens.columns(golden)
     y_true = golden.get("labels")  # AnglELoss's triplets have none
     goldens.assert_equal(loss, y_true, y_pred, golden["loss"], gradient, rtol, compiled)
-
-
-@pytest.mark.parametrize(
-    "name, case, dtype, rtol, compiled", goldens.runs(SENTENCE_TRANSFORMERS)
-)
-def test_equals_sentence_transformers(name, case, dtype, rtol, compiled):
-    loss = SENTENCE_TRANSFORMERS[name](dtype=dtype)
-    assert_equals_golden(loss, name, case, rtol, compiled)
 
 
 @pytest.mark.parametrize("make", [ContrastiveLoss, OnlineContrastiveLoss])
@@ -97,14 +38,6 @@ def crowded(seed):
     pairs = rng.integers(-2, 3, size=[16, 2, 2]).astype("float64")
     pairs[(pairs == 0).all(axis=2)] = 1
     return pairs, rng.integers(2, size=16), rng.integers(4, size=16)
-
-
-def value_and_gradient(loss, y_true, y_pred):
-    y_pred = tf.constant(y_pred, loss.dtype)
-    with tf.GradientTape() as tape:
-        tape.watch(y_pred)
-        value = loss(y_true, y_pred)
-    return value.numpy(), tape.gradient(value, y_pred).numpy()
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -135,7 +68,7 @@ RANKING = pytest.mark.parametrize(
 @RANKING
 @pytest.mark.parametrize("scores", [np.ones(8), np.zeros(8, int), np.full(8, 0.1)])
 def test_equal_scores_are_not_ranked(make, oracle, scores):
-    values, gradient = value_and_gradient(make(reduction=None), scores, pairs_of())
+    values, gradient = goldens.value_and_gradient(make(reduction=None), scores, pairs_of())
     np.testing.assert_array_equal(values, 0)
     np.testing.assert_array_equal(gradient, 0)
 
@@ -144,7 +77,7 @@ def test_equal_scores_are_not_ranked(make, oracle, scores):
 def test_equal_pairs_share_the_loss(make, oracle):
     pairs = np.repeat(pairs_of()[:1], 8, axis=0)
     scores = np.arange(8)
-    values, gradient = value_and_gradient(make(reduction=None), scores, pairs)
+    values, gradient = goldens.value_and_gradient(make(reduction=None), scores, pairs)
     assert np.isfinite(gradient).all()
     # Row i is too high against the 7 - i with greater scores: 28 in all.
     expected = 8 * np.log(29) * (7 - scores) / 28
@@ -153,7 +86,7 @@ def test_equal_pairs_share_the_loss(make, oracle):
 
 @RANKING
 def test_one_pair_has_no_order(make, oracle):
-    values, gradient = value_and_gradient(make(reduction=None), [0.5], pairs_of(1))
+    values, gradient = goldens.value_and_gradient(make(reduction=None), [0.5], pairs_of(1))
     np.testing.assert_array_equal(values, 0)
     np.testing.assert_array_equal(gradient, 0)
 
@@ -189,13 +122,13 @@ def test_only_the_order_of_the_scores_counts(make, oracle):
 def test_a_large_scale_does_not_overflow(make, oracle):
     pairs, scores = pairs_of(), np.arange(8)
     with goldens.kernels(compiled=True):
-        value, gradient = value_and_gradient(make(1e4), scores, pairs)
+        value, gradient = goldens.value_and_gradient(make(1e4), scores, pairs)
     assert value > 100  # exp of it is beyond float32
     np.testing.assert_allclose(value, oracle(scores, pairs, 1e4).mean(), rtol=1e-5)
     assert np.isfinite(gradient).all()
     # In the right order, and far from another one: nothing to learn.
     cosines = oracles.columns_distances("cosine", pairs)[:, 0]
-    value, gradient = value_and_gradient(CoSENTLoss(1e6), -cosines, pairs)
+    value, gradient = goldens.value_and_gradient(CoSENTLoss(1e6), -cosines, pairs)
     assert value == 0
     np.testing.assert_array_equal(gradient, 0)
 
@@ -285,7 +218,7 @@ def test_a_zero_vector_has_cosine_zero():
         (CoSENTLoss(reduction=None), oracles.co_sent),
         (AnglELoss(reduction=None), oracles.angle),
     ]:
-        values, gradient = value_and_gradient(loss, scores, pairs)
+        values, gradient = goldens.value_and_gradient(loss, scores, pairs)
         np.testing.assert_allclose(values, oracle(scores, pairs), rtol=1e-4, atol=1e-5)
         np.testing.assert_array_equal(gradient[0, 0], 0)
         assert np.isfinite(gradient).all()

@@ -12,7 +12,7 @@ import tfembloss
 from tfembloss import layers, losses
 from tfembloss.losses import recommended
 
-README = pathlib.Path(__file__).parent.parent / "README.md"
+README = pathlib.Path(__file__).parents[2] / "README.md"
 
 
 def test_the_readme_has_the_same_table():

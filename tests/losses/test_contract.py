@@ -7,21 +7,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import CASES, ONE_OF_EACH_KIND
-from goldens import kernels, plain_kernels  # noqa: F401
+from goldens import kernels, plain_kernels, value_and_gradient  # noqa: F401
 
 from tfembloss import losses, miners
 
 # The formulas are checked as plain TensorFlow, and what XLA makes of them against that:
 # it takes a second or two for every kernel, dtype and shape.
 every_loss = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-
-
-def value_and_gradient(loss, y_true, y_pred, **kwargs):
-    y_pred = tf.convert_to_tensor(y_pred)
-    with tf.GradientTape() as tape:
-        tape.watch(y_pred)
-        value = loss(y_true, y_pred, **kwargs)
-    return value.numpy(), tape.gradient(value, y_pred).numpy()
 
 
 @every_loss
@@ -193,7 +185,7 @@ def test_distances_that_overflow_show(case, power):
     functools.partial(losses.TripletMarginLoss, miner=miners.AngularMiner()),
 ])  # fmt: skip
 def test_distances_that_overflow_show_in_any_distance(loss, distance):
-    y_true, y_pred = CASES["batch-all"].inputs(9)
+    y_true, y_pred = CASES["BatchAllTripletLoss"].inputs(9)
     loss = loss(distance=distance)
     assert not np.isfinite(loss(y_true, (y_pred * 1e20).astype("float32")))
     assert np.isfinite(loss(y_true, (y_pred * 1e8).astype("float32")))

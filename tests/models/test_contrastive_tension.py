@@ -15,19 +15,6 @@ IN_BATCH = "ContrastiveTensionLossInBatchNegatives"
 # The losses.
 
 
-@pytest.mark.parametrize(
-    ("name", "case", "dtype", "rtol", "compiled"),
-    goldens.runs(["ContrastiveTensionLoss", IN_BATCH]),
-)
-def test_equals_sentence_transformers(name, case, dtype, rtol, compiled):
-    golden = goldens.arrays("sentence_transformers", name, case)
-    x, gradient = goldens.columns(golden)
-    labels = golden["labels"] if name != IN_BATCH else None
-    options = {"scale": float(np.exp(golden["w_logit_scale"]))} if name == IN_BATCH else {}
-    loss = getattr(losses, name)(**options, dtype=dtype)
-    goldens.assert_equal(loss, labels, x, golden["loss"], gradient, rtol, compiled)
-
-
 def test_learned_scale_is_sentence_transformers():
     golden = goldens.arrays("sentence_transformers", IN_BATCH, "case2")
     x, _ = goldens.columns(golden)

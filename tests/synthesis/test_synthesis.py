@@ -22,7 +22,7 @@ import tensorflow as tf
 import tfembloss
 from tfembloss import synthesis
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "tests" / "distributed" / "synthesize.py"
 _spec = importlib.util.spec_from_file_location("synthesize_script", SCRIPT)
 script = importlib.util.module_from_spec(_spec)

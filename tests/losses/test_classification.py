@@ -1,4 +1,3 @@
-import functools
 import math
 
 import goldens
@@ -7,7 +6,7 @@ import oracles
 import pytest
 import tensorflow as tf
 
-from tfembloss.layers import CosineHead, PairHead
+from tfembloss.layers import CosineHead
 from tfembloss.losses import (
     ArcFaceLoss,
     CosFaceLoss,
@@ -18,77 +17,6 @@ from tfembloss.losses import (
 )
 
 plain_kernels = goldens.plain_kernels
-
-METRIC_LEARNING = {
-    "loss_arcface": ArcFaceLoss,
-    "loss_arcface_m05s30": functools.partial(ArcFaceLoss, math.radians(57.3), 30.0),
-    "loss_subcenter": ArcFaceLoss,
-    "loss_cosface": CosFaceLoss,
-    "loss_normsoftmax": NormalizedSoftmaxLoss,
-    "loss_proxynca": ProxyNCALoss,
-    "loss_proxynca_s9": functools.partial(ProxyNCALoss, 9.0),
-    "loss_proxyanchor": ProxyAnchorLoss,
-}
-
-
-@pytest.mark.parametrize("case, dtype, rtol", goldens.ROW_RUNS)
-@pytest.mark.parametrize("name", METRIC_LEARNING)
-def test_equals_pytorch_metric_learning(name, case, dtype, rtol):
-    """With the centres, of which the gradient is compared as well."""
-    golden = goldens.arrays("pytorch_metric_learning", name, case)
-    if "pgrad_W" in golden:
-        centers, of_centers = golden["param_W"].T, golden["pgrad_W"].T
-    else:
-        centers, of_centers = golden["param_proxies"], golden["pgrad_proxies"]
-    head = CosineHead(10, golden["config"].get("sub_centers", 1), dtype=dtype)
-    head.build(golden["embeddings"].shape)
-    head.set_weights([centers])
-    goldens.assert_equal(
-        METRIC_LEARNING[name](dtype=dtype),
-        golden["labels"],
-        golden["embeddings"],
-        golden["loss"],
-        golden["grad"],
-        rtol,
-        compiled=dtype == "float32",
-        head=head,
-        of_weights=[of_centers],
-    )
-
-
-SENTENCE_TRANSFORMERS = {
-    "SoftmaxLoss": {},
-    "SoftmaxLoss-probs": {},
-    "SoftmaxLoss-mult": {"product": True},
-    "SoftmaxLoss-diffonly": {"embeddings": False},
-    "SoftmaxLoss-reponly": {"difference": False},
-}
-
-
-@pytest.mark.parametrize(
-    "name, case, dtype, rtol, compiled", goldens.runs(SENTENCE_TRANSFORMERS)
-)
-def test_equals_sentence_transformers(name, case, dtype, rtol, compiled):
-    golden = goldens.arrays("sentence_transformers", name, case)
-    y_pred, gradient = goldens.columns(golden)
-    weights, of_weights = (
-        [golden[f"{kind}w_kernel"].T, golden[f"{kind}w_bias"]] for kind in ("", "grad_")
-    )
-    head = PairHead(3, **SENTENCE_TRANSFORMERS[name], dtype=dtype)
-    head.build(y_pred.shape)
-    head.set_weights(weights)
-    goldens.assert_equal(
-        SoftmaxLoss(dtype=dtype),
-        golden["labels"],
-        y_pred,
-        golden["loss"],
-        gradient,
-        rtol,
-        compiled,
-        head,
-        of_weights,
-    )
-
 
 ON_COSINES = {
     ArcFaceLoss: oracles.arc_face,
@@ -107,14 +35,6 @@ def cosines_of(num_rows=8, num_classes=5, seed=0):
     return labels, rng.uniform(-1, 1, size=[num_rows, num_classes])
 
 
-def value_and_gradient(loss, y_true, y_pred):
-    y_pred = tf.constant(y_pred, loss.dtype)
-    with tf.GradientTape() as tape:
-        tape.watch(y_pred)
-        value = loss(y_true, y_pred)
-    return value.numpy(), tape.gradient(value, y_pred).numpy()
-
-
 @on_cosines
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_cosines_of_exactly_one(make, oracle, dtype):
@@ -127,12 +47,12 @@ def test_cosines_of_exactly_one(make, oracle, dtype):
     rtol = 1e-9 if dtype == "float64" else 1e-5
     loss = make(reduction=None, dtype=dtype)
     with goldens.kernels(compiled=True):
-        values, gradient = value_and_gradient(loss, labels, cosines)
+        values, gradient = goldens.value_and_gradient(loss, labels, cosines)
         np.testing.assert_allclose(values, expected, rtol=rtol, atol=1e-5)
         assert np.isfinite(gradient).all()
         # As rounding makes them, beyond what a cosine can be.
         cosines = np.nextafter(cosines, 2 * cosines)
-        values, gradient = value_and_gradient(loss, labels, cosines)
+        values, gradient = goldens.value_and_gradient(loss, labels, cosines)
         np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-4)
         assert np.isfinite(gradient).all()
 
@@ -160,7 +80,7 @@ def test_the_loss_grows_with_the_angle_up_to_180_degrees():
     cosines[:, 0] = np.cos(angles)
     margin = math.radians(40)
     loss = ArcFaceLoss(margin, 4.0, reduction=None, dtype="float64")
-    values, gradient = value_and_gradient(loss, labels, cosines)
+    values, gradient = goldens.value_and_gradient(loss, labels, cosines)
     expected = oracles.arc_face(labels, cosines, margin, 4.0)
     np.testing.assert_allclose(values, expected, rtol=1e-9)
     assert (np.diff(values) > 0).all()
@@ -208,7 +128,7 @@ def test_each_proxys_terms_are_shared_out(seed):
 def test_proxies_of_one_class(num_rows):
     labels, cosines = cosines_of(num_rows)
     labels = np.full_like(labels, 3)
-    values, gradient = value_and_gradient(
+    values, gradient = goldens.value_and_gradient(
         ProxyAnchorLoss(reduction=None, dtype="float64"), labels, cosines
     )
     np.testing.assert_allclose(
@@ -221,7 +141,7 @@ def test_proxies_of_one_class(num_rows):
 def test_a_large_scale_does_not_overflow(make):
     labels, cosines = cosines_of()
     with goldens.kernels(compiled=True):
-        value, gradient = value_and_gradient(make(0.1, 1e4), labels, cosines)
+        value, gradient = goldens.value_and_gradient(make(0.1, 1e4), labels, cosines)
     expected = ON_COSINES[make](labels, cosines, 0.1, 1e4).mean()
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     assert np.isfinite(gradient).all()
@@ -230,7 +150,9 @@ def test_a_large_scale_does_not_overflow(make):
 def test_probabilities_and_labels():
     labels, cosines = cosines_of()
     logits = 1e3 * cosines
-    values, gradient = value_and_gradient(SoftmaxLoss(reduction=None), labels, logits)
+    values, gradient = goldens.value_and_gradient(
+        SoftmaxLoss(reduction=None), labels, logits
+    )
     np.testing.assert_allclose(
         values, oracles.softmax(labels, logits), rtol=1e-5, atol=1e-6
     )

@@ -1,5 +1,3 @@
-import functools
-
 import goldens
 import numpy as np
 import oracles
@@ -17,102 +15,11 @@ from tfembloss.losses import (
 )
 from tfembloss.losses.labeled import triplet_sums
 
-COSINE, SQUARED = {"distance": "cosine"}, {"distance": "squared_euclidean"}
 BY_LABEL = {
     "BatchAllTripletLoss": BatchAllTripletLoss,
     "BatchHardTripletLoss": BatchHardTripletLoss,
     "BatchSemiHardTripletLoss": BatchSemiHardTripletLoss,
 }
-SENTENCE_TRANSFORMERS = {
-    f"{name}{suffix}": functools.partial(loss, **options)
-    for name, loss in BY_LABEL.items()
-    for suffix, options in {
-        "": {},
-        "-m0.2": {"margin": 0.2},
-        "-sqeuclidean": SQUARED,
-        "-sqeuclidean-m0.2": {**SQUARED, "margin": 0.2},
-        "-cosine-m0.2": {**COSINE, "margin": 0.2},
-    }.items()
-} | {
-    "BatchHardSoftMarginTripletLoss": BatchHardSoftMarginTripletLoss,
-    "BatchHardSoftMarginTripletLoss-sqeuclidean": functools.partial(
-        BatchHardSoftMarginTripletLoss, **SQUARED
-    ),
-    "BatchHardSoftMarginTripletLoss-cosine": functools.partial(
-        BatchHardSoftMarginTripletLoss, **COSINE
-    ),
-    "TripletLoss": TripletLoss,
-    "TripletLoss-m0.2": functools.partial(TripletLoss, margin=0.2),
-    "TripletLoss-cosine-m0.5": functools.partial(TripletLoss, **COSINE, margin=0.5),
-    "TripletLoss-manhattan": functools.partial(TripletLoss, distance="manhattan"),
-}
-
-
-@pytest.mark.parametrize("case, dtype, rtol", goldens.CASE_RUNS)
-@pytest.mark.parametrize("name", SENTENCE_TRANSFORMERS)
-def test_equals_sentence_transformers(name, case, dtype, rtol):
-    golden = goldens.arrays("sentence_transformers", name, case)
-    loss = SENTENCE_TRANSFORMERS[name](dtype=dtype)
-    if isinstance(loss, TripletLoss):
-        y_pred, gradient = (
-            np.stack([golden[f"{kind}_{i}"] for i in range(3)], axis=1)
-            for kind in ("emb", "grad_emb")
-        )
-        goldens.assert_equal(loss, None, y_pred, golden["loss"], gradient, rtol)
-    else:
-        labels = golden["labels"].reshape(-1).astype("int64")
-        x, gradient = golden["emb_0"], golden["grad_emb_0"]
-        goldens.assert_equal(loss, labels, x, golden["loss"], gradient, rtol)
-
-
-def _easy_semihard(distance):
-    return miners.BatchEasyHardMiner("easy", "semihard", distance=distance)
-
-
-METRIC_LEARNING = {
-    "loss_triplet": {},
-    "loss_triplet_m02": {"margin": 0.2},
-    "loss_triplet_cos": {"margin": 0.2, "distance": "cosine"},
-    "loss_triplet_raw": {"margin": 1.0, "distance": "euclidean"},
-    "loss_triplet_l1raw": {"margin": 1.0, "distance": "manhattan"},
-    "loss_triplet_swap": {"margin": 0.2, "swap": True},
-    "loss_triplet_cos_swap": {"margin": 0.2, "swap": True, "distance": "cosine"},
-    "loss_triplet_smooth": {"margin": 0.2, "smooth": True},
-    "combo_triplet__tmm_semihard": {
-        "miner": miners.TripletMarginMiner(type_of_triplets="semihard")
-    },
-    "combo_triplet_m02__tmm_all": {"margin": 0.2, "miner": miners.TripletMarginMiner()},
-    "combo_triplet_m02__tmm_hard": {
-        "margin": 0.2,
-        "miner": miners.TripletMarginMiner(type_of_triplets="hard"),
-    },
-    "combo_triplet_m02__batchhard": {"margin": 0.2, "miner": miners.BatchHardMiner()},
-    "combo_triplet_smooth__batchhard": {
-        "margin": 0.2,
-        "smooth": True,
-        "miner": miners.BatchHardMiner(),
-    },
-    "combo_triplet_m02__angular20": {"margin": 0.2, "miner": miners.AngularMiner()},
-    "combo_triplet_m02__beh_easy_semihard": {
-        "margin": 0.2,
-        "miner": _easy_semihard("normalized_euclidean"),
-    },
-    "combo_triplet_cos__beh_easy_semihard_cos": {
-        "margin": 0.2,
-        "distance": "cosine",
-        "miner": _easy_semihard("cosine"),
-    },
-}
-
-
-@pytest.mark.parametrize("case, dtype, rtol", goldens.ROW_RUNS)
-@pytest.mark.parametrize("name", METRIC_LEARNING)
-def test_equals_pytorch_metric_learning(name, case, dtype, rtol):
-    golden = goldens.arrays("pytorch_metric_learning", name, case)
-    loss = TripletMarginLoss(**METRIC_LEARNING[name], dtype=dtype)
-    goldens.assert_equal(
-        loss, golden["labels"], golden["embeddings"], golden["loss"], golden["grad"], rtol
-    )
 
 
 def test_any_function_may_be_the_distance():

@@ -10,28 +10,6 @@ from tfembloss.losses import MatryoshkaLoss
 
 plain_kernels = goldens.plain_kernels
 
-INNER = {
-    "MatryoshkaLoss": losses.MultipleNegativesRankingLoss,
-    "MatryoshkaLoss-weights": losses.MultipleNegativesRankingLoss,
-    "MatryoshkaLoss-cosent": losses.CoSENTLoss,
-    "MatryoshkaLoss-mse": losses.MSELoss,
-    "MatryoshkaLoss-triplet": lambda dtype: losses.TripletLoss(margin=1.0, dtype=dtype),
-}
-
-
-@pytest.mark.parametrize("name, case, dtype, rtol, compiled", goldens.runs(INNER))
-def test_equals_sentence_transformers(name, case, dtype, rtol, compiled):
-    golden = goldens.arrays("sentence_transformers", name, case)
-    config = golden["config"]
-    y_pred, gradient = goldens.columns(golden)
-    if name == "MatryoshkaLoss-mse":
-        y_pred, gradient = y_pred[:, 0], gradient[:, 0]
-    loss = MatryoshkaLoss(INNER[name](dtype=dtype), config["dims"], config["weights"])
-    assert loss.dtype == dtype
-    goldens.assert_equal(
-        loss, golden.get("labels"), y_pred, golden["loss"], gradient, rtol, compiled
-    )
-
 
 def columns_of(num_columns=2, num_rows=6, dim=4, seed=0):
     return np.random.default_rng(seed).normal(size=[num_rows, num_columns, dim])

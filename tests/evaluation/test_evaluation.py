@@ -12,7 +12,7 @@ from tfembloss.evaluation import (
     retrieval_metrics,
 )
 
-FOLDER = pathlib.Path(__file__).parent / "golden"
+FOLDER = pathlib.Path(__file__).parents[1] / "golden"
 GOLDEN = np.load(FOLDER / "information_retrieval.npz")
 LABELS_GOLDEN = np.load(FOLDER / "label_retrieval.npz")
 

@@ -1,4 +1,3 @@
-import goldens
 import keras
 import numpy as np
 import pytest
@@ -15,18 +14,6 @@ TEXTS = ["a b c", "d e f g", "h i", "j", "k l m n o", ""]
 
 
 # The loss.
-
-
-@pytest.mark.parametrize(
-    ("name", "case", "dtype", "rtol", "compiled"),
-    goldens.runs(["DenoisingAutoEncoderLoss"]),
-)
-def test_equals_sentence_transformers(name, case, dtype, rtol, compiled):
-    golden = goldens.arrays("sentence_transformers", name, case)
-    loss = DenoisingAutoEncoderLoss(golden["config"]["pad_id"], dtype=dtype)
-    targets = golden["input_ids"][:, 1:]  # there the first token is given
-    x, gradient = golden["logits"], golden["grad_logits"]
-    goldens.assert_equal(loss, targets, x, golden["loss"], gradient, rtol, compiled)
 
 
 @pytest.mark.parametrize("dtype", ["int32", "int64", "uint8"])

@@ -1,70 +1,12 @@
-import pathlib
-
-import goldens
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tfembloss.losses import (
-    MegaBatchMarginLoss,
     MultipleNegativeRankingLoss,
     MultipleNegativesRankingLoss,
 )
-
-GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "sentence_transformers.npz")
-VARIANTS = {
-    "MultipleNegativesRankingLoss": {},
-    "MultipleNegativesRankingLoss-sym": {"symmetric": True},
-    "MultipleNegativesRankingLoss-dot": {"similarity": "dot", "scale": 1.0},
-    "MultipleNegativesRankingLoss-s50": {"scale": 50.0},
-    "MultipleNegativesRankingLoss-triplet": {},
-    "MultipleNegativesRankingLoss-ntuple": {},
-}
-
-
-@pytest.mark.parametrize("dtype, rtol", [("float64", 1e-9), ("float32", 1e-5)])
-@pytest.mark.parametrize("case", ["case0", "case1", "case2"])
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_equals_sentence_transformers(variant, case, dtype, rtol):
-    golden = {
-        key.rpartition("/")[2]: GOLDEN[key]
-        for key in GOLDEN.files
-        if key.startswith(f"{variant}/{case}/")
-    }
-    num_columns = sum(key.startswith("emb_") for key in golden)
-    columns, gradients = (
-        np.stack([golden[f"{kind}_{i}"] for i in range(num_columns)], axis=1)
-        for kind in ("emb", "grad_emb")
-    )
-    columns = tf.constant(columns, dtype)
-    loss = MultipleNegativesRankingLoss(**VARIANTS[variant], dtype=dtype)
-    with goldens.kernels(compiled=False):  # test_contract compares what XLA makes of them
-        with tf.GradientTape() as tape:
-            tape.watch(columns)
-            value = loss(tf.zeros([len(columns), 0]), columns)
-        error = tape.gradient(value, columns) - gradients
-    np.testing.assert_allclose(value, golden["loss"], rtol=rtol)
-    assert np.linalg.norm(error) <= rtol * np.linalg.norm(gradients)
-
-
-MARGINS = {
-    "MegaBatchMarginLoss": {},
-    "MegaBatchMarginLoss-p0.9n0.0": {"positive_margin": 0.9, "negative_margin": 0.0},
-}
-
-
-@pytest.mark.parametrize(
-    ("name", "case", "dtype", "rtol", "compiled"), goldens.runs(MARGINS)
-)
-@pytest.mark.parametrize("tile_size", [None, 4])
-def test_mega_batch_equals_sentence_transformers(
-    name, case, dtype, rtol, compiled, tile_size
-):
-    golden = goldens.arrays("sentence_transformers", name, case)
-    x, gradient = goldens.columns(golden)
-    loss = MegaBatchMarginLoss(**MARGINS[name], tile_size=tile_size, dtype=dtype)
-    goldens.assert_equal(loss, None, x, golden["loss"], gradient, rtol, compiled)
 
 
 def columns_of(rows, num_columns=2, seed=0):

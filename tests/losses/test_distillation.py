@@ -1,116 +1,33 @@
-import functools
-
 import goldens
-import keras
 import numpy as np
 import oracles
 import pytest
 import tensorflow as tf
+from golden_table import GIST
 
 from tfembloss.losses import DistillKLDivLoss, GISTEmbedLoss, MarginMSELoss, MSELoss
 
 plain_kernels = goldens.plain_kernels
-
-COSINE = {"similarity": "cosine"}
-GIST = {
-    "": {},
-    "-t0.05": {"temperature": 0.05},
-    "-abs0.1": {"temperature": 0.05, "margin": 0.1},
-    "-rel0.05": {"temperature": 0.05, "margin": 0.05, "margin_strategy": "relative"},
-    "-apo": {
-        "temperature": 0.05,
-        "contrast_anchors": False,
-        "contrast_positives": False,
-    },
-}
-SENTENCE_TRANSFORMERS = {
-    "MSELoss": MSELoss,
-    "MSELoss-1col": MSELoss,
-    "MSELoss-broadcast": MSELoss,
-    "DistillKLDivLoss": DistillKLDivLoss,
-    "DistillKLDivLoss-t2": functools.partial(DistillKLDivLoss, temperature=2.0),
-    "DistillKLDivLoss-cosine": functools.partial(
-        DistillKLDivLoss, **COSINE, temperature=0.1
-    ),
-    "DistillKLDivLoss-ts": functools.partial(
-        DistillKLDivLoss, student_temperature=0.5, teacher_temperature=2.0
-    ),
-}
-for targets in ("", "-scores", "-ntuple", "-ntuplescores"):
-    SENTENCE_TRANSFORMERS[f"MarginMSELoss{targets}"] = MarginMSELoss
-    SENTENCE_TRANSFORMERS[f"MarginMSELoss{targets}-cosine"] = functools.partial(
-        MarginMSELoss, **COSINE
-    )
-for suffix, options in GIST.items():
-    for kind in ("", "-triplet"):
-        SENTENCE_TRANSFORMERS[f"GISTEmbedLoss{kind}{suffix}"] = functools.partial(
-            GISTEmbedLoss, **options
-        )
 
 
 def guide_of(golden, num_columns):
     return np.stack([golden[f"guide_{i}"] for i in range(num_columns)], axis=1)
 
 
-@pytest.mark.parametrize(
-    "name, case, dtype, rtol, compiled", goldens.runs(SENTENCE_TRANSFORMERS)
-)
-def test_equals_sentence_transformers(name, case, dtype, rtol, compiled):
-    golden = goldens.arrays("sentence_transformers", name, case)
-    y_pred, gradient = goldens.columns(golden)
-    if name == "MSELoss-1col":
-        y_pred, gradient = y_pred[:, 0], gradient[:, 0]
-    is_gist = name.startswith("GIST")
-    y_true = guide_of(golden, y_pred.shape[1]) if is_gist else golden["labels"]
-    loss = SENTENCE_TRANSFORMERS[name](dtype=dtype)
-    goldens.assert_equal(loss, y_true, y_pred, golden["loss"], gradient, rtol, compiled)
-
-
-@pytest.mark.parametrize("case, dtype, rtol", goldens.CASE_RUNS)
-def test_a_projection_is_trained_with_the_student(case, dtype, rtol):
-    golden = goldens.arrays("sentence_transformers", "MSELoss-projection", case)
-    weights, of_weights = (
-        [golden[f"{kind}w_kernel"].T, golden[f"{kind}w_bias"]] for kind in ("", "grad_")
-    )
-    projection = keras.layers.Dense(len(golden["w_bias"]), dtype=dtype)
-    projection.build(golden["emb_0"].shape)
-    projection.set_weights(weights)
-    goldens.assert_equal(
-        MSELoss(dtype=dtype),
-        golden["labels"],
-        golden["emb_0"],
-        golden["loss"],
-        golden["grad_emb_0"],
-        rtol,
-        compiled=dtype == "float32",
-        head=projection,
-        of_weights=of_weights,
-    )
-
-
 # In no golden case does the peer leave a row's anchor or positive as its own negative: its
 # oracle, whose one difference that is, is tested below with one that has.
 @pytest.mark.parametrize("own_by_guide", [False, True])
-@pytest.mark.parametrize("name", [n for n in SENTENCE_TRANSFORMERS if n[:4] == "GIST"])
-def test_the_oracle_is_the_peers_formula(name, own_by_guide):
-    golden = goldens.arrays("sentence_transformers", name, "case2")
+@pytest.mark.parametrize("suffix", GIST)
+def test_the_oracle_is_the_peers_formula(suffix, own_by_guide):
+    golden = goldens.arrays("sentence_transformers", f"GISTEmbedLoss{suffix}", "case2")
     y_pred, _ = goldens.columns(golden)
-    options = SENTENCE_TRANSFORMERS[name].keywords
-    guide = guide_of(golden, y_pred.shape[1])
+    guide, options = guide_of(golden, y_pred.shape[1]), GIST[suffix]
     values = oracles.gist(guide, y_pred, **options, own_by_guide=own_by_guide)
     np.testing.assert_allclose(values.mean(), golden["loss"], rtol=1e-12)
 
 
 def columns_of(num_columns=3, num_rows=6, dim=4, seed=0):
     return np.random.default_rng(seed).normal(size=[num_rows, num_columns, dim])
-
-
-def value_and_gradient(loss, y_true, y_pred):
-    y_pred = tf.constant(y_pred, loss.dtype)
-    with tf.GradientTape() as tape:
-        tape.watch(y_pred)
-        value = loss(y_true, y_pred)
-    return value.numpy(), tape.gradient(value, y_pred).numpy()
 
 
 def test_a_teachers_row_is_every_columns():
@@ -151,7 +68,7 @@ def test_margins_and_scores_are_told_apart():
 def test_the_divergence_is_zero_where_the_student_agrees():
     x = columns_of(4)
     scores = -oracles.columns_distances("dot", x)
-    value, gradient = value_and_gradient(
+    value, gradient = goldens.value_and_gradient(
         DistillKLDivLoss(temperature=0.5, dtype="float64"), scores + 100.0, x
     )
     np.testing.assert_allclose(value, 0, atol=1e-12)
@@ -161,7 +78,7 @@ def test_the_divergence_is_zero_where_the_student_agrees():
 def test_a_certain_teacher_is_finite():
     x = columns_of(4)
     scores = np.tile([1e4, 0.0, -1e4], [6, 1])
-    value, gradient = value_and_gradient(DistillKLDivLoss(), scores, x)
+    value, gradient = goldens.value_and_gradient(DistillKLDivLoss(), scores, x)
     expected = oracles.distill_kl_div(scores, x).mean()
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     assert np.isfinite(gradient).all()
@@ -186,7 +103,9 @@ def test_a_row_is_not_its_own_negative():
     pairs = np.repeat(np.eye(6)[:, None], 2, axis=1)
     peers = oracles.gist(pairs, pairs, own_by_guide=True)
     np.testing.assert_allclose(peers, np.log(3))
-    values, gradient = value_and_gradient(GISTEmbedLoss(reduction=None), pairs, pairs)
+    values, gradient = goldens.value_and_gradient(
+        GISTEmbedLoss(reduction=None), pairs, pairs
+    )
     np.testing.assert_allclose(values, 0, atol=1e-6)
     np.testing.assert_allclose(gradient, 0, atol=1e-6)
     # A margin masks all that the guide takes for as alike, there as well.
@@ -222,7 +141,7 @@ def test_guides_of_another_dimension(options, num_columns):
 
 def test_one_row_has_its_own_negatives_only():
     x, guide = columns_of(3, 1), columns_of(3, 1, seed=1)
-    values, gradient = value_and_gradient(GISTEmbedLoss(), guide[:, :2], x[:, :2])
+    values, gradient = goldens.value_and_gradient(GISTEmbedLoss(), guide[:, :2], x[:, :2])
     np.testing.assert_allclose(values, 0, atol=1e-6)
     np.testing.assert_allclose(gradient, 0, atol=1e-5)
     np.testing.assert_allclose(

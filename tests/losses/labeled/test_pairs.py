@@ -1,4 +1,3 @@
-import goldens
 import numpy as np
 import oracles
 import pytest
@@ -6,61 +5,6 @@ import tensorflow as tf
 from goldens import kernels, plain_kernels  # noqa: F401
 
 from tfembloss import losses, miners
-
-METRIC_LEARNING = {
-    "loss_ntxent": losses.NTXentLoss,
-    "loss_ntxent_t05": (losses.NTXentLoss, {"temperature": 0.5}),
-    "loss_ntxent_l2": (
-        losses.NTXentLoss,
-        {"temperature": 0.5, "distance": "normalized_euclidean"},
-    ),
-    "loss_supcon": losses.SupConLoss,
-    "loss_multisim": losses.MultiSimilarityLoss,
-    "loss_multisim_b40": (losses.MultiSimilarityLoss, {"beta": 40.0, "base": 1.0}),
-    "loss_multisim_l2": (losses.MultiSimilarityLoss, {"distance": "normalized_euclidean"}),
-    "loss_circle": losses.CircleLoss,
-    "loss_circle_reid": (losses.CircleLoss, {"m": 0.25, "gamma": 128.0}),
-    "loss_lifted": losses.LiftedStructureLoss,
-    "loss_lifted_raw": (losses.LiftedStructureLoss, {"distance": "euclidean"}),
-    "loss_genlifted": losses.GeneralizedLiftedStructureLoss,
-    "loss_npairs": losses.NPairsLoss,
-    "loss_npairs_raw": (losses.NPairsLoss, {"distance": "dot"}),
-    "loss_margin": losses.MarginLoss,
-    "combo_ntxent__ms": (losses.NTXentLoss, {"miner": miners.MultiSimilarityMiner()}),
-    "combo_ntxent__tmm_semihard": (
-        losses.NTXentLoss,
-        {"miner": miners.TripletMarginMiner(type_of_triplets="semihard")},
-    ),
-    "combo_supcon__ms": (losses.SupConLoss, {"miner": miners.MultiSimilarityMiner()}),
-    "combo_multisim__ms": (
-        losses.MultiSimilarityLoss,
-        {"miner": miners.MultiSimilarityMiner()},
-    ),
-    "combo_circle__ms": (losses.CircleLoss, {"miner": miners.MultiSimilarityMiner()}),
-    "combo_lifted__tmm_all": (
-        losses.LiftedStructureLoss,
-        {"miner": miners.TripletMarginMiner()},
-    ),
-    "combo_margin__tmm_all": (losses.MarginLoss, {"miner": miners.TripletMarginMiner()}),
-}
-
-
-@pytest.mark.parametrize("case, dtype, rtol", goldens.ROW_RUNS)
-@pytest.mark.parametrize("name", METRIC_LEARNING)
-def test_equals_pytorch_metric_learning(name, case, dtype, rtol):
-    golden = goldens.arrays("pytorch_metric_learning", name, case)
-    make = METRIC_LEARNING[name]
-    make, options = make if isinstance(make, tuple) else (make, {})
-    goldens.assert_equal(
-        make(**options, dtype=dtype),
-        golden["labels"],
-        golden["embeddings"],
-        golden["loss"],
-        golden["grad"],
-        rtol,
-        compiled=dtype == "float32",
-    )
-
 
 ON_A_GRID = {
     losses.NTXentLoss: (oracles.nt_xent, {"distance": "manhattan", "temperature": 0.5}),

@@ -19,7 +19,7 @@ import tfembloss
 from tfembloss import layers, losses
 from tfembloss.callbacks import ResumableCheckpoint
 
-KILLS = pathlib.Path(__file__).parent / "distributed" / "kills.py"
+KILLS = pathlib.Path(__file__).parents[1] / "distributed" / "kills.py"
 X = np.random.default_rng(0).normal(size=[2, 22, 4]).astype("float32")
 Y = np.arange(22) % 3
 STEPS = 6  # of 4 rows in an epoch, the last of 2

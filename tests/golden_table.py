@@ -1,0 +1,451 @@
+"""The peers' losses in tests/golden, and which of ours has their values and gradients."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import goldens
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfembloss import layers, losses, miners
+
+SBERT, PML = "sentence_transformers", "pytorch_metric_learning"
+
+
+class Golden(NamedTuple):
+    """One loss of a peer.
+
+    Args:
+        library: of which it is.
+        name: the peer's, with its options, as in the file.
+        make: ours: the class with its options bound, or a function of a case's arrays.
+        inputs: function of a case's arrays: y_true, y_pred and the gradient of y_pred.
+        head: function of a case's arrays and a dtype: a layer from y_pred to what the loss
+            takes, and the gradients of its weights; or None.
+        runs: `(case, dtype, rtol, compiled)`.
+    """
+
+    library: str
+    name: str
+    make: Callable
+    inputs: Callable
+    head: Callable | None = None
+    runs: tuple | None = None
+
+    @property
+    def id(self):
+        """The class's name, as those of `cases.CASES` begin, and the peer's."""
+        of = getattr(self.make, "func", self.make).__name__
+        return self.name if self.name.startswith(of) else f"{of}-{self.name}"
+
+    def loss(self, golden, dtype):
+        """Our loss of a case's arrays."""
+        if isinstance(self.make, _FromArrays):
+            return self.make(golden, dtype)
+        return self.make(dtype=dtype)
+
+
+class _FromArrays(NamedTuple):
+    """A loss with options that are in a case's arrays."""
+
+    func: type
+    make: Callable
+
+    def __call__(self, golden, dtype):
+        return self.make(golden, dtype)
+
+
+def _columns(golden):
+    y_pred, gradient = goldens.columns(golden)
+    return golden.get("labels"), y_pred, gradient  # AnglELoss's triplets have none
+
+
+def _without_targets(golden):
+    return (None, *goldens.columns(golden))
+
+
+def _guided(golden):
+    y_pred, gradient = goldens.columns(golden)
+    guides = [golden[f"guide_{i}"] for i in range(y_pred.shape[1])]
+    return np.stack(guides, axis=1), y_pred, gradient
+
+
+def _first_column(golden):
+    y_true, y_pred, gradient = _columns(golden)
+    return y_true, y_pred[:, 0], gradient[:, 0]
+
+
+def _first_column_with_ids(golden):
+    y_true, y_pred, gradient = _first_column(golden)
+    return y_true.reshape(-1).astype("int64"), y_pred, gradient
+
+
+def _logits(golden):
+    targets = golden["input_ids"][:, 1:]  # there the first token is given
+    return targets, golden["logits"], golden["grad_logits"]
+
+
+def _rows(golden):
+    return golden["labels"], golden["embeddings"], golden["grad"]
+
+
+def _cosine_head(golden, dtype):
+    if "pgrad_W" in golden:
+        centers, of_centers = golden["param_W"].T, golden["pgrad_W"].T
+    else:
+        centers, of_centers = golden["param_proxies"], golden["pgrad_proxies"]
+    sub_centers = golden["config"].get("sub_centers", 1)
+    head = layers.CosineHead(10, sub_centers, dtype=dtype)
+    head.build(golden["embeddings"].shape)
+    head.set_weights([centers])
+    return head, [of_centers]
+
+
+def _dense_weights(golden):
+    return ([golden[f"{k}w_kernel"].T, golden[f"{k}w_bias"]] for k in ("", "grad_"))
+
+
+def _pair_head(golden, dtype, **options):
+    head = layers.PairHead(3, **options, dtype=dtype)
+    head.build(goldens.columns(golden)[0].shape)
+    weights, of_weights = _dense_weights(golden)
+    head.set_weights(weights)
+    return head, of_weights
+
+
+def _projection(golden, dtype):
+    projection = keras.layers.Dense(len(golden["w_bias"]), dtype=dtype)
+    projection.build(golden["emb_0"].shape)
+    weights, of_weights = _dense_weights(golden)
+    projection.set_weights(weights)
+    return projection, of_weights
+
+
+def peers_distance(order):
+    """torch's pairwise_distance: 1e-6 is added to every component of the difference."""
+
+    def distance(a, b):
+        return tf.norm(a - b + 1e-6, ord=order, axis=-1)
+
+    return distance
+
+
+GOLDENS = []
+
+
+def _sbert(loss, variants, inputs=_columns, **more):
+    """A loss of sentence-transformers by the suffix of its name: our options."""
+    GOLDENS.extend(
+        Golden(
+            SBERT,
+            f"{loss.__name__}{suffix}",
+            functools.partial(loss, **options),
+            inputs,
+            **more,
+        )
+        for suffix, options in variants.items()
+    )
+
+
+def _pml(loss, variants, head=None):
+    """A loss of pytorch-metric-learning by its name there: our options."""
+    GOLDENS.extend(
+        Golden(PML, name, functools.partial(loss, **options), _rows, head)
+        for name, options in variants.items()
+    )
+
+
+COSINE, SQUARED = {"distance": "cosine"}, {"distance": "squared_euclidean"}
+EUCLIDEAN, MANHATTAN = {"distance": peers_distance(2)}, {"distance": peers_distance(1)}
+SUM = {"reduction": "sum"}
+
+_sbert(
+    losses.MultipleNegativesRankingLoss,
+    {
+        "": {},
+        "-sym": {"symmetric": True},
+        "-dot": {"similarity": "dot", "scale": 1.0},
+        "-s50": {"scale": 50.0},
+        "-triplet": {},
+        "-ntuple": {},
+    },
+    _without_targets,
+    runs=tuple(
+        (case, dtype, rtol, False)  # test_contract compares what XLA makes of them
+        for case in ("case0", "case1", "case2")
+        for dtype, rtol in (("float64", 1e-9), ("float32", 1e-5))
+    ),
+)
+for tile_size in (None, 4):
+    _sbert(
+        losses.MegaBatchMarginLoss,
+        {
+            "": {"tile_size": tile_size},
+            "-p0.9n0.0": {
+                "positive_margin": 0.9,
+                "negative_margin": 0.0,
+                "tile_size": tile_size,
+            },
+        },
+        _without_targets,
+    )
+for loss in (
+    losses.BatchAllTripletLoss,
+    losses.BatchHardTripletLoss,
+    losses.BatchSemiHardTripletLoss,
+):
+    _sbert(
+        loss,
+        {
+            "": {},
+            "-m0.2": {"margin": 0.2},
+            "-sqeuclidean": SQUARED,
+            "-sqeuclidean-m0.2": {**SQUARED, "margin": 0.2},
+            "-cosine-m0.2": {**COSINE, "margin": 0.2},
+        },
+        _first_column_with_ids,
+    )
+_sbert(
+    losses.BatchHardSoftMarginTripletLoss,
+    {"": {}, "-sqeuclidean": SQUARED, "-cosine": COSINE},
+    _first_column_with_ids,
+)
+_sbert(
+    losses.TripletLoss,
+    {
+        "": {},
+        "-m0.2": {"margin": 0.2},
+        "-cosine-m0.5": {**COSINE, "margin": 0.5},
+        "-manhattan": {"distance": "manhattan"},
+    },
+    _without_targets,
+)
+_sbert(losses.CosineSimilarityLoss, {"": {}})
+_sbert(losses.CoSENTLoss, {"": {}, "-s50": {"scale": 50.0}})
+_sbert(losses.AnglELoss, {"": {}, "-s50": {"scale": 50.0}, "-triplet": {}, "-ntuple": {}})
+_sbert(
+    losses.ContrastiveLoss,
+    {
+        "": {},
+        "-sum": SUM,
+        "-soft": {},
+        "-m1.2": {"margin": 1.2},
+        "-m1.2-sum": {"margin": 1.2, **SUM},
+        "-euclidean": EUCLIDEAN,
+        "-euclidean-sum": {**EUCLIDEAN, **SUM},
+        "-euclidean-m6.0": {**EUCLIDEAN, "margin": 6.0},
+        "-euclidean-m6.0-sum": {**EUCLIDEAN, "margin": 6.0, **SUM},
+        "-manhattan": MANHATTAN,
+        "-manhattan-sum": {**MANHATTAN, **SUM},
+        "-manhattan-m40.0": {**MANHATTAN, "margin": 40.0},
+        "-manhattan-m40.0-sum": {**MANHATTAN, "margin": 40.0, **SUM},
+    },
+)
+_sbert(
+    losses.OnlineContrastiveLoss,
+    {
+        "": {},
+        "-m1.2": {"margin": 1.2},
+        "-euclidean": EUCLIDEAN,
+        "-euclidean-m6.0": {**EUCLIDEAN, "margin": 6.0},
+        "-manhattan": MANHATTAN,
+        "-manhattan-m40.0": {**MANHATTAN, "margin": 40.0},
+        "-allpos": {},
+        "-allneg": {},
+    },
+)
+_sbert(losses.ContrastiveTensionLoss, {"": {}})
+GOLDENS.append(
+    Golden(
+        SBERT,
+        "ContrastiveTensionLossInBatchNegatives",
+        _FromArrays(
+            losses.ContrastiveTensionLossInBatchNegatives,
+            lambda golden, dtype: losses.ContrastiveTensionLossInBatchNegatives(
+                scale=float(np.exp(golden["w_logit_scale"])), dtype=dtype
+            ),
+        ),
+        _without_targets,
+    )
+)
+_sbert(losses.MSELoss, {"": {}, "-broadcast": {}})
+_sbert(losses.MSELoss, {"-1col": {}}, _first_column)
+_sbert(losses.MSELoss, {"-projection": {}}, _first_column, head=_projection)
+_sbert(
+    losses.DistillKLDivLoss,
+    {
+        "": {},
+        "-t2": {"temperature": 2.0},
+        "-cosine": {"similarity": "cosine", "temperature": 0.1},
+        "-ts": {"student_temperature": 0.5, "teacher_temperature": 2.0},
+    },
+)
+_sbert(
+    losses.MarginMSELoss,
+    {
+        f"{targets}{suffix}": options
+        for targets in ("", "-scores", "-ntuple", "-ntuplescores")
+        for suffix, options in (("", {}), ("-cosine", {"similarity": "cosine"}))
+    },
+)
+GIST = {
+    "": {},
+    "-t0.05": {"temperature": 0.05},
+    "-abs0.1": {"temperature": 0.05, "margin": 0.1},
+    "-rel0.05": {"temperature": 0.05, "margin": 0.05, "margin_strategy": "relative"},
+    "-apo": {
+        "temperature": 0.05,
+        "contrast_anchors": False,
+        "contrast_positives": False,
+    },
+}
+GIST = {f"{kind}{suffix}": GIST[suffix] for kind in ("", "-triplet") for suffix in GIST}
+_sbert(losses.GISTEmbedLoss, GIST, _guided)
+for suffix, options in {
+    "": {},
+    "-probs": {},
+    "-mult": {"product": True},
+    "-diffonly": {"embeddings": False},
+    "-reponly": {"difference": False},
+}.items():
+    head = functools.partial(_pair_head, **options)
+    _sbert(losses.SoftmaxLoss, {suffix: {}}, head=head)
+for suffix, loss, inputs in (
+    ("", losses.MultipleNegativesRankingLoss, _columns),
+    ("-weights", losses.MultipleNegativesRankingLoss, _columns),
+    ("-cosent", losses.CoSENTLoss, _columns),
+    ("-mse", losses.MSELoss, _first_column),
+    ("-triplet", functools.partial(losses.TripletLoss, margin=1.0), _columns),
+):
+
+    def matryoshka(golden, dtype, loss=loss):
+        config = golden["config"]
+        return losses.MatryoshkaLoss(loss(dtype=dtype), config["dims"], config["weights"])
+
+    GOLDENS.append(
+        Golden(
+            SBERT,
+            f"MatryoshkaLoss{suffix}",
+            _FromArrays(losses.MatryoshkaLoss, matryoshka),
+            inputs,
+        )
+    )
+GOLDENS.append(
+    Golden(
+        SBERT,
+        "DenoisingAutoEncoderLoss",
+        _FromArrays(
+            losses.DenoisingAutoEncoderLoss,
+            lambda golden, dtype: losses.DenoisingAutoEncoderLoss(
+                golden["config"]["pad_id"], dtype=dtype
+            ),
+        ),
+        _logits,
+    )
+)
+
+SEMIHARD = miners.TripletMarginMiner(type_of_triplets="semihard")
+ALL_TRIPLETS = miners.TripletMarginMiner()
+HARD = miners.TripletMarginMiner(type_of_triplets="hard")
+
+
+def _easy_semihard(distance):
+    return miners.BatchEasyHardMiner("easy", "semihard", distance=distance)
+
+
+_pml(
+    losses.TripletMarginLoss,
+    {
+        "loss_triplet": {},
+        "loss_triplet_m02": {"margin": 0.2},
+        "loss_triplet_cos": {"margin": 0.2, **COSINE},
+        "loss_triplet_raw": {"margin": 1.0, "distance": "euclidean"},
+        "loss_triplet_l1raw": {"margin": 1.0, "distance": "manhattan"},
+        "loss_triplet_swap": {"margin": 0.2, "swap": True},
+        "loss_triplet_cos_swap": {"margin": 0.2, "swap": True, **COSINE},
+        "loss_triplet_smooth": {"margin": 0.2, "smooth": True},
+        "combo_triplet__tmm_semihard": {"miner": SEMIHARD},
+        "combo_triplet_m02__tmm_all": {"margin": 0.2, "miner": ALL_TRIPLETS},
+        "combo_triplet_m02__tmm_hard": {"margin": 0.2, "miner": HARD},
+        "combo_triplet_m02__batchhard": {"margin": 0.2, "miner": miners.BatchHardMiner()},
+        "combo_triplet_smooth__batchhard": {
+            "margin": 0.2,
+            "smooth": True,
+            "miner": miners.BatchHardMiner(),
+        },
+        "combo_triplet_m02__angular20": {"margin": 0.2, "miner": miners.AngularMiner()},
+        "combo_triplet_m02__beh_easy_semihard": {
+            "margin": 0.2,
+            "miner": _easy_semihard("normalized_euclidean"),
+        },
+        "combo_triplet_cos__beh_easy_semihard_cos": {
+            "margin": 0.2,
+            **COSINE,
+            "miner": _easy_semihard("cosine"),
+        },
+    },
+)
+OF_PAIRS = {"miner": miners.MultiSimilarityMiner()}
+L2 = {"distance": "normalized_euclidean"}
+_pml(
+    losses.NTXentLoss,
+    {
+        "loss_ntxent": {},
+        "loss_ntxent_t05": {"temperature": 0.5},
+        "loss_ntxent_l2": {"temperature": 0.5, **L2},
+        "combo_ntxent__ms": OF_PAIRS,
+        "combo_ntxent__tmm_semihard": {"miner": SEMIHARD},
+    },
+)
+_pml(losses.SupConLoss, {"loss_supcon": {}, "combo_supcon__ms": OF_PAIRS})
+_pml(
+    losses.MultiSimilarityLoss,
+    {
+        "loss_multisim": {},
+        "loss_multisim_b40": {"beta": 40.0, "base": 1.0},
+        "loss_multisim_l2": L2,
+        "combo_multisim__ms": OF_PAIRS,
+    },
+)
+_pml(
+    losses.CircleLoss,
+    {
+        "loss_circle": {},
+        "loss_circle_reid": {"m": 0.25, "gamma": 128.0},
+        "combo_circle__ms": OF_PAIRS,
+    },
+)
+_pml(
+    losses.LiftedStructureLoss,
+    {
+        "loss_lifted": {},
+        "loss_lifted_raw": {"distance": "euclidean"},
+        "combo_lifted__tmm_all": {"miner": ALL_TRIPLETS},
+    },
+)
+_pml(losses.GeneralizedLiftedStructureLoss, {"loss_genlifted": {}})
+_pml(losses.NPairsLoss, {"loss_npairs": {}, "loss_npairs_raw": {"distance": "dot"}})
+_pml(
+    losses.MarginLoss,
+    {"loss_margin": {}, "combo_margin__tmm_all": {"miner": ALL_TRIPLETS}},
+)
+_pml(
+    losses.ArcFaceLoss,
+    {
+        "loss_arcface": {},
+        "loss_arcface_m05s30": {"margin": math.radians(57.3), "scale": 30.0},
+        "loss_subcenter": {},
+    },
+    _cosine_head,
+)
+_pml(losses.CosFaceLoss, {"loss_cosface": {}}, _cosine_head)
+_pml(losses.NormalizedSoftmaxLoss, {"loss_normsoftmax": {}}, _cosine_head)
+_pml(
+    losses.ProxyNCALoss,
+    {"loss_proxynca": {}, "loss_proxynca_s9": {"softmax_scale": 9.0}},
+    _cosine_head,
+)
+_pml(losses.ProxyAnchorLoss, {"loss_proxyanchor": {}}, _cosine_head)
