@@ -145,6 +145,24 @@ class CircleLoss(PairLoss):
         return values, tf.cast(values > 0, values.dtype)
 
 
+class _LiftedLoss(PairLoss):
+    """What both lifted structure losses have in common."""
+
+    def __init__(
+        self,
+        neg_margin=1.0,
+        pos_margin=0.0,
+        distance="normalized_euclidean",
+        miner=None,
+        reduction="sum_over_batch_size",
+        name=None,
+        dtype=None,
+    ):
+        super().__init__(distance, miner, reduction, name, dtype)
+        self.neg_margin = number("neg_margin", neg_margin)
+        self.pos_margin = number("pos_margin", pos_margin)
+
+
 @differentiable
 def _log_sum_of_negatives(distances, pairs, neg_margin):
     """Logarithm of each row's sum over its negatives `[B]`."""
@@ -155,7 +173,7 @@ def _log_sum_of_negatives(distances, pairs, neg_margin):
 
 
 @keras.saving.register_keras_serializable("tfembloss")
-class LiftedStructureLoss(PairLoss):
+class LiftedStructureLoss(_LiftedLoss):
     r"""Each positive pair against all negatives of both its rows.
 
     $$L = \mathrm{mean}_{(a,p)} \frac{1}{2} \max\Big(0,\; d(a,p) - m_p +
@@ -195,20 +213,6 @@ class LiftedStructureLoss(PairLoss):
     takes_memory = False  # of whose rows the own negatives are not known
     counts_repeats = True
 
-    def __init__(
-        self,
-        neg_margin=1.0,
-        pos_margin=0.0,
-        distance="normalized_euclidean",
-        miner=None,
-        reduction="sum_over_batch_size",
-        name=None,
-        dtype=None,
-    ):
-        super().__init__(distance, miner, reduction, name, dtype)
-        self.neg_margin = number("neg_margin", neg_margin)
-        self.pos_margin = number("pos_margin", pos_margin)
-
     def sums_and_counts(self, batch):
         """Those of the formula, which takes the log sums of both rows of a pair."""
         x = self.candidates(batch).distances  # [B, N]
@@ -229,7 +233,7 @@ class LiftedStructureLoss(PairLoss):
 
 
 @keras.saving.register_keras_serializable("tfembloss")
-class GeneralizedLiftedStructureLoss(PairLoss):
+class GeneralizedLiftedStructureLoss(_LiftedLoss):
     r"""All of an anchor's positives against all of its negatives.
 
     $$L = \mathrm{mean}_a \max\Big(0,\; \log \sum_p e^{d(a,p) - m_p} +
@@ -265,20 +269,6 @@ class GeneralizedLiftedStructureLoss(PairLoss):
     Relations:
         Equal to pytorch-metric-learning's loss of this name.
     """
-
-    def __init__(
-        self,
-        neg_margin=1.0,
-        pos_margin=0.0,
-        distance="normalized_euclidean",
-        miner=None,
-        reduction="sum_over_batch_size",
-        name=None,
-        dtype=None,
-    ):
-        super().__init__(distance, miner, reduction, name, dtype)
-        self.neg_margin = number("neg_margin", neg_margin)
-        self.pos_margin = number("pos_margin", pos_margin)
 
     @staticmethod
     def formula(distances, positive, negative, *, neg_margin, pos_margin):
