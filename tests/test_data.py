@@ -81,7 +81,7 @@ def test_weights_without_targets_are_kept():
         (([np.zeros(2), np.zeros(3)],), {}, r"row 1 of column 0 is of shape \(3,\)"),
         (([[1, 2], [1]],), {}, r"row 1 of column 0 is of shape \(1,\)"),
         ((["a"], 5), {}, "a single value as column 1, 5"),
-        ((["a", "\ud800"],), {}, "row 1 of column 0, which UTF-8 cannot write"),
+        ((["a", "\ud800"],), {}, "row 1 of column 0, which UTF-8 cannot encode"),
         ((np.array(["2020"], "datetime64[Y]"),), {}, r"datetime64\[Y\] as column 0"),
         ((tf.ragged.constant([[1], [1, 2]]),), {}, r"\.to_tensor\(\)"),
         ((["a", "b"],), {"y": [1, None]}, "None in row 1 of y"),
@@ -341,7 +341,7 @@ def test_balanced_batches_of_every_kind_of_input():
         (
             (["a", "b"], [1, float("nan")]),
             {},
-            "without a label out.*NaN in row 1",
+            "leave out rows without a label.*NaN in row 1",
         ),
         ((["a", "b"], ["c", None]), {}, "None in row 1 of y"),
         ((["a", None], [1, 2]), {}, "None in row 1 of x"),
