@@ -360,7 +360,7 @@ def test_other_encodings(write, encoding):
         (
             "a,b,c\n",
             {},
-            "a.txt, line 1: Expected first rows of the fields query, article.*Give delim",
+            "a.txt, line 1: Expected first rows of the fields query, article.*Pass delim",
         ),
         (
             "a,b\n",
