@@ -444,11 +444,11 @@ def test_models_without_preprocessor_are_refused():
     encoder = tfembloss.text.TextEncoder(10, dim=8, num_layers=1, num_heads=2)
     arguments = ["q"], ["a", "b"], ["p"]
     for models, message in [
-        ({"embed": tfembloss.EmbeddingModel(encoder)}, r"wrap it: EmbeddingModel\(enc"),
+        ({"embed": tfembloss.EmbeddingModel(encoder)}, r"Wrap it: EmbeddingModel\(enc"),
         ({"embed": tfembloss.CrossEncoder(encoder)}, "CrossEncoder, which scores pairs"),
         (
             {"embed": embed, "cross_encoder": tfembloss.CrossEncoder(encoder)},
-            r"wrap it: CrossEncoder\(enc",
+            r"Wrap it: CrossEncoder\(enc",
         ),
     ]:
         with pytest.raises(ValueError, match=message):
