@@ -333,7 +333,7 @@ def _rows(file, convert, bad_rows):
                 bad += 1
                 continue
             yield row
-    finally:  # also where the reader stops early
+    finally:  # also if the reader stops early
         if bad:
             warnings.warn(
                 f"{file.path}: left out {bad} bad rows of {total}. The first: {first_bad}",
