@@ -91,7 +91,7 @@ def retrieval_metrics(ranking, relevant, metrics=DEFAULT_METRICS):
 
 
 def metrics_of(cuts, ranking, relevant, names=None):
-    """Metrics of checked rows: a ranking `[Q, K]` of numbers, and arrays of them."""
+    """Computes metrics of a checked ranking `[Q, K]` of numbers, and arrays of them."""
     _check_results(cuts, ranking, relevant, names)
     num_relevant = np.array([len(rows) for rows in relevant])
     values = []
@@ -187,7 +187,7 @@ def label_retrieval_metrics(embeddings, ids, metrics=LABEL_METRICS, distance="co
     if not len(queries):
         raise ValueError(
             f"Expected two rows with the same label. Received: {len(classes)} rows, each "
-            "of its own label."
+            "with a different label."
         )
     last = len(classes) - 1
     depths = [min(search_depth(cuts, [r]), last) + 1 for r in num_relevant[queries]]
