@@ -1,12 +1,12 @@
-"""Embeddings that tell apart classes of articles which training has not seen.
+"""Embeddings that separate classes of articles not seen in training.
 
     python examples/article_labels.py                     # trains, measures, draws: minutes
     python examples/article_labels.py --loss SupConLoss   # with another loss on labels
 
 The articles are the docstrings of numpy, keras, tensorflow and tensorflow_text, the labels
-the areas that they come from: `keras.layers`, `tensorflow.data`, `numpy.ma`, ... Five whole
-areas are held out. An encoder learns from the labels of the others, from nothing else, and
-is measured, and drawn, on the articles of the five.
+are the areas that they come from: `keras.layers`, `tensorflow.data`, `numpy.ma`, ... Five
+whole areas are held out. An encoder is trained from scratch on the labels of the others
+only, and is evaluated and plotted on the articles of the five.
 """
 
 import argparse
@@ -33,13 +33,13 @@ COLUMNS = {"precision@1": "recall@1", "precision@r": "R-precision", "map@r": "MA
 
 
 def area(name):
-    """The area of a full name: `keras.layers` of `keras.src.layers.core.Dense`."""
+    """Returns the area of a full name: `keras.layers` for `keras.src.layers.core.Dense`."""
     package, *modules = name.split(".")
     return f"{package}.{next(part for part in modules if part not in ('src', 'python'))}"
 
 
 def labelled_articles():
-    """Articles, and of each the area that it comes from: two lists."""
+    """Returns a list of articles, and a list of the areas that they come from."""
     names, sentences, documents = make_pairs(read_docstrings())
     sizes = collections.Counter(map(area, names))
     articles, labels = [], []
@@ -52,9 +52,10 @@ def labelled_articles():
 
 
 def without_names(text, areas):
-    """A text without what gives its area away: names with dots, and words of areas' names.
+    """Removes what reveals a text's area: names with dots, and words of areas' names.
 
-    The words of all areas' names, from every text: which are missing tells nothing.
+    The words of all areas' names are removed from every text, so that it does not reveal
+    anything which of them are missing.
     """
     text = re.sub(r"\w+(\.\w+)+", " ", text)
     words = {"tf", "np"} | {word for name in areas for word in re.split(r"[._]", name)}
@@ -63,7 +64,7 @@ def without_names(text, areas):
 
 
 def held_out_areas(labels):
-    """The middle one of each fifth of the areas, in alphabetical order."""
+    """Returns the middle one of each fifth of the areas, in alphabetical order."""
     areas = sorted(set(labels))
     step = len(areas) // NUM_HELD_OUT
     return areas[step // 2 :: step][:NUM_HELD_OUT]
@@ -73,7 +74,7 @@ def held_out_areas(labels):
 
 
 def without_training(articles, labels):
-    """What BM25 reaches with each article as the query, and what chance does."""
+    """Evaluates BM25 with each article as the query, and random embeddings."""
     import tfembloss
 
     index, labels = BM25(articles), np.array(labels)
@@ -94,7 +95,7 @@ def without_training(articles, labels):
 
 
 def draw(embeddings, labels, path):
-    """One panel for each of several embeddings, in their first two principal components."""
+    """Plots the first two principal components of embeddings, in one panel for each."""
     import keras
     import matplotlib
 
@@ -122,7 +123,7 @@ def draw(embeddings, labels, path):
 
 
 def main(arguments):
-    """Trains, measures, draws."""
+    """Trains, evaluates and plots the model."""
     import keras
 
     import tfembloss

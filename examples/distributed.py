@@ -5,15 +5,15 @@
     python examples/distributed.py --strategy workers    # two local processes
     python examples/distributed.py --strategy tpu
 
-On a cluster every machine runs the same line, with its own TF_CONFIG, as the scheduler sets
-it or you do; the backup is a folder that all of them see. After a crash the same line goes
-on from the last whole epoch:
+On a cluster every machine runs the same command, with its own TF_CONFIG, set by the
+scheduler or by you; the backup is a folder that all of them can access. After a failure,
+the same command resumes from the last completed epoch:
 
     export TF_CONFIG='{"cluster": {"worker": ["host0:2222", "host1:2222"]},
                        "task": {"type": "worker", "index": 0}}'
     python examples/distributed.py --backup /shared/my-backup
 
-The batch is always that of all replicas together, so every strategy trains to the same
+The batch size is always that of all replicas together, so every strategy has the same
 losses; without options the script prints them side by side and fails if they differ.
 """
 
@@ -29,7 +29,7 @@ import tempfile
 
 import numpy as np
 
-STRATEGIES = {  # in a process each: TensorFlow's devices are set once per process
+STRATEGIES = {  # one process for each: TensorFlow's devices are set once per process
     "none": "one replica",
     "mirrored": "MirroredStrategy",
     "workers": "MultiWorkerMirroredStrategy",
@@ -39,16 +39,16 @@ NUM_PAIRS, DIM = 2048, 32
 TOLERANCE = 1e-4  # relative, between the losses of two strategies
 
 
-# Training: what you would write for your own model.
+# Training: the code that you would write for your own model.
 
 
 def make_strategy(name):
-    """A tf.distribute strategy; the first thing that a process asks of TensorFlow."""
+    """Returns a tf.distribute strategy; call it before any other use of TensorFlow."""
     import tensorflow as tf
 
-    # Products in full float32 on GPUs too, so that the strategies can be compared.
+    # Matrix products in full float32 on GPUs too, so that strategies can be compared.
     tf.config.experimental.enable_tensor_float_32_execution(False)
-    if name == "workers":  # TF_CONFIG says which of which workers this process is
+    if name == "workers":  # TF_CONFIG lists the workers, and which of them this one is
         return tf.distribute.MultiWorkerMirroredStrategy()
     if name == "tpu":
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver()
@@ -66,7 +66,7 @@ def make_strategy(name):
 
 
 def make_pairs():
-    """Two noisy views of each of the same things, as numbers."""
+    """Returns two noisy views of each of `NUM_PAIRS` random vectors."""
     rng = np.random.default_rng(0)
     things = rng.normal(size=[NUM_PAIRS, 8])
     views = [things @ rng.normal(size=[8, DIM]) for _ in range(2)]
@@ -76,7 +76,7 @@ def make_pairs():
 
 
 def make_model():
-    """A compiled model, with weights: a backup is restored into them."""
+    """Returns a compiled model, built, so that a backup can be restored."""
     import keras
 
     import tfembloss
@@ -94,10 +94,10 @@ def make_model():
 
 
 def make_batches(columns, batch_size, seed=0):
-    """Batches of columns in a new order each epoch, and the callback that counts epochs.
+    """Returns batches of columns, shuffled in each epoch, and a callback to count epochs.
 
-    An order follows from the seed and the epoch's number alone, so that a run that starts
-    again in epoch 7 sees the seventh order, as `shuffle=True` would not.
+    The order depends on the seed and on the epoch's number only, so that a run that resumes
+    in epoch 7 has the order of epoch 7; `shuffle=True` would not do this.
     """
     import keras
     import tensorflow as tf
@@ -113,14 +113,14 @@ def make_batches(columns, batch_size, seed=0):
         return tuple(tf.gather(column, i) for column in columns)
 
     rows = tf.data.Dataset.range(num_rows).map(row, tf.data.AUTOTUNE)
-    # drop_remainder: each replica has its equal share of every batch.
+    # drop_remainder: every batch is divided equally among the replicas.
     batches = tfembloss.data.columns(rows.batch(batch_size, drop_remainder=True))
     count = keras.callbacks.LambdaCallback(on_epoch_begin=lambda i, logs: epoch.assign(i))
     return batches.prefetch(tf.data.AUTOTUNE), count
 
 
 def make_backup(folder, strategy):
-    """Keras's backup at each epoch's end: all workers restore it, the first writes it."""
+    """Returns Keras's backup after each epoch; all workers restore it, the first saves."""
     import keras
 
     first = strategy.extended.should_checkpoint
@@ -128,15 +128,15 @@ def make_backup(folder, strategy):
         folder,
         save_freq="epoch" if first else sys.maxsize,  # in batches: never
         delete_checkpoint=first,  # when the training is complete
-        double_checkpoint=True,  # so a crash while it is written costs an epoch at most
+        double_checkpoint=True,  # so a crash during writing costs at most an epoch
     )
 
 
 def check_start(strategy, steps_per_epoch):
-    """A callback that stops a run whose backup is not whole, or not all workers'.
+    """Returns a callback that stops a run if its backup is incomplete or not shared.
 
-    Keras writes the weights and the epoch's number one after the other, and a worker that
-    does not see the folder would begin at the beginning.
+    Keras writes the weights and the epoch's number separately, and a worker that cannot
+    access the folder would start from scratch.
     """
     import keras
     import tensorflow as tf
@@ -165,7 +165,7 @@ def check_start(strategy, steps_per_epoch):
 
 
 def train(strategy, epochs, batch_size, backup=None):
-    """The losses by epoch, of those that were left to train."""
+    """Trains the epochs that remain, and returns their losses by epoch."""
     with strategy.scope():
         model = make_model()
     batches, count_epochs = make_batches(make_pairs(), batch_size)
@@ -185,13 +185,13 @@ def train(strategy, epochs, batch_size, backup=None):
 
 
 def run_here(arguments):
-    """Trains in this process; prints the losses, or writes them to a file."""
+    """Trains in this process, and prints the losses or writes them to a file."""
     try:
         strategy = make_strategy(arguments.strategy)
     except Exception as error:
         if arguments.strategy != "tpu":
             raise
-        # Without a TPU these calls fail in many ways, with pages of text.
+        # Without a TPU these calls fail in many ways, with very long messages.
         sys.exit(f"No TPU was found here ({type(error).__name__}).")
     losses = train(strategy, arguments.epochs, arguments.batch_size, arguments.backup)
     replicas = strategy.num_replicas_in_sync
@@ -205,7 +205,7 @@ def run_here(arguments):
 
 
 def run_in_processes(name, arguments, folder):
-    """Trains in one process, or two workers; what the first wrote, None if it failed."""
+    """Trains in one process or two workers; returns the result, or None on failure."""
     command = [sys.executable, __file__, f"--strategy={name}"]
     command += [f"--epochs={arguments.epochs}", f"--batch-size={arguments.batch_size}"]
     command += [f"--backup={arguments.backup}"] if arguments.backup else []
@@ -243,7 +243,7 @@ def run_in_processes(name, arguments, folder):
 
 
 def wait(processes, after_failure=30):
-    """Whether each succeeded; where one failed, the others may wait for it for ever."""
+    """Returns whether each succeeded; if one fails, stops those that wait for it."""
     limit = None
     while True:
         try:
@@ -262,7 +262,7 @@ def wait(processes, after_failure=30):
 
 
 def free_ports(number):
-    """Ports that nobody listens on."""
+    """Returns unused ports."""
     probes = [socket.socket() for _ in range(number)]
     for probe in probes:
         probe.bind(("localhost", 0))
@@ -273,7 +273,7 @@ def free_ports(number):
 
 
 def compare(results):
-    """Prints the losses side by side; the largest relative difference from the first."""
+    """Prints the losses side by side; returns the largest relative difference."""
     titles = [f"{STRATEGIES[name]} x {r['replicas']}" for name, r in results.items()]
     print("\nepoch" + "".join(f"{title:>33}" for title in titles))
     first, *others = (result["losses"] for result in results.values())
@@ -286,7 +286,7 @@ def compare(results):
 
 
 def run_in_turn(arguments):
-    """The strategies of this machine, or the one asked for; the exit code."""
+    """Runs this machine's strategies, or the one requested; returns the exit code."""
     names = [arguments.strategy] if arguments.strategy else list(STRATEGIES)
     if "tpu" in names and not (
         importlib.util.find_spec("libtpu") or "TPU_NAME" in os.environ
@@ -303,7 +303,7 @@ def run_in_turn(arguments):
     difference = compare(results)
     if len(results) == 1:
         return 0
-    agree = difference <= TOLERANCE  # and is no NaN
+    agree = difference <= TOLERANCE  # False for NaN
     print(
         f"\nThe losses {'agree' if agree else 'DIFFER'}: largest relative difference "
         f"{difference:.1e}, allowed {TOLERANCE:.0e}"
@@ -317,7 +317,9 @@ def main():
     parser.add_argument("--strategy", choices=STRATEGIES, help="one instead of all")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=256, help="of all replicas")
-    parser.add_argument("--backup", metavar="FOLDER", help="go on from here after a crash")
+    parser.add_argument(
+        "--backup", metavar="FOLDER", help="resume from here after a failure"
+    )
     parser.add_argument("--result", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if "TF_CONFIG" in os.environ:

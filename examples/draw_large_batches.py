@@ -1,10 +1,10 @@
-"""Draws the README's picture: memory and time of large batches, beside the peers.
+"""Draws the README's figure: memory and time of large batches, compared with peers.
 
     pip install ".[plot]"
     python examples/draw_large_batches.py    # seconds: nothing is measured here
 
 The numbers are those of the table "Large batches" in tests/benchmarks/README.md, D = 256:
-`MultipleNegativesRankingLoss` beside sentence-transformers' dense and cached losses.
+`MultipleNegativesRankingLoss` and sentence-transformers' dense and cached losses.
 """
 
 import argparse
@@ -15,7 +15,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 TABLE = HERE.parent / "tests" / "benchmarks" / "README.md"
 DIM = "256"
 UNITS = {"ms": 1e-3, "s": 1.0, "MB": 1.0}
-LINES = {  # label, color, marker; colors that color-blind readers tell apart
+LINES = {  # label, color, marker; the colors are safe for color-blind readers
     "ours": ("tfembloss", "#0072b2", "o"),
     "dense peer": ("sentence-transformers, dense", "#d55e00", "s"),
     "cached peer": ("sentence-transformers, cached", "#707070", "^"),
@@ -23,7 +23,7 @@ LINES = {  # label, color, marker; colors that color-blind readers tell apart
 
 
 def read_table(text):
-    """Batch sizes, and of each library seconds and megabytes by batch size."""
+    """Reads batch sizes, and each library's seconds and megabytes by batch size."""
     start = text.index("| D | B | ours")
     rows = [
         [cell.strip() for cell in line.split("|")[1:-1]]
@@ -47,7 +47,7 @@ def read_table(text):
 
 
 def draw(sizes, found, path):
-    """Two panels, memory and time by the number of pairs in the batch."""
+    """Draws two panels, memory and time by the number of pairs in the batch."""
     import matplotlib
 
     matplotlib.use("Agg")  # draws into files, with or without a screen

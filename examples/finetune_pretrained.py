@@ -4,11 +4,11 @@
     python examples/finetune_pretrained.py FOLDER    # trains, measures, exports: minutes
     python examples/finetune_pretrained.py FOLDER --peer-python PYTHON    # compares first
 
-FOLDER holds config.json, model.safetensors and vocab.txt or tokenizer.json. Settings of
-sentence-transformers that it holds are kept to: length, pooling, normalisation. PYTHON is
-an interpreter that has sentence-transformers, if this one has not: the embeddings are
-compared with that library's before training. The encoder learns from the pairs of
-search_api_docs.py and is measured, before and after, on queries that it has not seen.
+FOLDER contains config.json, model.safetensors and vocab.txt or tokenizer.json. If it
+contains settings of sentence-transformers, they are used: length, pooling, normalization.
+PYTHON is an interpreter with sentence-transformers, if this one does not have it: the
+embeddings are compared with that library's before training. The encoder is trained on the
+pairs of search_api_docs.py, and evaluated before and after on queries that it has not seen.
 """
 
 import argparse
@@ -58,10 +58,9 @@ ODD_TEXTS = [
 
 
 def read_settings(folder):
-    """What the files of a checkpoint say of its encoder.
+    """Reads the settings of an encoder from the files of its checkpoint.
 
-    Raises ValueError where it is no BERT, or one that would not be computed here as it
-    was trained.
+    Raises ValueError if it is not a BERT, or has settings that are not supported here.
     """
     _check_files(folder)
     config = _read(folder, "config.json")
@@ -126,7 +125,7 @@ def _check_files(folder):
 
 
 def _modules_and_pooling(folder):
-    """As sentence-transformers stacks them; without its files, as it does by default."""
+    """Returns sentence-transformers' modules and pooling, or its defaults."""
     modules = _read(folder, "modules.json") or [
         {"type": "Transformer"},
         {"type": "Pooling"},
@@ -136,7 +135,7 @@ def _modules_and_pooling(folder):
     for kind, module in zip(kinds, modules, strict=True):
         if kind == "Pooling":
             pooling = _read(folder, f"{module.get('path')}/config.json")
-    # One name in new files; a switch for each mode in old ones.
+    # New files have one name, old ones a flag for each mode.
     on = (key for key, value in pooling.items() if value is True and "_mode_" in key)
     old = " and ".join(re.sub("pooling_mode_|_tokens?", "", key) for key in on)
     return kinds, pooling.get("pooling_mode") or old or "mean"
@@ -148,7 +147,7 @@ def _read(folder, name):
 
 
 def read_vocabulary(folder):
-    """The entries of the vocabulary in the order of their ids."""
+    """Reads the entries of the vocabulary in the order of their ids."""
     if (folder / "vocab.txt").exists():
         return (folder / "vocab.txt").read_text("utf-8").removesuffix("\n").split("\n")
     ids = _read(folder, "tokenizer.json")["model"]["vocab"]
@@ -156,12 +155,12 @@ def read_vocabulary(folder):
 
 
 def load_encoder(folder, settings):
-    """A Keras model from token ids `[rows, T]`, 0 being padding, to embeddings."""
+    """Loads a Keras model from token ids `[rows, T]`, with 0 as padding, to embeddings."""
     import keras_hub
 
     try:
         bert = keras_hub.models.BertBackbone.from_preset(
-            str(folder.resolve()),  # not a name, which could be one to download
+            str(folder.resolve()),  # a path: a name could be that of a preset to download
             num_segments=settings["num_segments"],
             dropout=settings["dropout"],
         )
@@ -179,7 +178,7 @@ def load_encoder(folder, settings):
     x = bert.embeddings_add((words, bert.position_embedding(words), segments))
     x = bert.embeddings_dropout(bert.embeddings_layer_norm(x))
     for block in bert.transformer_layers:
-        # keras-hub approximates gelu, whatever the checkpoint says: 5e-4 in an embedding.
+        # keras-hub always approximates gelu, an error of 5e-4 in an embedding.
         config = {**block.get_config(), "activation": settings["activation"]}
         exact = type(block).from_config(config)
         x = exact(x, padding_mask=seen)
@@ -192,18 +191,18 @@ def load_encoder(folder, settings):
 
 @keras.saving.register_keras_serializable("finetune_pretrained")
 class BertPreprocessor:
-    """Texts to token ids as BERT's own tokenizer makes them, [CLS] and [SEP] included.
+    """Converts texts to the token ids of BERT's tokenizer, including [CLS] and [SEP].
 
-    Texts are put into lower case here as Hugging Face's tokenizers do it: tensorflow-text's
-    own also make ss of ß and three dots of …. A "[MASK]" in a text is three words.
+    Texts are lower-cased as in Hugging Face's tokenizers; tensorflow-text would also
+    replace ß with ss and … with three dots. A "[MASK]" in a text is three words.
 
     Call arguments: texts `[rows]`, strings. Returns token ids `[rows, T]`, int32, padded
     with 0 to the longest text.
 
     Args:
         vocabulary: list of entries, `"[PAD]"` first.
-        sequence_length: the most tokens of a text; what is longer is cut.
-        lower_case: whether to take texts in lower case and without accents.
+        sequence_length: the maximum number of tokens; longer texts are truncated.
+        lower_case: whether to lower-case texts and to strip accents.
     """
 
     def __init__(self, vocabulary, sequence_length, lower_case=True):
@@ -223,10 +222,10 @@ class BertPreprocessor:
         )
 
     def __call__(self, texts):
-        """Token ids `[rows, T]` of texts `[rows]`."""
+        """Returns token ids `[rows, T]` of texts `[rows]`."""
         texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace")
         texts = tf.strings.regex_replace(texts, r"[\t\n\r]", " ")
-        # Control characters, and what stands for bytes that are no UTF-8.
+        # Control characters, and the replacement of bytes that are not UTF-8.
         texts = tf.strings.regex_replace(texts, r"[\p{Cc}\p{Cf}\p{Co}\x{FFFD}]", "")
         if self.lower_case:
             texts = tensorflow_text.normalize_utf8(texts, "NFD")
@@ -237,7 +236,7 @@ class BertPreprocessor:
         return tf.concat([start, tokens, end], axis=1).to_tensor(0)
 
     def get_config(self):
-        """The arguments that make this preprocessor again."""
+        """Returns the arguments of this preprocessor."""
         return {
             "vocabulary": self.vocabulary,
             "sequence_length": self.sequence_length,
@@ -246,11 +245,11 @@ class BertPreprocessor:
 
     @classmethod
     def from_config(cls, config):
-        """The preprocessor that `get_config` described."""
+        """Creates a preprocessor from its config."""
         return cls(**config)
 
 
-# Beside sentence-transformers.
+# Comparison with sentence-transformers.
 
 PEER = """
 import json, sys
@@ -263,7 +262,7 @@ np.savez(sys.argv[2], embeddings=model.encode(json.load(sys.stdin)))
 
 
 def peer_embeddings(python, folder, texts):
-    """What sentence-transformers, of another interpreter maybe, makes of texts."""
+    """Embeds texts with sentence-transformers, possibly in another interpreter."""
     with tempfile.TemporaryDirectory() as scratch:
         path = str(pathlib.Path(scratch, "embeddings.npz"))
         subprocess.run(
@@ -277,8 +276,8 @@ def peer_embeddings(python, folder, texts):
 
 
 def compare(model, folder, texts, python):
-    """Prints how far embeddings are from sentence-transformers', exits if too far."""
-    special = re.compile(r"\[(PAD|UNK|CLS|SEP|MASK)\]")  # tokens there, words here
+    """Prints the difference from sentence-transformers' embeddings; exits if too large."""
+    special = re.compile(r"\[(PAD|UNK|CLS|SEP|MASK)\]")  # there they are tokens
     texts = [text for text in texts if not special.search(text)]
     ours = model.predict(texts, verbose=0)
     difference = np.abs(ours - peer_embeddings(python, folder, texts)).max(axis=1)
@@ -294,7 +293,7 @@ def compare(model, folder, texts, python):
 
 
 def measure(model, queries, documents, relevant):
-    """Retrieval metrics of the queries, and the documents' embeddings."""
+    """Computes retrieval metrics of the queries, and the documents' embeddings."""
     print("Embedding the documents, then the held-out queries")
     corpus = model.predict(documents, batch_size=64)
     _, ranking = tfembloss.search.top_k(model.predict(queries, batch_size=64), corpus, 10)
@@ -302,7 +301,7 @@ def measure(model, queries, documents, relevant):
 
 
 def finetune(model, queries, documents, arguments):
-    """In-batch negatives, AdamW, the rate first rising and then falling."""
+    """Trains with in-batch negatives and AdamW, with warmup and cosine decay."""
     steps = arguments.epochs * math.ceil(len(queries) / arguments.batch_size)
     rate = keras.optimizers.schedules.CosineDecay(
         0.0,
@@ -320,7 +319,7 @@ def finetune(model, queries, documents, arguments):
 
 
 def main(encoder, settings, arguments):
-    """Compares, trains, measures, exports."""
+    """Compares, trains, evaluates and exports the encoder."""
     vocabulary = read_vocabulary(arguments.folder)
 
     def embedding_model(sequence_length):
@@ -368,8 +367,8 @@ def main(encoder, settings, arguments):
     )
 
 
-# Serving: search_api_docs answers from this model and index. It needs neither of the two
-# packages that made them.
+# Serving: search_api_docs answers queries with this model and index. It needs neither of
+# the two packages that made them.
 
 ANSWER = """
 import pathlib, sys

@@ -1,11 +1,11 @@
-"""Embeddings of images that tell apart digits which training has not seen.
+"""Embeddings of images that separate digits not seen in training.
 
     python examples/image_labels.py                   # trains, measures, draws: a minute
     python examples/image_labels.py --held-out 4 9    # with other digits held out
 
 The images are scikit-learn's 1,797 handwritten digits of 8 x 8 pixels. Two digits are held
-out. An encoder learns from the labels of the other eight, once each with ArcFace, CosFace
-and sub-centre ArcFace, and is measured, and drawn, on the images of the two.
+out. An encoder is trained on the labels of the other eight, once each with ArcFace, CosFace
+and sub-center ArcFace, and is evaluated and plotted on the images of the two.
 """
 
 import argparse
@@ -18,15 +18,15 @@ from article_labels import draw
 from search_api_docs import SAVED_MODELS
 
 COLUMNS = {"precision@1": "recall@1", "map@r": "MAP@R"}
-HELD_OUT = (8, 9)  # the last two, by no other rule
-SCALE = 16.0  # 64 is for thousands of classes: few are told apart too soon
+HELD_OUT = (8, 9)  # simply the last two
+SCALE = 16.0  # 64 is for thousands of classes: with few, the loss vanishes too soon
 
 
 # The data.
 
 
 def read_digits():
-    """Images `[N, 8, 8, 1]` from 0 to 1, and the digit of each `[N]`."""
+    """Reads images `[N, 8, 8, 1]` from 0 to 1, and the digit of each `[N]`."""
     if not importlib.util.find_spec("sklearn"):
         sys.exit('The images come with scikit-learn: pip install ".[examples]"')
     from sklearn import datasets
@@ -36,12 +36,12 @@ def read_digits():
 
 
 def image_encoder(dim=64, width=16):
-    """A small convolutional network from images `[B, 8, 8, 1]` to embeddings `[B, dim]`."""
+    """Makes a small convolutional network from images `[B, 8, 8, 1]` to `[B, dim]`."""
     import keras
     from keras import layers
 
     encoder = keras.Sequential([keras.Input([8, 8, 1], name="image")])
-    # By up to a pixel, in training only: the digits' place says nothing.
+    # By up to a pixel, in training only: the position of a digit is irrelevant.
     encoder.add(layers.RandomTranslation(0.125, 0.125, fill_mode="constant"))
     for factor in (1, 2, 2):
         encoder.add(layers.Conv2D(factor * width, 3, padding="same", use_bias=False))
@@ -55,16 +55,17 @@ def image_encoder(dim=64, width=16):
 
 
 def split(images, digits, held_out):
-    """Images and labels from 0 of the digits to train on; images and digits held out."""
+    """Splits off the held-out digits; the labels of the others are numbered from 0."""
     unseen = np.isin(digits, held_out)
     _, labels = np.unique(digits[~unseen], return_inverse=True)
     return (images[~unseen], labels), (images[unseen], digits[unseen])
 
 
 def turned(images, labels):
-    """The images in four quarter turns, each turn of a digit a class of its own.
+    """Rotates the images by quarter turns; each rotation of a digit is a separate class.
 
-    Eight classes alone teach to tell these eight apart and to forget what else there is.
+    With eight classes only, the encoder would learn to separate just these eight and to
+    discard all other features.
     """
     return (
         np.concatenate([np.rot90(images, turn, axes=(1, 2)) for turn in range(4)]),
@@ -76,7 +77,7 @@ def turned(images, labels):
 
 
 def losses(num_classes):
-    """Each loss with a head for it, by name."""
+    """Returns each loss with its head, by name."""
     from tfembloss.layers import CosineHead
     from tfembloss.losses import ArcFaceLoss, CosFaceLoss
 
@@ -89,7 +90,7 @@ def losses(num_classes):
 
 
 def train(model, loss, images, labels, epochs, batch_size=64):
-    """Trains encoder and head, the head with a learning rate of its own."""
+    """Trains encoder and head, the head with a separate learning rate."""
     import keras
 
     steps = epochs * -(-len(images) // batch_size)
@@ -102,14 +103,14 @@ def train(model, loss, images, labels, epochs, batch_size=64):
 
 
 def measure(embeddings, digits):
-    """How well each image finds the others of its digit."""
+    """Evaluates how well each image finds the others of its digit."""
     import tfembloss
 
     return tfembloss.evaluation.label_retrieval_metrics(embeddings, digits, list(COLUMNS))
 
 
 def main(arguments):
-    """Trains, measures, draws."""
+    """Trains, evaluates and plots all losses."""
     import keras
 
     import tfembloss

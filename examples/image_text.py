@@ -1,13 +1,13 @@
-"""CLIP in small: real images and their captions, in one space.
+"""A small CLIP: images and their captions in one embedding space.
 
     python examples/image_text.py                  # trains, measures, exports: a minute
-    python examples/image_text.py --loss siglip    # each pair by itself, no softmax
+    python examples/image_text.py --loss siglip    # a sigmoid per pair, no softmax
     python examples/image_text.py --ask "a nine in pencil"    # seconds, without training
 
-The images are scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, the captions say in
-eight wordings which digit it is. An image encoder and a text encoder learn from the pairs,
-from nothing else. They are measured on people's handwriting that they have not seen, with
-captions in wordings that they have not seen: which of ten captions is an image's?
+The images are scikit-learn's 1,797 handwritten digits of 8 x 8 pixels; the captions name
+the digit in eight wordings. An image encoder and a text encoder, one encoder per modality,
+are trained from scratch on these pairs only. They are evaluated on the handwriting of
+people, and on wordings, that they have not seen: which of ten captions is an image's?
 """
 
 import argparse
@@ -21,8 +21,8 @@ import numpy as np
 from image_labels import image_encoder, read_digits
 from search_api_docs import SAVED_MODELS
 
-# The images come sheet by sheet: those of the last three sheets are held out. Images of one
-# hand on both sides would make the task look easier than it is.
+# The images are ordered by sheet, and those of the last three sheets are held out. The same
+# person's handwriting on both sides would make the task look easier than it is.
 FIRST_HELD_OUT = 1415
 WORDS = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
@@ -51,19 +51,19 @@ SAMPLE_QUERIES = ("a nine in pencil", "my lucky number 7", "zero", "half of six 
 
 
 def caption(wording, digit):
-    """A digit in a wording: `the digit 3`."""
+    """Returns a digit's caption in a wording: `the digit 3`."""
     return wording.format(word=WORDS[digit], digit=digit)
 
 
 def every_pair(images, digits):
-    """Each image with a caption in each wording: images, captions, digits."""
+    """Pairs each image with a caption in each wording: images, captions, digits."""
     captions = [caption(wording, digit) for wording in WORDINGS for digit in digits]
     repeats = len(WORDINGS)
     return np.tile(images, [repeats, 1, 1, 1]), captions, np.tile(digits, repeats)
 
 
 def split(images, digits):
-    """Images and digits to train on, and those held out."""
+    """Splits images and digits into those to train on and those held out."""
     train, test = slice(None, FIRST_HELD_OUT), slice(FIRST_HELD_OUT, None)
     return (images[train], digits[train]), (images[test], digits[test])
 
@@ -72,23 +72,23 @@ def split(images, digits):
 
 
 def normalized(embeddings):
-    """Embeddings of length 1, so that dot products are cosines."""
+    """Scales embeddings to length 1, so that dot products are cosines."""
     return embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)
 
 
 def prompts(embed, wordings):
-    """Embeddings of all digits in all wordings, `[wordings, 10, D]`, of length 1."""
+    """Embeds all digits in all wordings, `[wordings, 10, D]`, with length 1."""
     texts = [caption(wording, digit) for wording in wordings for digit in range(10)]
     return normalized(embed(texts)).reshape(len(wordings), 10, -1)
 
 
 def accuracy(images, prompts, digits):
-    """How often the best of ten prompts is the image's."""
+    """Computes how often the best of ten prompts is the right one."""
     return float(np.mean(np.argmax(images @ prompts.T, axis=1) == digits))
 
 
 def measure(embed_images, embed_texts, images, digits):
-    """Zero-shot accuracy, and how many of a prompt's ten nearest images are right."""
+    """Computes zero-shot accuracies, and the precision of a prompt's ten nearest images."""
     import tfembloss
 
     images = normalized(embed_images(images))
@@ -98,7 +98,7 @@ def measure(embed_images, embed_texts, images, digits):
     relevant = [np.flatnonzero(digits == digit) for digit in range(10)] * len(unseen)
     retrieval = tfembloss.evaluation.retrieval_metrics(nearest, relevant, ["precision@10"])
     return {
-        # As in CLIP: the mean of a digit's prompts is a better prompt than any of them.
+        # As in CLIP: the mean of a digit's prompts is better than any single one.
         "all unseen": accuracy(images, normalized(unseen.mean(axis=0)), digits),
         "one unseen": np.mean([accuracy(images, of_one, digits) for of_one in unseen]),
         "one seen": np.mean([accuracy(images, of_one, digits) for of_one in seen]),
@@ -107,7 +107,7 @@ def measure(embed_images, embed_texts, images, digits):
 
 
 def nearest_image(train, test):
-    """Accuracy of the nearest labelled image, by the cosine of the pixels."""
+    """Computes the accuracy of the nearest labeled image, by the cosine of the pixels."""
     import tfembloss
 
     pixels = [images.reshape(len(images), -1) for images, _ in (test, train)]
@@ -116,7 +116,7 @@ def nearest_image(train, test):
 
 
 def draw(embed_images, embed_texts, images, digits, path):
-    """Each digit's prompt, in an unseen wording, with its ten nearest images."""
+    """Draws each digit's prompt, in an unseen wording, with its ten nearest images."""
     import matplotlib
 
     import tfembloss
@@ -143,7 +143,7 @@ def draw(embed_images, embed_texts, images, digits, path):
 
 
 def dual_encoder(loss, vocabulary, dim=64):
-    """The model to train, and its loss: clip or siglip."""
+    """Returns the model to train, and its loss: clip or siglip."""
     import tfembloss
 
     towers = {
@@ -153,8 +153,8 @@ def dual_encoder(loss, vocabulary, dim=64):
             tfembloss.text.TextPreprocessor(vocabulary, sequence_length=16),
         ),
     }
-    # The ids are the digits: a batch has many images of each, and the caption of one is as
-    # true of the others. As negatives they would teach that it is not.
+    # The ids are the digits: a batch has many images of each, and the caption of one is
+    # also correct for the others, which would be false negatives.
     if loss == "clip":
         model = tfembloss.DualEncoder(towers)
         return model, tfembloss.losses.CLIPLoss(exclude_equal_ids=True)
@@ -163,7 +163,7 @@ def dual_encoder(loss, vocabulary, dim=64):
 
 
 def train(model, loss, images, digits, epochs, learning_rate=3e-3, batch_size=128):
-    """Trains on every image with every wording."""
+    """Trains the model on every image with every wording."""
     import keras
 
     images, captions, digits = every_pair(images, digits)
@@ -176,7 +176,7 @@ def train(model, loss, images, digits, epochs, learning_rate=3e-3, batch_size=12
 
 
 def main(arguments):
-    """Trains, measures, exports, draws."""
+    """Trains, evaluates and exports the model, and plots what it finds."""
     import keras
 
     import tfembloss
@@ -227,7 +227,7 @@ def main(arguments):
 
 
 def answer(queries):
-    """Measures the exported towers and answers with them: no keras, no tfembloss."""
+    """Evaluates the exported towers, and answers queries, without keras or tfembloss."""
     if not all(path.exists() for path in TOWERS.values()):
         sys.exit("There are no exported towers yet: run this script without --ask first.")
     import tensorflow as tf

@@ -4,9 +4,9 @@
     python examples/search_api_docs.py --ask "join two tensors along an axis"   # seconds
 
 Reads the docstrings of numpy, keras, tensorflow and tensorflow_text from their installed
-files. A query is a docstring's first sentence, its document the object's name and the
-rest of the docstring. An encoder learns from the pairs, from nothing else, and is
-measured on queries that it has not seen, among all documents, beside BM25.
+files. A query is a docstring's first sentence; its document is the object's name and the
+rest of the docstring. An encoder is trained from scratch on these pairs only. It is
+evaluated on queries that it has not seen, among all documents, and compared with BM25.
 """
 
 import argparse
@@ -40,9 +40,9 @@ SAMPLE_QUERIES = (
 
 
 def read_docstrings():
-    """Name and docstring of every public class and function outside of tests.
+    """Reads name and docstring of every public class and function outside of tests.
 
-    Read with `ast`, so nothing is imported or run.
+    They are parsed with `ast`, so nothing is imported or executed.
     """
     import keras
 
@@ -77,9 +77,9 @@ def _docstrings(node, name):
 
 
 def make_pairs(docstrings):
-    """Names, queries and documents; of docstrings that begin alike, the first.
+    """Returns names, queries and documents, without duplicate queries.
 
-    Most of the others are copies: Keras's documentation in TensorFlow, wrappers of ops.
+    Most duplicates are copies: Keras's documentation in TensorFlow, wrappers of ops.
     """
     names, queries, documents, seen = [], [], [], set()
     for name, docstring in docstrings:
@@ -97,15 +97,15 @@ def make_pairs(docstrings):
 
 
 def held_out(query):
-    """Whether a query is kept for measuring: one in eight, by its hash."""
+    """Returns whether a query is held out for evaluation: one in eight, by its hash."""
     return hashlib.sha1(query.lower().encode()).digest()[0] % 8 == 0
 
 
-# The honest baseline.
+# The baseline.
 
 
 class BM25:
-    """Okapi BM25 over words in lower case, k1 = 1.2, b = 0.75."""
+    """Okapi BM25 over lower-cased words, k1 = 1.2, b = 0.75."""
 
     def __init__(self, documents, k1=1.2, b=0.75):
         words = [self._words(document) for document in documents]
@@ -122,7 +122,7 @@ class BM25:
             self.scores[word] = rows, rarity * times * (k1 + 1) / (times + norms[rows])
 
     def rank(self, query, k):
-        """The k best rows, best first."""
+        """Returns the k best rows, best first."""
         scores = np.zeros(self.num_documents)
         for word in self._words(query):
             if word in self.scores:
@@ -136,7 +136,7 @@ class BM25:
 
 
 def print_measured(queries, documents, relevant, rows):
-    """A table of rows, each a dict of `METRICS`, and of what BM25 reaches."""
+    """Prints a table of rows, each a dict of `METRICS`, with BM25 as the first."""
     import tfembloss
 
     bm25 = BM25(documents)
@@ -154,7 +154,7 @@ def print_measured(queries, documents, relevant, rows):
 
 
 def cached_vocabulary(texts, size):
-    """The vocabulary of these texts, learned once."""
+    """Returns the vocabulary of these texts, learned once and then cached."""
     import tfembloss
 
     digest = hashlib.sha1(repr((size, texts)).encode()).hexdigest()[:12]
@@ -167,7 +167,7 @@ def cached_vocabulary(texts, size):
 
 
 def train_and_export(epochs, dim):
-    """Trains, measures, exports."""
+    """Trains, evaluates and exports the model."""
     import keras
 
     import tfembloss
@@ -225,7 +225,7 @@ def train_and_export(epochs, dim):
 
 
 def answer(queries):
-    """Answers from the exported model and the index: no keras, no tfembloss."""
+    """Answers queries with the exported model and the index, without keras or tfembloss."""
     if not MODEL.exists() or not INDEX.exists():
         sys.exit("There is no exported model yet: run this script without --ask first.")
     import tensorflow as tf

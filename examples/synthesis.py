@@ -1,19 +1,20 @@
-"""A student that learns a teacher's judgement: mined negatives, a cross-encoder, margins.
+"""Distillation of a cross-encoder into a bi-encoder: hard negatives, margins, a student.
 
-    python examples/synthesis.py            # the whole chain: minutes
+    python examples/synthesis.py            # the whole pipeline: minutes
 
-The data of `search_api_docs.py`: first sentences of docstrings find the rest of theirs.
+The data are those of `search_api_docs.py`: the first sentence of a docstring is a query for
+the rest of it.
 
-1. A first bi-encoder learns from the training pairs, as there.
-2. It mines hard negatives for them: documents that it takes for near, and that are not it.
-3. A cross-encoder, which reads a query and a document together, learns to tell the
-   documents from the negatives. It orders the bi-encoder's hits better than that does.
-4. `synthesize` mines documents for each training query, and has the cross-encoder say by
-   how much its own one is better than each: margins, kept in saved_models.
-5. A student, the bi-encoder once more, learns the margins by dot products, by which it is
-   then measured (MarginMSELoss).
+1. A bi-encoder is trained on the training pairs, as there.
+2. It mines hard negatives for them: documents that it finds similar, but that are wrong.
+3. A cross-encoder, which reads a query and a document together, is trained to separate the
+   documents from the negatives. It ranks the bi-encoder's hits better than the bi-encoder.
+4. `synthesize` mines documents for each training query, and computes with the cross-encoder
+   by how much the query's own document is better: margins, saved in saved_models.
+5. A student, a copy of the bi-encoder, learns the margins with dot products, with which it
+   is then evaluated (MarginMSELoss).
 
-All are measured on queries that none has seen.
+All of them are evaluated on queries that none has seen.
 """
 
 import argparse
@@ -33,11 +34,11 @@ from search_api_docs import (
 )
 
 QUERY_LENGTH, DOCUMENT_LENGTH = 24, 128  # tokens that the cross-encoder reads
-NUM_HITS = 20  # of the bi-encoder, which the cross-encoder orders anew
+NUM_HITS = 20  # of the bi-encoder, which the cross-encoder reranks
 
 
 def adam(rate, num_rows, batch_size, epochs):
-    """Adam with a rate that falls to 0 along a cosine."""
+    """Returns Adam with a cosine decay of the learning rate to 0."""
     import keras
 
     steps = epochs * math.ceil(num_rows / batch_size)
@@ -45,7 +46,7 @@ def adam(rate, num_rows, batch_size, epochs):
 
 
 def make_bi_encoder(vocabulary, dim, dropout):
-    """Texts to embeddings."""
+    """Makes a model from texts to embeddings."""
     import tfembloss
 
     encoder = tfembloss.text.TextEncoder(len(vocabulary), dim=dim, dropout=dropout)
@@ -54,11 +55,11 @@ def make_bi_encoder(vocabulary, dim, dropout):
 
 
 def make_cross_encoder(vocabulary, bi_encoder):
-    """Pairs to scores: each word of a query looks for the words of the document like it.
+    """Makes a model from pairs to scores, in which query words attend to document words.
 
     Parikh et al., "A Decomposable Attention Model for Natural Language Inference", 2016,
-    https://arxiv.org/abs/1606.01933. Its words begin as the bi-encoder's, so a CPU trains
-    it in minutes. Where there is a GPU a pretrained transformer belongs here.
+    https://arxiv.org/abs/1606.01933. Its token embeddings are initialized from the
+    bi-encoder, so it trains on a CPU in minutes. With a GPU use a pretrained transformer.
     """
     import keras
     from keras import layers, ops
@@ -92,17 +93,17 @@ def make_cross_encoder(vocabulary, bi_encoder):
 
 
 def order_anew(cross_encoder, queries, documents, hits):
-    """Rows `[Q, k]`, the hits of each query by the cross-encoder's score."""
+    """Reranks each query's hits, rows `[Q, k]`, by the cross-encoder's scores."""
     pairs = np.repeat(queries, hits.shape[1]), np.array(documents)[hits.ravel()]
     scores = cross_encoder.predict(pairs, batch_size=256, verbose=0).reshape(hits.shape)
     return np.take_along_axis(hits, np.argsort(-scores, axis=1, kind="stable"), axis=1)
 
 
 def make_student(vocabulary, bi_encoder, triplets):
-    """The bi-encoder with embeddings of one length, so that a dot product orders as it did.
+    """Copies the bi-encoder, with embeddings of constant length.
 
-    Of the length at which its margins are as large as the teacher's: to learn the size of
-    logits would take longer than to learn what they say.
+    So dot products rank as cosines did, and at this length the margins are as large as the
+    teacher's on average. Learning the scale would take longer than learning the rest.
     """
     import keras
 
@@ -124,7 +125,7 @@ def make_student(vocabulary, bi_encoder, triplets):
 
 
 def digest(*weights):
-    """A short name for a teacher's and a miner's weights."""
+    """Returns a short hash of a teacher's and a miner's weights."""
     hashed = hashlib.sha1()
     for array in weights:
         hashed.update(np.ascontiguousarray(array).tobytes())
@@ -132,7 +133,7 @@ def digest(*weights):
 
 
 def main(epochs, cross_epochs, student_epochs, dim):
-    """Trains, mines, trains the teacher, synthesizes, trains the student, measures."""
+    """Runs all steps, and evaluates the models."""
     import keras
 
     import tfembloss
@@ -190,7 +191,7 @@ def main(epochs, cross_epochs, student_epochs, dim):
     folder = SAVED_MODELS / f"synthesis-{digest(*weights)}"
     for other in SAVED_MODELS.glob("synthesis-*"):
         if other != folder:
-            shutil.rmtree(other)  # of models that are gone
+            shutil.rmtree(other)  # margins of earlier models
     triplets = tfembloss.synthesis.synthesize(
         *(pairs[0], documents, bi_encoder, cross_encoder, folder), positives=pairs[1]
     )

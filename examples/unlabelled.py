@@ -1,12 +1,12 @@
-"""Semantic search that has learned from texts alone: no queries, no pairs, no labels.
+"""Semantic search learned from texts only: no queries, no pairs, no labels.
 
     python examples/unlabelled.py                    # TSDAE: trains, measures: minutes
     python examples/unlabelled.py --method tension   # contrastive tension: a minute
 
 The texts are the documents of `search_api_docs.py`: docstrings of numpy, keras, tensorflow
-and tensorflow_text without their first sentences. An encoder learns from them, from nothing
-else. Then it is measured as there: for a first sentence that it has not seen, does it find
-the document that it was taken from?
+and tensorflow_text without their first sentences. An encoder is trained from scratch on
+these texts only. Then it is evaluated as there: for a first sentence that it has not seen,
+does it find the document that the sentence was taken from?
 """
 
 import argparse
@@ -23,7 +23,7 @@ from search_api_docs import (
 
 
 def denoising(encoder, preprocessor):
-    """TSDAE: tells a document from its embedding without most of its words."""
+    """TSDAE: reconstructs a document from the embedding of a few of its words."""
     import tfembloss
 
     model = tfembloss.DenoisingAutoEncoder(encoder, preprocessor)
@@ -31,14 +31,14 @@ def denoising(encoder, preprocessor):
 
 
 def tension(encoder, preprocessor):
-    """Two copies that see a document through dropouts of their own have to agree on it."""
+    """Contrastive tension: two copies of the encoder must agree on each document."""
     import tfembloss
 
     model = tfembloss.ContrastiveTensionModel(encoder, preprocessor)
     return model, tfembloss.losses.ContrastiveTensionLossInBatchNegatives()
 
 
-# How to make the model; tokens of a document, dropout, rate, epochs.
+# A function that makes the model; tokens of a document, dropout, learning rate, epochs.
 METHODS = {
     "tsdae": (denoising, 32, 0.1, 5e-3, 10),
     "tension": (tension, 128, 0.5, 3e-3, 6),
@@ -46,7 +46,7 @@ METHODS = {
 
 
 def main(method, epochs, dim):
-    """Trains, measures."""
+    """Trains and evaluates the model."""
     import keras
 
     import tfembloss
@@ -68,7 +68,7 @@ def main(method, epochs, dim):
         keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps)), loss
     )
 
-    # To search with, longer texts than to learn from.
+    # Longer texts for search than for training.
     search = tfembloss.EmbeddingModel(
         encoder, tfembloss.text.TextPreprocessor(vocabulary, 256, padding="longest")
     )

@@ -316,7 +316,7 @@ def test_a_damaged_checkpoint_is_named(stopped, damage):
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(ValueError, match=r"folder of this callback alone.*thesis\.tex"):
+    with pytest.raises(ValueError, match=r"folder of this callback only.*thesis\.tex"):
         train(pairs, ResumableCheckpoint(tmp_path))
     assert (tmp_path / "thesis.tex").exists()
 
@@ -335,7 +335,7 @@ def test_a_folder_that_another_process_writes_is_refused(tmp_path):
     descriptor = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)  # as another process would
     try:
-        with pytest.raises(ValueError, match="another process writes"):
+        with pytest.raises(ValueError, match="another process uses"):
             train(pairs, ResumableCheckpoint(tmp_path))
     finally:
         os.close(descriptor)

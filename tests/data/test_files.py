@@ -360,7 +360,7 @@ def test_other_encodings(write, encoding):
         (
             "a,b,c\n",
             {},
-            "a.txt, line 1: Expected first rows of the fields query, article.*Give delim",
+            "a.txt, line 1: Expected first rows of the fields query, article.*Pass delim",
         ),
         (
             "a,b\n",
@@ -380,7 +380,7 @@ def test_other_encodings(write, encoding):
         ("a,b\n", {"columns": {"a": 0, "b": 1}}, "list or tuple columns of 2 names"),
         ("a,b\n", {"columns": ["a", 1]}, "columns of 2 names"),
         ("a,b\n", {"columns": 2}, "columns of 2 names"),
-        ("a,b\n", {"columns": ["a", "a"]}, "another column for each field"),
+        ("a,b\n", {"columns": ["a", "a"]}, "a different column for each field"),
         ("a,b\n", {"columns": ["a", "b"], "header": False}, "or header=False"),
         ("a,b\n", {"header": "yes"}, "header True, False or None.*'yes'"),
         ("a,b\n", {"quotes": "no"}, "quotes True or False.*'no'"),

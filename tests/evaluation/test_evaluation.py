@@ -398,7 +398,7 @@ def test_evaluator_takes_the_inputs_of_a_model_that_has_several():
     (5, "5 of type int"),
     (POINTS[:0], "none"),
     ({}, "none"),
-    ({"d0": {"title": "a", "text": "b"}}, "join both"),
+    ({"d0": {"title": "a", "text": "b"}}, "join title and text"),
 ], ids=range(11))  # fmt: skip
 def test_evaluator_refuses_what_it_cannot_go_through_again(inputs, message):
     with pytest.raises(ValueError, match=f"queries as .*{message}"):

@@ -163,7 +163,7 @@ def test_one_at_a_time(tmp_path):
     path = tmp_path / "model"
     with folders.replaced(path) as new:
         new.mkdir()
-        with pytest.raises(ValueError, match="another is being written"):
+        with pytest.raises(ValueError, match="another one is being written"):
             write(path)
         (new / "saved_model.pb").write_text("first")
     assert (path / "saved_model.pb").read_text() == "first"

@@ -132,7 +132,7 @@ def test_each_tower_exports_by_itself(tmp_path):
         (argument,) = serve.structured_input_signature[1]
         served = serve(**{argument: inputs[name]})["embedding"]
         np.testing.assert_allclose(served, embeddings[:, i], rtol=1e-4, atol=1e-6)
-    with pytest.raises(ValueError, match=r"export each tower.*towers\[\"image\"\]"):
+    with pytest.raises(ValueError, match=r"Export each tower.*towers\[\"image\"\]"):
         tfembloss.export_encoder(model, tmp_path / "both")
 
 

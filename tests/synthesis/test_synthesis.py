@@ -444,11 +444,11 @@ def test_models_without_preprocessor_are_refused():
     encoder = tfembloss.text.TextEncoder(10, dim=8, num_layers=1, num_heads=2)
     arguments = ["q"], ["a", "b"], ["p"]
     for models, message in [
-        ({"embed": tfembloss.EmbeddingModel(encoder)}, r"wrap it: EmbeddingModel\(enc"),
+        ({"embed": tfembloss.EmbeddingModel(encoder)}, r"Wrap it: EmbeddingModel\(enc"),
         ({"embed": tfembloss.CrossEncoder(encoder)}, "CrossEncoder, which scores pairs"),
         (
             {"embed": embed, "cross_encoder": tfembloss.CrossEncoder(encoder)},
-            r"wrap it: CrossEncoder\(enc",
+            r"Wrap it: CrossEncoder\(enc",
         ),
     ]:
         with pytest.raises(ValueError, match=message):
@@ -882,8 +882,8 @@ def test_positives_in_a_set_come_in_one_order():
     ({"queries": tf.data.Dataset.from_tensor_slices(QUERIES)}, "as_numpy_iterator"),
     ({"corpus": {"d": {"title": "a", "text": "b"}}}, "of type dict in the row of id 'd'"),
     ({"corpus": {"d": "a", "e": " "}, "positives": ["d", "e"]}, "the row of id 'e'"),
-    ({"corpus": BY_ID, "positives": ["d0", "d9"]}, "'d9' of query 1, no id"),
-    ({"corpus": BY_ID, "positives": ["d0", "egg fed"]}, "'egg fed' of query 1, no id"),
+    ({"corpus": BY_ID, "positives": ["d0", "d9"]}, "'d9' of query 1, not an id"),
+    ({"corpus": BY_ID, "positives": ["d0", "egg fed"]}, "'egg fed' of query 1, not an id"),
     ({"positives": [{"cab a bad": 0}, "egg fed"]}, "positives of query 0, received none"),
     ({"positives": [{"cab a bad": "yes"}, "egg fed"]}, "grades, numbers.*'yes'"),
     ({"positives": {QUERIES[0]: ["head"]}}, "1 queries missing.*'fed egg'"),

@@ -337,7 +337,7 @@ def test_texts_are_taken_from_what_users_hold_them_in():
     ("texts", "message"),
     [
         ("texts.txt", "one str: 'texts.txt'"),
-        (pathlib.Path("texts.txt"), "read a file before"),
+        (pathlib.Path("texts.txt"), "read a file first"),
         (None, "one NoneType"),
         (["a", None], "row 1 is missing, None"),
         (np.array(["a", "b", np.nan], object), "row 2 is missing, nan"),
@@ -348,7 +348,7 @@ def test_texts_are_taken_from_what_users_hold_them_in():
         (tf.constant([TEXTS, TEXTS]), r"shape=\(2, 3\)"),
         (Table([["a", "b"]]), r"shape=\(1, 2\)"),
         (tf.ragged.constant([["a"], ["b", "c"]]), "one RaggedTensor"),
-        (tf.data.Dataset.from_tensors("a").repeat(), "a dataset with an end"),
+        (tf.data.Dataset.from_tensors("a").repeat(), "a finite dataset"),
         (tf.data.Dataset.from_tensors(("a", "b")), "a dataset of texts"),
         (["\u200b", "\x00"], "at least one word"),
     ],
@@ -428,7 +428,7 @@ NO_BATCHES = [
     (["a", None], "row 1 is missing, None"),
     (np.array(["a", np.nan], object), "row 1 is missing, nan"),
     (["a", ["b"]], "row 1 of type list"),
-    (["a", "\ud800"], "row 1 is no valid Unicode"),
+    (["a", "\ud800"], "row 1 is not valid Unicode"),
     ({"a": "b"}, "dict"),
     (tf.ragged.constant([["a"], ["b", "a"]]), "RaggedTensor"),
     (tf.data.Dataset.from_tensors("a"), "Dataset"),
@@ -483,7 +483,7 @@ def test_pairs_of_unequal_number_are_refused():
     with pytest.raises(ValueError, match="Received: 1 and 2"):
         pair(["a"], ["b", "a"])
     run = tf.function(pair, [tf.TensorSpec([None], tf.string)] * 2, autograph=False)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="as many first texts"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="equal numbers of first"):
         run(tf.constant(["a"]), tf.constant(["b", "a"]))
 
 
@@ -528,7 +528,7 @@ def test_heads_divide_dim_by_default(dim, num_heads):
         ([[2**40, 1]], "token ids from 0 to 8"),
         (np.array([[200]], "uint8"), "token ids from 0 to 8"),
         ([1, 2], r"integers of shape \[rows, T\].*shape=\(2,\)"),
-        ([["a"]], "as TextPreprocessor makes them.*dtype=string"),
+        ([["a"]], "as TextPreprocessor returns them.*dtype=string"),
     ],
 )
 def test_what_are_no_token_ids_is_refused(tokens, message):
@@ -613,5 +613,5 @@ def test_ratios_out_of_range_are_refused(ratio):
 
 @pytest.mark.parametrize("seed", [0.5, "a", None, [1, 2], True, 2**64])
 def test_seeds_that_are_no_integers_are_refused(seed):
-    with pytest.raises(ValueError, match="a seed, one integer"):
+    with pytest.raises(ValueError, match="a seed, one 64-bit integer"):
         DeleteWords()(["a b"], seed)

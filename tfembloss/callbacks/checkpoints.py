@@ -1,4 +1,4 @@
-"""A training's checkpoint: one file in a folder of its own, replaced in one instant."""
+"""The checkpoint of a training run: one file in its own folder, replaced atomically."""
 
 import contextlib
 import fcntl
@@ -15,7 +15,7 @@ _FILE, _UNFINISHED = "checkpoint.npz", "checkpoint.npz.tmp"
 
 
 class _Lock:
-    """Holds a folder for this process, until nothing refers to it any more."""
+    """Locks a folder for this process, until the object is garbage collected."""
 
     def __init__(self, folder):
         descriptor = os.open(folder, os.O_RDONLY)
@@ -24,8 +24,8 @@ class _Lock:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(
-                "Expected a backup_dir of this training alone. Received: backup_dir="
-                f"{str(folder)!r}, which another process writes. Wait until it has ended, "
+                "Expected a backup_dir of this training only. Received: backup_dir="
+                f"{str(folder)!r}, which another process uses. Wait until it has ended, "
                 "or choose another."
             ) from None
         except OSError:
@@ -36,7 +36,7 @@ _locks = weakref.WeakValueDictionary()  # of this process, by folder
 
 
 def local_folder(path):
-    """The path of a local folder, or a ValueError."""
+    """Returns the path of a local folder. Raises ValueError otherwise."""
     try:
         path = os.fspath(path)
     except TypeError:
@@ -49,7 +49,7 @@ def local_folder(path):
 
 
 def open_folder(folder):
-    """Makes the folder, or checks that it is of this callback; its lock."""
+    """Makes the folder, or checks that it is one of this callback; returns its lock."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         names = set(os.listdir(folder))
@@ -64,15 +64,15 @@ def open_folder(folder):
     others = sorted(names - {_FILE, _UNFINISHED})
     if others and _FILE not in names:
         raise ValueError(
-            "Expected a folder of this callback alone: a new one, an empty one, or one "
+            "Expected a folder of this callback only: a new one, an empty one, or one "
             f"with its checkpoint. Received: backup_dir={str(folder)!r} with "
-            f"{len(others)} other files or folders, {others[0]!r} the first."
+            f"{len(others)} other files or folders, the first of them {others[0]!r}."
         )
     return lock
 
 
 def write(folder, place, arrays):
-    """Puts a checkpoint in the place of the last, in one instant."""
+    """Replaces the last checkpoint atomically."""
     unfinished = folder / _UNFINISHED
     try:
         with unfinished.open("wb") as file:
@@ -90,13 +90,13 @@ def write(folder, place, arrays):
     except OSError as error:
         unfinished.unlink(missing_ok=True)
         raise OSError(
-            f"The checkpoint could not be written to {str(folder)!r} ({error}). The one "
-            "before it is still there, if there was one."
+            f"The checkpoint could not be written to {str(folder)!r} ({error}). The "
+            "previous one, if any, is still there."
         ) from error
 
 
 def read(folder):
-    """The place and the arrays of a checkpoint, None where there is none."""
+    """Returns the place and the arrays of a checkpoint, or None if there is none."""
     path = folder / _FILE
     if not path.exists():
         return None
@@ -112,7 +112,7 @@ def read(folder):
         raise ValueError(
             "Expected a checkpoint written by ResumableCheckpoint. Received: "
             f"{str(path)!r}, which is damaged or something else "
-            f"({type(error).__name__}: {error}). Delete it to begin anew."
+            f"({type(error).__name__}: {error}). Delete it to start from scratch."
         ) from error
 
 
@@ -127,7 +127,7 @@ def _check_place(place):
 
 
 def remove(folder):
-    """Removes what this callback wrote, and the folder if that was all."""
+    """Removes what this callback wrote, and the folder if it is then empty."""
     for name in (_FILE, _UNFINISHED):
         (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):

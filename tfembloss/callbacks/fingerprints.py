@@ -1,22 +1,22 @@
-"""A number for a batch of data, to tell whether it is the same again."""
+"""Fingerprints of batches, to detect whether the data are the same again."""
 
 import tensorflow as tf
 
-PRIME = 6364136223846793005  # of Knuth's random numbers
+PRIME = 6364136223846793005  # the multiplier of Knuth's MMIX random number generator
 
 
 def fingerprint(batch):
-    """A number that follows from a batch's rows, however the replicas share them out."""
+    """Computes a number from a batch's rows, whatever their distribution to replicas."""
     total = tf.constant(0, tf.int64)
     for i, leaf in enumerate(tf.nest.flatten(batch, expand_composites=True)):
-        # A missing part is None in a step, and an empty tf.experimental.Optional before.
+        # A missing part is None within a step, but an empty tf.experimental.Optional else.
         if leaf is not None and leaf.dtype not in (tf.variant, tf.resource):
             total += (2 * i + 1) * _sum_of_rows(_as_integers(tf.convert_to_tensor(leaf)))
     return total
 
 
 def _as_integers(x):
-    """The numbers' bits, or the texts' hashes, as int64."""
+    """Returns the bits of numbers, or the hashes of texts, as int64."""
     if x.dtype == tf.string:
         return tf.strings.to_hash_bucket_fast(x, 2**62)
     if x.dtype.is_floating or x.dtype.is_complex:
@@ -26,7 +26,7 @@ def _as_integers(x):
 
 
 def _sum_of_rows(x, num_samples=1024):
-    """A sum over the rows of integers `[B, ...]`, of about so many of a row's numbers."""
+    """Sums hashes of the rows `[B, ...]`, each of about `num_samples` integers."""
     x = x if x.shape.rank != 0 else x[None]
     x = tf.reshape(x, [tf.shape(x)[0], tf.reduce_prod(tf.shape(x)[1:])])
     x = x[:, :: tf.shape(x)[1] // num_samples + 1]

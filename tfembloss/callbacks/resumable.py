@@ -1,4 +1,4 @@
-"""Training that was stopped, resumed at the next batch."""
+"""A checkpoint from which interrupted training resumes at the next batch."""
 
 import contextlib
 import signal
@@ -17,46 +17,47 @@ from tfembloss.checks import integer
 
 
 class ResumableCheckpoint(keras.callbacks.Callback):
-    """Resumes a stopped `fit` at the next batch, with the numbers of a run not stopped.
+    """Resumes interrupted training at the next batch, as if it had not been interrupted.
 
-    Saves the model's variables (weights, states of dropout, a memory's queue), those of
-    the optimizer and of the metrics, the epoch and the number of batches done in it, in
-    one file that is written beside the last one and then takes its place. A kill at any
-    instant leaves a complete checkpoint. The same script, started again, restores it, and
-    its `fit` continues with the next batch. A Ctrl-C or SIGTERM during a step lets the
-    step end, and saves, before it stops the training, whatever `save_freq`.
+    Saves the variables of the model (weights, states of the seed generators, the queue of a
+    memory), of the optimizer and of the metrics, the epoch, and the number of batches done
+    in it. The file is replaced atomically, so that there is a complete checkpoint even if
+    the process is killed at any instant. The same script, started again, restores the
+    checkpoint, and `fit` resumes exactly at the next batch. On Ctrl-C or SIGTERM during a
+    step, the step is completed and a checkpoint is saved before training stops, whatever
+    `save_freq`.
 
-    The place in the data is found by reading them again: the batches of earlier epochs,
-    unless these were always the same, and those done in the epoch. So their order has to
-    follow from seeds: call `keras.utils.set_random_seed` first, or give `shuffle` and the
-    functions of `tfembloss.data` a `seed`. The batches are compared with those before the
-    interruption, and a warning says where they differ. In the same process make a dataset
-    again before `fit` is called again: one that shuffles anew in each epoch does not begin
-    at its first order twice.
+    The position in the data is found by reading them again: the batches of earlier epochs,
+    unless these were always the same, and those done in the current epoch. So their order
+    must be determined by seeds: call `keras.utils.set_random_seed` first, or pass a `seed`
+    to `shuffle` and to the functions of `tfembloss.data`. The batches are compared with
+    those before the interruption, with a warning if they differ. To call `fit` again in the
+    same process, make the dataset again: one that reshuffles in each epoch does not return
+    to its first order.
 
-    Callbacks see the batches that are skipped go by, with the metrics where they were, so
-    that a batch has its number. `fit` returns the history of the epochs that it ends; the
-    metrics of the epoch it resumes are of all its batches.
+    Other callbacks are also called for skipped batches, with the restored metrics, so that
+    batch numbers are right. `fit` returns the history of the epochs that it completes; the
+    metrics of the resumed epoch include all of its batches.
 
-    Not restored: what other callbacks keep in themselves (the best value and patience of
-    `EarlyStopping` and `ReduceLROnPlateau`; the learning rate is), and random numbers that
-    the model draws from `tf.random`. Let this callback be the last in the list, so that
-    what others change after a batch or an epoch is saved with it.
+    The internal state of other callbacks is not restored (the best value and the patience
+    of `EarlyStopping` and `ReduceLROnPlateau`; the learning rate is), nor are random
+    numbers that the model draws from `tf.random`. Put this callback last in the list, so
+    that what others change after a batch or an epoch is saved.
 
     Args:
-        backup_dir: local folder of this training alone, made if there is none. With
-            several workers one that all of them see; only the first writes.
-        save_freq: `"epoch"`, at the end of each epoch, and before its validation; or a
-            number of batches, counted over all epochs, that a kill can cost at most.
-        delete_checkpoint: whether to remove the checkpoint when the training is complete.
-            If False, the same script started again restores the trained model, and
-            trains on if `epochs` is larger.
+        backup_dir: local folder of this training only, created if it does not exist. With
+            several workers, a folder that all of them can access; only the first writes.
+        save_freq: `"epoch"`, to save at the end of each epoch, and before its validation;
+            or the number of batches, counted over all epochs, after which to save.
+        delete_checkpoint: whether to remove the checkpoint when training is complete. If
+            False, the same script started again restores the trained model, and continues
+            to train if `epochs` is larger.
 
     Raises:
-        ValueError: an argument is none of these; at the start of `fit`, the folder cannot
-            be written, holds other files, or is written by another process; the
-            checkpoint is damaged, or of another model, optimizer, number of batches in an
-            epoch, `steps_per_execution` or number of replicas.
+        ValueError: at the start of `fit`, the folder cannot be written, contains other
+            files, or is used by another process; or the checkpoint is damaged, or does not
+            match the model, the optimizer, the number of batches in an epoch,
+            `steps_per_execution` or the number of replicas.
 
     Example:
 
@@ -84,9 +85,9 @@ class ResumableCheckpoint(keras.callbacks.Callback):
     4
 
     Relations:
-        keras.callbacks.BackupAndRestore resumes at an epoch's beginning, with weights that
-        have seen a part of it if its `save_freq` is a number; it leaves out the states of
-        dropout.
+        keras.callbacks.BackupAndRestore resumes at the beginning of an epoch, with weights
+        that have already seen a part of it if its `save_freq` is a number, and without the
+        states of the seed generators.
     """
 
     def __init__(self, backup_dir, save_freq="epoch", delete_checkpoint=True):
@@ -97,12 +98,12 @@ class ResumableCheckpoint(keras.callbacks.Callback):
             self.save_freq = integer("save_freq", save_freq, 1, hint=" or 'epoch'")
         self.delete_checkpoint = delete_checkpoint
         self._fitting = False
-        self._signals = []  # that came during a step
+        self._signals = []  # received during a step
 
-    # In the order of training.
+    # Methods in the order in which `fit` calls them.
 
     def set_model(self, model):
-        """Keras calls it at the start of `fit`, and of `evaluate` outside of it."""
+        """Sets the model, at the start of `fit`, or of `evaluate` outside of it."""
         super().set_model(model)
         self._fitting = False
 
@@ -112,7 +113,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         self._strategy = strategy
         self._several_workers = replicas.has_several_workers(strategy)
         self._writes = strategy.extended.should_checkpoint
-        # Only in fit's own variables are its data, which it gives no callback.
+        # Callbacks cannot access the data of fit except through its local variables.
         of_fit = _variables_of_fit()
         _check_alone(self, of_fit["callbacks"])
         if self._writes:
@@ -120,7 +121,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         saved = checkpoints.read(self.backup_dir)
         self._check_workers_agree(saved)
 
-        with strategy.scope():  # each replica's own, summed where it is read
+        with strategy.scope():  # one for each replica, summed when read
             self._trace = tf.Variable(
                 np.int64(0),
                 trainable=False,
@@ -137,7 +138,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
             "first_epoch": None,
             "epoch": None,
             "calls": 0,  # of the train function, in this epoch
-            "traces": [],  # of the epochs before
+            "traces": [],  # of earlier epochs
         }
         self._resumed, self._calls_to_skip, self._num_unsaved = None, 0, 0
         self._initial_epoch = model._initial_epoch
@@ -149,7 +150,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         self._fitting = True
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Restores the metrics in an epoch that was stopped; Keras has just reset them."""
+        """Restores the metrics of an interrupted epoch; Keras has just reset them."""
         self.model._initial_epoch = self._initial_epoch
         place = self._place
         if place["first_epoch"] is None:
@@ -174,11 +175,11 @@ class ResumableCheckpoint(keras.callbacks.Callback):
             self._logs = self.model.get_metrics_result()
 
     def on_train_batch_begin(self, batch, logs=None):
-        """Takes the place of the train function, for one call."""
+        """Replaces the train function for one call."""
         self.model.train_function = self._step
 
     def on_train_batch_end(self, batch, logs=None):
-        """Saves if it is time, or if the training is to stop."""
+        """Saves if `save_freq` is reached, or if training must stop."""
         if self._signals:
             number = self._signals.pop()
             self._save()
@@ -187,12 +188,12 @@ class ResumableCheckpoint(keras.callbacks.Callback):
             self._save()
 
     def on_test_begin(self, logs=None):
-        """Saves before an epoch's validation, which may take long."""
+        """Saves before an epoch's validation, which may take a long time."""
         if self._fitting and self.save_freq == "epoch" and self._num_unsaved:
             self._save()
 
     def on_epoch_end(self, epoch, logs=None):
-        """Saves, if it is to at the end of epochs."""
+        """Saves if `save_freq="epoch"`."""
         self._place["traces"].append(int(self._trace.numpy()))
         self._place["epoch"], self._place["calls"] = epoch + 1, 0
         self._trace.assign(0)
@@ -200,7 +201,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
             self._save()
 
     def on_train_end(self, logs=None):
-        """Removes the checkpoint, or completes it."""
+        """Removes the checkpoint, or saves the last one."""
         self._fitting = False
         self.model._initial_epoch = self._initial_epoch
         self.model.train_function = self._untraced
@@ -211,10 +212,10 @@ class ResumableCheckpoint(keras.callbacks.Callback):
             if self.delete_checkpoint:
                 checkpoints.remove(self.backup_dir)
 
-    # Steps that are skipped or made.
+    # Steps that are skipped or executed.
 
     def _step(self, iterator):
-        """One call of the train function by `fit`: on the next `steps_per_execution`."""
+        """Skips or executes one call of the train function, `steps_per_execution` steps."""
         self.model.train_function = self._train
         self._signals.clear()
         if self._calls_to_skip:
@@ -231,7 +232,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         return logs
 
     def _traced_train_function(self):
-        """The model's train function, which also notes which batches it has seen."""
+        """Returns the model's train function, which also updates the trace of batches."""
         model = self.model
         step = model.train_step
 
@@ -276,9 +277,9 @@ class ResumableCheckpoint(keras.callbacks.Callback):
             warnings.warn(
                 f"Training resumes in epoch {self._place['epoch']}, counted from 0, and "
                 "the batches that it skips are not those done before it was stopped: rows "
-                "of this epoch may be used twice or left out. For the numbers of a run "
-                "that is not stopped, let the data follow from seeds: call "
-                "keras.utils.set_random_seed first, or give shuffle a seed; in the same "
+                "of this epoch may be used twice or left out. For the results of an "
+                "uninterrupted run, make the order of the data depend on seeds: call "
+                "keras.utils.set_random_seed first, or pass a seed to shuffle; in the same "
                 "process, make the dataset again.",
                 stacklevel=2,
             )
@@ -294,14 +295,14 @@ class ResumableCheckpoint(keras.callbacks.Callback):
 
     @contextlib.contextmanager
     def _deferred(self):
-        """Notes the signals to stop, which else would end the step halfway."""
+        """Defers the signals to stop, which otherwise would end the step halfway."""
         if threading.current_thread() is not threading.main_thread():
-            yield  # only the main thread may
+            yield  # only the main thread can set handlers
             return
         handlers = {}
 
         def note(number, frame):
-            if self._signals:  # a second one is in earnest
+            if self._signals:  # a second one stops at once
                 raise KeyboardInterrupt
             self._signals.append(number)
 
@@ -339,9 +340,9 @@ class ResumableCheckpoint(keras.callbacks.Callback):
                 raise ValueError(
                     f"Expected {saved[name]} {what} as in the run that wrote the "
                     f"checkpoint in {str(self.backup_dir)!r}. Received: "
-                    f"{self._place[name]}. Give fit the same data and batch size, and the "
-                    "model the same strategy; to begin anew, delete the checkpoint or "
-                    "choose another backup_dir."
+                    f"{self._place[name]}. Use the same data, batch size and strategy; to "
+                    "start from scratch, delete the checkpoint or choose another "
+                    "backup_dir."
                 )
         variables = state.variables_of(self.model)
         if len(variables) < len(saved["variables"]):
@@ -362,7 +363,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
             self._replay(epoch_iterator, saved["epoch"] - saved["first_epoch"])
 
     def _build(self, epoch_iterator):
-        """Makes the variables that `fit` would make in its first step."""
+        """Creates the variables that `fit` would create in its first step."""
         try:
             batch = replicas.first_local_spec(epoch_iterator._distributed_dataset)
             with self._strategy.scope():
@@ -392,7 +393,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
 
 
 def _check_alone(callback, callbacks):
-    """No other callback of this `fit` restores a model, or takes its steps over."""
+    """Checks that no other callback of this `fit` restores the model."""
     kinds = (ResumableCheckpoint, keras.callbacks.BackupAndRestore)
     for other in callbacks.callbacks:
         if other is not callback and isinstance(other, kinds):
@@ -410,6 +411,6 @@ def _variables_of_fit():
         frame = frame.f_back
     raise ValueError(
         "A ResumableCheckpoint works with keras.Model.fit. Received: a call from "
-        "elsewhere, or from a version of Keras that it does not know "
+        "elsewhere, or from an unknown version of Keras "
         f"({keras.__version__})."
     )

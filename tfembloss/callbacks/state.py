@@ -1,4 +1,4 @@
-"""The variables of a training run: what they are, and their values on all replicas."""
+"""The variables of a training run: their descriptions, and values on all replicas."""
 
 import itertools
 import re
@@ -10,7 +10,7 @@ from tfembloss import replicas
 
 
 def variables_of(model):
-    """All variables, with what tells that they are those of the checkpoint."""
+    """Returns all variables, with descriptions to compare with those of a checkpoint."""
     groups = {
         "model": model.variables,
         "optimizer": model.optimizer.variables,
@@ -23,7 +23,7 @@ def variables_of(model):
                 continue
             seen.add(id(variable))
             # The rest of a path depends on how the model was built, and the numbers
-            # in names on what else the process has made.
+            # in names on what else the process has created.
             owner = re.sub(r"_\d+", "", variable.path.split("/")[-2:][0])
             name = variable.name if group == "model" else owner
             description = {
@@ -38,11 +38,11 @@ def variables_of(model):
 
 
 def check_same(saved, here, backup_dir):
-    """A ValueError where a checkpoint's variables are not those of this run.
+    """Raises a ValueError if a checkpoint's variables are not those of this run.
 
     Args:
-        saved: what describes the variables of the checkpoint.
-        here: what describes those of this run.
+        saved: descriptions of the variables of the checkpoint.
+        here: descriptions of those of this run.
         backup_dir: the checkpoint's folder, for the error.
     """
 
@@ -63,14 +63,14 @@ def check_same(saved, here, backup_dir):
             "Expected the model, optimizer and metrics of the run that wrote the "
             f"checkpoint in {str(backup_dir)!r}, with {len(saved)} variables. "
             f"Received {len(here)}; the first that differs is {text(received)}, where "
-            f"the checkpoint has {text(expected)}. To begin anew, delete the "
-            "checkpoint or choose another backup_dir; a model that makes weights in "
-            "its first step needs a call on a batch before fit."
+            f"the checkpoint has {text(expected)}. To start from scratch, delete the "
+            "checkpoint or choose another backup_dir; call a model that creates weights "
+            "in its first step on a batch before fit."
         )
 
 
 def value(variable, strategy):
-    """A variable's numpy value, `[replicas, ...]` where the replicas' differ."""
+    """Returns a variable's numpy value, `[replicas, ...]` if the replicas differ."""
     parts = strategy.experimental_local_results(variable.value)
     if replicas.has_several_workers(strategy) and variable.synchronization == "on_read":
         return np.asarray(variable.value.numpy())  # their sum
@@ -81,12 +81,12 @@ def value(variable, strategy):
 
 
 def assign(variable, array, strategy):
-    """Sets a variable to what `value` gave."""
+    """Sets a variable to what `value` returned."""
     parts = strategy.experimental_local_results(variable.value)
-    if array.dtype.kind == "V":  # as numpy reads bfloat16
+    if array.dtype.kind == "V":  # how numpy reads bfloat16
         array = array.view(tf.as_dtype(variable.dtype).as_numpy_dtype)
     if replicas.has_several_workers(strategy) and variable.synchronization == "on_read":
-        variable.value.assign(array)  # shares it out
+        variable.value.assign(array)  # distributes it to the replicas
     elif len(parts) == 1:
         variable.assign(array)
     else:

@@ -1,4 +1,4 @@
-"""Datasets in the shapes that the models and losses take."""
+"""Datasets in the form that models and losses expect."""
 
 from tfembloss.data.batches import (
     balanced_batches,

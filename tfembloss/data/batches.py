@@ -1,4 +1,4 @@
-"""Batches made for losses that compare rows."""
+"""Batches for losses that compare rows."""
 
 import hashlib
 import itertools
@@ -15,42 +15,40 @@ from tfembloss.data.in_memory import labeled_rows, rows_with_texts
 
 
 def balanced_batches(x, y=None, *, classes_per_batch, items_per_class=4, seed=None):
-    r"""Batches of exactly K items of each of P classes, for losses that compare labels.
+    r"""Returns batches of K items from each of P classes, for losses on labels.
 
-    In a batch drawn at random from many classes hardly two items share a label; here each
-    has K - 1 positives and (P - 1) K negatives. An epoch uses every item, and repeats only
-    what the batches' shape asks for: a class of n items has $g = \lceil n / K \rceil$
-    groups of K, and an epoch
+    In a batch sampled at random from many classes, hardly any two items have the same
+    label; here each item has K - 1 positives and (P - 1) K negatives. An epoch uses every
+    item, and repeats items only as far as the shape of the batches requires: a class of n
+    items has $g = \lceil n / K \rceil$ groups of K, and an epoch has
 
     $$T = \max(\lceil \sum g / P \rceil, \; \max g)$$
 
-    batches; where groups are missing to fill them, all classes give more groups, evenly.
-    The items of a class are used equally often, give or take one, and none twice in a
-    group, unless it has fewer than K. Each epoch is drawn anew: every iteration over the
-    dataset is the next epoch, and another dataset with the same seed has the same epochs.
+    batches. If there are too few groups to fill them, all classes contribute more groups,
+    evenly. The items of a class are used equally often, give or take one, and no item
+    occurs twice in a group, unless its class has fewer than K. The batches are resampled
+    in each epoch: every iteration over the dataset is the next epoch, and another dataset
+    with the same seed has the same epochs.
 
     Args:
         x: the items: array or list of N rows, or a tuple or dict of columns; or a dataset
             of `(x, y)`, batched or not, which is read once, here, and kept in memory.
-        y: class labels `[N]` or `[N, 1]`, integers or strings; None where x is a dataset.
+        y: class labels `[N]` or `[N, 1]`, integers or strings; None if x is a dataset.
         classes_per_batch: P, at least 2 and at most the number of classes.
         items_per_class: K, at least 2.
-        seed: an integer >= 0 that decides the epochs. By default it comes from Python's
-            random numbers, which `keras.utils.set_random_seed` sets. With several workers
-            give one, so that all draw the same epochs.
+        seed: an integer >= 0 that determines the epochs. By default it comes from Python's
+            random generator, which `keras.utils.set_random_seed` seeds. With several
+            workers pass one, so that all of them sample the same epochs.
 
     Returns:
-        A `tf.data.Dataset` of T batches `(x, y)` of P K rows, the items of a class one
-        after the other.
+        A `tf.data.Dataset` of T batches `(x, y)` of P K rows, sorted by class.
 
     Raises:
-        ValueError: P or K is too small or not an integer, there are fewer than P classes,
-            x and y differ in length or are empty, labels are no vector of integers or
-            strings or one is missing, or the dataset's elements are not `(x, y)`, do not
-            end or differ in shape.
+        ValueError: there are fewer than P classes, a label is missing, or the dataset is
+            infinite or its elements are not `(x, y)` or differ in shape.
 
     Warns:
-        UserWarning: no class has K items, so that each group repeats some of its own.
+        UserWarning: no class has K items, so that every group repeats some of its own.
 
     Example:
 
@@ -65,8 +63,8 @@ def balanced_batches(x, y=None, *, classes_per_batch, items_per_class=4, seed=No
     [b'cow' b'cat' b'red' b'blue'] [b'animal' b'animal' b'colour' b'colour']
 
     Relations:
-        Finetuner's class sampler, pytorch-metric-learning's MPerClassSampler; those leave
-        it to chance how often an item is used.
+        Finetuner's class sampler and pytorch-metric-learning's MPerClassSampler; those
+        leave it to chance how often an item is used.
     """
     classes_per_batch = integer("classes_per_batch", classes_per_batch, 0)
     items_per_class = integer("items_per_class", items_per_class, 0)
@@ -109,42 +107,43 @@ def balanced_batches(x, y=None, *, classes_per_batch, items_per_class=4, seed=No
 def batches_without_duplicates(
     x, y=None, *, batch_size, drop_remainder=False, keep_small_batches=False, seed=None
 ):
-    """Batches in which no text occurs twice, for losses whose negatives are the batch.
+    """Returns batches in which no text occurs twice, for losses with in-batch negatives.
 
-    Two rows with the same answer in a batch are negatives of each other, wrongly. Here
-    they are in different batches; in which column a text stands makes no difference, and
-    within a row it may repeat. An epoch uses every row once, in as many batches as
-    without this rule, wherever they have places for all rows. A text in more rows than
-    there are batches has no place for some: then an epoch has all full batches that can
-    be had and leaves the other rows out, drawn anew in each epoch, and a warning counts
-    them. Every iteration over the dataset is the next epoch, of as many batches, and
+    Two rows with the same answer in one batch would be false negatives of each other. Here
+    they are in different batches; it does not matter in which column a text occurs, and
+    within a row it may repeat. An epoch uses every row once, in as many batches as without
+    this rule, if that is possible. If a text occurs in more rows than there are batches,
+    it is not: then an epoch has as many full batches as possible and leaves out the other
+    rows, which are resampled in each epoch, and a warning says how many they are. Every
+    iteration over the dataset is the next epoch, with the same number of batches, and
     another dataset with the same seed has the same epochs.
 
     Args:
         x: array or list of N rows, or a tuple or dict of columns; or a dataset of `(x,)`,
             `x` or `(x, y)`, batched or not, which is read once, here, and kept in memory.
-            Texts compare exactly, what is no text (images, numbers) by its bytes.
-        y: ids, scores or labels `[N, ...]`, which may repeat in a batch; None where x is a
+            Texts are compared exactly, anything else (images, numbers) by its bytes.
+        y: ids, scores or labels `[N, ...]`, which may repeat in a batch; None if x is a
             dataset.
         batch_size: rows in a batch, > 0.
-        drop_remainder: leave out the last batch if it is smaller, for static shapes.
-        keep_small_batches: have the rows that would be left out in further, smaller
-            batches after the full ones: many of few rows if one text is in very many.
-        seed: an integer >= 0 that decides the epochs. By default it comes from Python's
-            random numbers, which `keras.utils.set_random_seed` sets. With several workers
-            give one, so that all draw the same epochs.
+        drop_remainder: whether to leave out the last batch if it is smaller, for static
+            shapes.
+        keep_small_batches: whether to put the rows that would be left out into additional,
+            smaller batches after the full ones. If one text occurs in very many rows,
+            these are many batches of few rows.
+        seed: an integer >= 0 that determines the epochs. By default it comes from Python's
+            random generator, which `keras.utils.set_random_seed` seeds. With several
+            workers pass one, so that all of them sample the same epochs.
 
     Returns:
-        A `tf.data.Dataset` of batches `(x, y)`, or `x` if there is no y, a tuple x as
-        `(x,)`. Its cardinality is the number of batches in an epoch.
+        A `tf.data.Dataset` of batches `(x, y)`, or `x` if there is no y; a tuple x alone is
+        yielded as `(x,)`. Its cardinality is the number of batches in an epoch.
 
     Raises:
-        ValueError: batch_size is not an integer > 0 or no such batch can be had, x and y
-            differ in length or are empty, or a dataset's elements are none of these, do
-            not end or differ in shape.
+        ValueError: no batch of `batch_size` rows without duplicates exists, or the dataset
+            is infinite or its elements are of another form or differ in shape.
 
     Warns:
-        UserWarning: rows are left out of each epoch, more than `drop_remainder` asks for.
+        UserWarning: rows are left out of each epoch, more than `drop_remainder` implies.
 
     Example:
 
@@ -166,7 +165,7 @@ def batches_without_duplicates(
     flag("keep_small_batches", keep_small_batches)
     if drop_remainder and keep_small_batches:
         raise ValueError(
-            "Expected drop_remainder=True, for batches of batch_size rows alone, or "
+            "Expected drop_remainder=True, for batches of batch_size rows only, or "
             "keep_small_batches=True. Received: both."
         )
     rngs = _rngs(seed)
@@ -187,7 +186,7 @@ def batches_without_duplicates(
         warnings.warn(
             f"{num_left} of {len(texts)} rows are left out of each epoch, which has "
             f"{len(epochs.first)} batches of {len(epochs.first[0])} rows without duplicates"
-            f"{_most_frequent(texts, names)}. keep_small_batches=True has them in "
+            f"{_most_frequent(texts, names)}. keep_small_batches=True puts them into "
             "smaller batches.",
             stacklevel=2,
         )
@@ -201,7 +200,7 @@ def batches_without_duplicates(
 
 
 def _most_frequent(texts, names):
-    """The text that most rows have, in words."""
+    """Describes the text that occurs in most rows."""
     counts = np.bincount([text for of_row in texts for text in of_row], minlength=1)
     most = int(counts.argmax())
     if not counts[most]:
@@ -214,7 +213,7 @@ def _most_frequent(texts, names):
 
 
 def _repeated_texts(columns):
-    """For each row the numbers of its texts that are repeated, and the texts by number."""
+    """Returns for each row the numbers of its repeated texts, and the texts by number."""
     numbers = {}
     of_row = np.stack(
         [
@@ -232,7 +231,7 @@ def _repeated_texts(columns):
 
 
 def _texts(column):
-    """The texts of a column `[N, ...]`, as one or more lists of N; or digests of bytes."""
+    """Returns a column `[N, ...]` as one or more lists of N texts, or digests of bytes."""
     rows = column.numpy()
     if column.dtype == tf.string:
         return rows.reshape(len(rows), -1).T.tolist()
@@ -242,30 +241,29 @@ def _texts(column):
 def contrastive_tension_batches(
     texts, *, batch_size, pos_neg_ratio=8, drop_remainder=False, seed=None
 ):
-    """Pairs of a text with itself and with others, for `ContrastiveTensionLoss`.
+    """Returns pairs of a text with itself or another one, for `ContrastiveTensionLoss`.
 
-    Each text comes once in an epoch as the first of a pair. Every `pos_neg_ratio`-th pair
-    is of the text and itself, the others are of it and another, drawn anew in each epoch:
-    every iteration over the dataset is the next one, and another dataset with the same
+    Each text is the first of exactly one pair in an epoch. Every `pos_neg_ratio`-th pair
+    is a text with itself, the others are a text with another one, resampled in each epoch:
+    every iteration over the dataset is the next epoch, and another dataset with the same
     seed has the same epochs.
 
     Args:
         texts: array, list or dataset of N texts, N >= 2.
         batch_size: pairs in a batch, > 0.
-        pos_neg_ratio: the number of pairs of which one is a text with itself, >= 2.
-        drop_remainder: leave out the last batch if it is smaller.
-        seed: an integer >= 0 that decides the epochs. By default it comes from Python's
-            random numbers, which `keras.utils.set_random_seed` sets. With several workers
-            give one, so that all draw the same epochs.
+        pos_neg_ratio: one of this many pairs is a text with itself, >= 2.
+        drop_remainder: whether to leave out the last batch if it is smaller.
+        seed: an integer >= 0 that determines the epochs. By default it comes from Python's
+            random generator, which `keras.utils.set_random_seed` seeds. With several
+            workers pass one, so that all of them sample the same epochs.
 
     Returns:
-        A `tf.data.Dataset` of batches `((texts, others), labels)`: 1 where both are the
-        same, also as copies, and 0 where not.
+        A `tf.data.Dataset` of batches `((texts, others), labels)`. A label is 1 if the two
+        texts are equal, even if they come from different rows, and 0 otherwise.
 
     Raises:
-        ValueError: there are fewer than two texts, or no full batch of them where
-            `drop_remainder` asks for it, they are no strings or one is missing, or a number
-            is too small or not an integer.
+        ValueError: there are fewer than two texts, fewer than `batch_size` with
+            `drop_remainder=True`, or one is missing or not a string.
 
     Example:
 
@@ -281,7 +279,7 @@ def contrastive_tension_batches(
         https://openreview.net/forum?id=Ov_sMNau-PF
 
     Relations:
-        sentence-transformers' ContrastiveTensionDataLoader takes a text once in an epoch,
+        sentence-transformers' ContrastiveTensionDataLoader uses a text once in an epoch,
         as the first or the second of a pair.
     """
     batch_size = integer("batch_size", batch_size, 1)
@@ -304,7 +302,7 @@ def contrastive_tension_batches(
     if drop_remainder and len(texts) < batch_size:
         raise ValueError(
             f"Expected at least batch_size={batch_size} texts for a full batch, as "
-            f"drop_remainder=True keeps. Received: {len(texts)}"
+            f"drop_remainder=True keeps no other. Received: {len(texts)}"
         )
 
     def draw(rng):
@@ -321,7 +319,7 @@ def contrastive_tension_batches(
 
 
 def _slices(next_epoch, shape):
-    """A dataset of the slices of `next_epoch()`, integers of this shape, in each epoch."""
+    """Returns a dataset of the slices of `next_epoch()`, integers of the given shape."""
 
     def slices(_):
         numbers = tf.numpy_function(next_epoch, [], tf.int64)
@@ -332,17 +330,17 @@ def _slices(next_epoch, shape):
 
 
 def _rngs(seed):
-    """The random numbers of one epoch after the other, without end."""
+    """Yields a random generator for each epoch, without end."""
     seed = random.getrandbits(64) if seed is None else integer("seed", seed, 0)
 
     def of_epoch(number):
         return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(number,)))
 
-    return map(of_epoch, itertools.count())  # which iterators in several threads share
+    return map(of_epoch, itertools.count())  # safe with iterators in several threads
 
 
 def _gather(parts, batches):
-    """Batches of the parts' rows, from batches of their numbers."""
+    """Turns batches of row numbers into batches of the parts' rows."""
     return batches.map(
         lambda rows: tf.nest.map_structure(lambda part: tf.gather(part, rows), parts)
     ).prefetch(tf.data.AUTOTUNE)

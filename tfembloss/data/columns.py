@@ -1,4 +1,4 @@
-"""Datasets of columns, from arrays, lists and datasets."""
+"""Datasets of columns, made from arrays, lists and datasets."""
 
 import collections.abc
 import numbers
@@ -10,30 +10,30 @@ from tfembloss.data.objects import rows_of_objects
 
 
 def columns(*columns, y=None, sample_weight=None):
-    """A dataset whose x is a tuple of columns: anchors, positives, negatives, ...
+    """Returns a dataset whose x is a tuple of columns: anchors, positives, negatives, ...
 
-    Keras reads a dataset's `(anchor, positive)` as `(x, y)`. This one yields
-    `((anchor, positive),)`, or `((anchor, positive), y)`, or
-    `((anchor, positive), y, sample_weight)`, which is what `EmbeddingModel.fit` takes.
+    Keras reads the element `(anchor, positive)` of a dataset as `(x, y)`. This dataset
+    yields `((anchor, positive),)`, or `((anchor, positive), y)`, or
+    `((anchor, positive), y, sample_weight)`, which is what `EmbeddingModel.fit` expects.
 
     Args:
         *columns: arrays or lists with equal numbers of rows, one for each column; or one
-            dict of them or data frame, `{"anchor": [...], "positive": [...]}`, whose order
-            is that of the columns; or a dataset for each column; or one dataset whose
-            elements are tuples of columns, all of them columns: ids and scores go into y.
-            Datasets may be batched or not, and stay so.
+            dict or data frame of them, `{"anchor": [...], "positive": [...]}`, in the
+            order of the columns; or a dataset for each column; or one dataset whose
+            elements are tuples of columns only: ids and scores go into y. Datasets may be
+            batched or not, and stay so.
         y: ids, scores or teacher values of the rows, for losses that need them: an array
-            or list, or a dataset where the columns are datasets.
-        sample_weight: weights of the rows, likewise; between datasets it needs a `y`.
+            or list, or a dataset if the columns are datasets.
+        sample_weight: weights of the rows, likewise; as a dataset it requires a `y`.
 
     Returns:
-        A `tf.data.Dataset`. From arrays and lists it yields single rows: go on with
+        A `tf.data.Dataset`. From arrays and lists it yields single rows: continue with
         `.shuffle(...).batch(...)`.
 
     Raises:
-        ValueError: there are no columns, their lengths differ, a value is missing or of
-            another type or shape than the others, arrays and datasets are mixed, or the
-            one dataset's elements are no tuples.
+        ValueError: the columns differ in length, a value is missing or differs from the
+            others in type or shape, arrays and datasets are mixed, or the elements of a
+            single dataset are not tuples.
 
     Example:
 
@@ -66,9 +66,9 @@ def columns(*columns, y=None, sample_weight=None):
     if not isinstance(spec, tuple) or any(isinstance(part, tuple) for part in spec):
         raise ValueError(
             "Expected a dataset whose elements are tuples of columns, "
-            "(anchor, positive, ...); .map(...) makes them of others, as "
-            'lambda row: (row["anchor"], row["positive"]) of dicts. '
-            f"Received elements of {spec}"
+            "(anchor, positive, ...). Received elements of "
+            f"{spec}. Convert others with .map(...): dicts with "
+            'lambda row: (row["anchor"], row["positive"]).'
         )
     lengths = {int(part.cardinality()) for part in parts} - {-1, -2}  # infinite, unknown
     if len(lengths) > 1:
@@ -81,20 +81,20 @@ def columns(*columns, y=None, sample_weight=None):
 
 
 def _columns_in(given):
-    """The columns of one dict or data frame, or the one column."""
+    """Returns the columns of one dict or data frame, or the one column."""
     if hasattr(given, "keys"):
         return tuple(as_columns(dict(given)).values())
     is_rows = isinstance(given, list) and given and isinstance(given[0], list | tuple)
     if is_rows and given[0] and isinstance(given[0][0], str | bytes):
         raise ValueError(
             "Expected an argument for each column. Received: a list of rows of texts, the "
-            f"first one {given[0]!r}. Of rows columns(*zip(*rows)) makes columns."
+            f"first one {given[0]!r}. Convert rows with columns(*zip(*rows))."
         )
     return (given,)
 
 
 def _rows_in_a_tuple(column):
-    """A column as a list where it is a tuple of single values, as `zip` makes them."""
+    """Returns a column as a list if it is a tuple of single values, as `zip` yields it."""
     is_rows = isinstance(column, tuple) and all(
         isinstance(value, str | bytes | numbers.Number | np.generic) or value is None
         for value in column
@@ -103,7 +103,7 @@ def _rows_in_a_tuple(column):
 
 
 def from_arrays(x, y=None, sample_weight=None):
-    """A dataset of single rows as Keras reads them: x, then y, then sample_weight.
+    """Returns a dataset of single rows in Keras's form: x, then y, then sample_weight.
 
     Args:
         x: array or list of rows, or a tuple or dict of columns.
@@ -115,7 +115,7 @@ def from_arrays(x, y=None, sample_weight=None):
         is yielded as `(x,)`.
 
     Raises:
-        ValueError: x is no array or list of rows, or the numbers of rows differ.
+        ValueError: x is not an array or list of rows, or the numbers of rows differ.
 
     Example:
 
@@ -154,20 +154,23 @@ def _check_weights(weights):
 
 
 def as_element(x, *targets):
-    """What Keras reads as x and the targets: a tuple x alone would be (x, y)."""
+    """Returns what Keras reads as x and the targets: a tuple x alone would be (x, y)."""
     return (x, *targets) if targets or isinstance(x, tuple) else x
 
 
 def split_rows(parts, fraction):
-    """Parts without their last rows, and the last rows: Keras's `validation_split`.
+    """Splits off the last rows of arrays, as Keras does for `validation_split`.
 
     Args:
         parts: x, y, sample_weight: arrays, lists, tuples or dicts of them, or None.
-        fraction: the share of the rows that goes to the end, between 0 and 1.
+        fraction: the fraction of the rows in the second part, between 0 and 1.
+
+    Returns:
+        The parts without their last rows, and the parts' last rows.
 
     Raises:
-        ValueError: a part is no array or list, their lengths differ, or one side would
-            have no row.
+        ValueError: a part is not an array or list, their lengths differ, or one side would
+            be empty.
 
     Example:
 
@@ -201,29 +204,29 @@ def split_rows(parts, fraction):
 
 
 def as_columns(x, name="x"):
-    """Rows as tensors: of the one column, or of each in a tuple or dict."""
+    """Returns rows as tensors: of one column, or of each in a tuple or dict."""
     if isinstance(x, tuple):
         return tuple(as_columns(part, f"column {i}") for i, part in enumerate(x))
     if isinstance(x, collections.abc.Mapping):
         if len({type(key) for key in x}) > 1:
             raise ValueError(
-                "Expected a dict of columns, {name: rows}, with names of one type, which "
-                f"tf.data sorts. Received: {list(x)!r}"
+                "Expected a dict of columns, {name: rows}, with names of one type, as "
+                f"tf.data sorts them. Received: {list(x)!r}"
             )
         texts = [value for value in x.values() if isinstance(value, str | bytes)]
         if texts:
             raise ValueError(
                 "Expected a dict of columns, {name: rows}, with an array or list of rows "
                 f"each. Received: one string, {short(texts[0])}, under "
-                f"{len(texts)} of {len(x)} names. Of a dict id -> text give the list of "
-                "its values, list(texts.values())."
+                f"{len(texts)} of {len(x)} names. For a dict of id to text pass "
+                "list(texts.values())."
             )
         return {key: as_columns(part, f"column {key!r}") for key, part in x.items()}
     return as_rows(x, name)
 
 
 def as_rows(values, name="rows"):
-    """Rows as a tensor `[rows, ...]`; errors call them by the name."""
+    """Returns rows as a tensor `[rows, ...]`; errors call them by the name."""
     _check_are_rows(values, name)
     if isinstance(values, np.ma.MaskedArray):  # whose mask TensorFlow does not read
         values = values.astype(object).tolist()
@@ -242,7 +245,7 @@ def as_rows(values, name="rows"):
 
 
 def _check_are_rows(values, name):
-    """That these are neither one text nor what has no order or no rows yet."""
+    """Checks that these are rows, and not one text, a set, a mapping or a generator."""
     kind = type(values).__name__
     if isinstance(values, str | bytes | bytearray):
         raise ValueError(
@@ -252,24 +255,24 @@ def _check_are_rows(values, name):
     if isinstance(values, set | frozenset):
         raise ValueError(
             f"Expected a list or array of rows. Received: a {kind} as {name}, which has no "
-            "order: a list of it, as sorted(...) makes one, has."
+            "order. Pass sorted(...)."
         )
     if isinstance(values, collections.abc.Mapping):
         raise ValueError(
-            f"Expected a list or array of rows. Received: a {kind} as {name}. Give one of "
+            f"Expected a list or array of rows. Received: a {kind} as {name}. Pass one of "
             "its values, or the list of them, list(rows.values())."
         )
     if isinstance(values, tf.RaggedTensor | tf.SparseTensor):
         to_dense = "tf.sparse.to_dense(...)" if kind == "SparseTensor" else ".to_tensor()"
         raise ValueError(
-            f"Expected rows of one shape. Received: a {kind} as {name}. {to_dense} makes "
-            "a dense one of it."
+            f"Expected rows of one shape. Received: a {kind} as {name}. Make it dense "
+            f"with {to_dense}."
         )
     if isinstance(values, tf.data.Dataset):
         raise ValueError(
             f"Expected a list or array of rows. Received: a tf.data.Dataset as {name}. "
             "Columns, y and sample_weight are either all arrays and lists, or parts of the "
-            "elements of one dataset, which tf.data.Dataset.zip makes of several."
+            "elements of one dataset, which tf.data.Dataset.zip combines from several."
         )
     is_single = isinstance(values, numbers.Number) or (
         hasattr(values, "dtype") and np.ndim(values) == 0
@@ -277,11 +280,11 @@ def _check_are_rows(values, name):
     if not is_single and (hasattr(values, "__next__") or not hasattr(values, "__len__")):
         raise ValueError(
             "Expected a list or array of rows, all of one type and shape. Received: "
-            f"{kind} as {name}. A generator goes into tf.data.Dataset.from_generator."
+            f"{kind} as {name}. Wrap a generator in tf.data.Dataset.from_generator."
         )
 
 
 def short(value):
-    """A value as it is written, cut where it is long."""
+    """Returns the repr of a value, truncated if it is long."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -9,7 +9,7 @@ import numpy as np
 
 
 def fill(groups, num_batches, classes_per_batch, rng):
-    """More groups, evenly, until they fill the batches; of no class more than batches."""
+    """Adds groups, evenly, until they fill the batches; at most one per class and batch."""
     groups = groups.copy()
     while missing := num_batches * classes_per_batch - groups.sum():
         (has_room,) = np.nonzero(groups < num_batches)
@@ -20,7 +20,7 @@ def fill(groups, num_batches, classes_per_batch, rng):
 
 
 def balanced_epoch(classes, groups, classes_per_batch, items_per_class, rng):
-    """Row numbers `[T, P K]` of an epoch's batches."""
+    """Returns the row numbers `[T, P K]` of an epoch's batches."""
     class_of, group = _deal(groups, classes_per_batch, rng)  # [T, P]
     shuffled = rng.permutation(len(classes))
     members = shuffled[np.argsort(classes[shuffled], kind="stable")]  # class by class
@@ -28,7 +28,8 @@ def balanced_epoch(classes, groups, classes_per_batch, items_per_class, rng):
     first = np.cumsum(sizes) - sizes
 
     # A class has g K places for its n items: place i takes item floor(i n / (g K)), so all
-    # are used, and equally often. A group's places are g apart, and so its items n / K.
+    # are used, equally often. The places of a group are g apart, so its items are n / K
+    # apart.
     n, g = sizes[class_of][..., None], groups[class_of][..., None]  # [T, P, 1]
     places = np.arange(items_per_class) * g + group[..., None]  # [T, P, K]
     rows = members[first[class_of][..., None] + places * n // (g * items_per_class)]
@@ -36,11 +37,11 @@ def balanced_epoch(classes, groups, classes_per_batch, items_per_class, rng):
 
 
 def _deal(groups, classes_per_batch, rng):
-    """The class, and which of its groups, for each place `[T, P]` of an epoch.
+    """Returns the class and the group for each place `[T, P]` of an epoch.
 
     All groups, class by class, are laid out in P lanes of T, and each lane is shuffled.
     A class of at most T groups lies in one lane, or at the end of one and the beginning
-    of the next: there its groups go to batches where the lane before does not have it.
+    of the next: there its groups go to batches that do not have it from the lane before.
     """
     order = rng.permutation(len(groups))
     class_of = np.repeat(order, groups[order])
@@ -63,19 +64,19 @@ def _deal(groups, classes_per_batch, rng):
 
 
 class WithoutDuplicates:
-    """Epochs of batches in which no text occurs twice, of equally many batches each.
+    """Epochs of batches in which no text occurs twice, with equally many batches each.
 
     An epoch has the N / B batches of B rows that tf.data makes of N rows, the last one
-    with the remainder, wherever each row finds its place in them. Where not, it has as
-    many full batches as can be had (of fewer than B rows, one that is as large as can be),
-    and the other rows are left out, or are dealt into smaller batches.
+    with the remainder, if every row fits into them. Otherwise it has as many full batches
+    as possible (if there are fewer than B rows, one batch as large as possible), and the
+    other rows are left out, or go into smaller batches.
 
     Args:
-        texts: for each row a tuple of numbers, of its texts that other rows have too.
+        texts: for each row a tuple of the numbers of its texts that also occur elsewhere.
         batch_size: B.
         keep_remainder: whether a smaller last batch is kept.
-        keep_small: whether the rows that find no place come in smaller batches.
-        rng: the random numbers of the first epoch.
+        keep_small: whether the rows that do not fit go into smaller batches.
+        rng: the random generator of the first epoch.
     """
 
     def __init__(self, texts, batch_size, keep_remainder, keep_small, rng):
@@ -92,12 +93,12 @@ class WithoutDuplicates:
         self.num_rows = sum(map(len, self.first))  # in an epoch
 
     def epoch(self, rng):
-        """Lists of row numbers, as many in each epoch."""
+        """Returns lists of row numbers, the same number of lists in each epoch."""
         batches = self._tries(rng)
         if batches is not None and len(batches) == len(self.first):
             return batches
-        # A hard case, where chance does not find the place of every row: the batches of
-        # the first epoch, in which rows without repeated texts change places.
+        # A hard case, in which random trials do not fit every row: the batches of the
+        # first epoch, in which rows without repeated texts change places.
         rows = np.arange(len(self.texts))
         rows[self.unrepeated] = rng.permutation(rows[self.unrepeated])
         last = len(self.first) - self.has_remainder
@@ -112,13 +113,13 @@ class WithoutDuplicates:
         return None
 
     def _deal(self, rng):
-        """The batches of one epoch, or None if not all are full that have to be."""
+        """Returns the batches of one epoch, or None if a batch that must be full is not."""
         if not self.num_full and not self.has_remainder:
             is_one = self.keep_remainder and len(self.texts) < self.batch_size
             if is_one and not self.keep_small:
                 return self._one_batch(rng)
             return self._small_batches(np.arange(len(self.texts)), rng)
-        # What is left over is drawn from all rows too: it has places of its own.
+        # The rows left out are sampled from all rows too, so they have their own places.
         spare = len(self.texts) - self.num_full * self.batch_size
         if not self.has_remainder:
             spare -= len(self.texts) - _num_placed(self.texts, self.num_full)
@@ -147,7 +148,7 @@ class WithoutDuplicates:
         return batches
 
     def _find_num_full(self, rng):
-        """The largest number of full batches, and the first epoch, which has them."""
+        """Finds the largest number of full batches, and the first epoch, which has them."""
         size = self.batch_size
         while size * self.num_full > (n := _num_placed(self.texts, self.num_full)):
             self.num_full = n // size
@@ -157,24 +158,24 @@ class WithoutDuplicates:
         self.first = batches
 
     def _one_batch(self, rng):
-        """What fits into one batch, of fewer rows than it asks for."""
+        """Returns what fits into one batch, if there are fewer rows than its size."""
         batch, _ = split(spread(self.texts, [self.batch_size], rng), 1, rng)
         return [batch] if len(batch) > 1 else []
 
 
 def spread(texts, sizes, rng):
-    """The batch of each row `[N]`, -1 where none takes it; no text is twice in a batch.
+    """Returns the batch of each row `[N]`, -1 for none, without duplicates in a batch.
 
-    Rows go, those with the most frequent texts first, to the batch that has the most room
-    of those without their texts. Where no row has two repeated texts, this fills the
-    batches whenever they can be filled (Gale and Ryser), and it comes near where they have.
+    Rows with the most frequent texts come first. A row goes to the batch with the most room
+    among those without its texts. If no row has two repeated texts, this fills the batches
+    whenever they can be filled (Gale and Ryser); otherwise it comes close.
     """
     counts = _counts(texts)
     rank = dict(zip(counts, rng.permutation(len(counts)).tolist(), strict=True))
     shuffled = rng.permutation(len(texts)).tolist()
     order = [(max(texts[row], key=counts.get), row) for row in shuffled if texts[row]]
     order.sort(key=lambda item: (-counts[item[0]], rank[item[0]]))
-    room = np.asarray(sizes) + rng.random(len(sizes))  # chance decides between equal ones
+    room = np.asarray(sizes) + rng.random(len(sizes))  # breaks ties at random
     batches_of = collections.defaultdict(list)
     batch_of = np.full(len(texts), -1)
     for first, rows in itertools.groupby(order, key=lambda item: item[0]):
@@ -193,7 +194,7 @@ def spread(texts, sizes, rng):
                 batch_of[row] = batch
                 for text in texts[row]:
                     batches_of[text].append(batch)
-    # Rows without repeated texts fill what is open, full batches before a remainder.
+    # Rows without repeated texts fill the open places, full batches before a remainder.
     free = [row for row in shuffled if not texts[row]]
     open_places = np.repeat(np.arange(len(sizes)), room.astype(int))[: len(free)]
     batch_of[free[: len(open_places)]] = open_places
@@ -201,7 +202,7 @@ def spread(texts, sizes, rng):
 
 
 def split(batch_of, number, rng):
-    """The rows of each of a number of batches, in random order, and those of none."""
+    """Returns the rows of each of `number` batches, in random order, and those of none."""
     shuffled = rng.permutation(len(batch_of))
     of_shuffled = np.where(batch_of < 0, number, batch_of)[shuffled]
     order = np.argsort(of_shuffled, kind="stable")
@@ -214,7 +215,7 @@ def _counts(texts):
 
 
 def _num_placed(texts, num_batches):
-    """A bound for the rows in so many batches: a text has one place in each."""
+    """Returns a bound for the rows in that many batches: a text has one place in each."""
     counts = _counts(texts)
     most_frequent = collections.Counter(max(t, key=counts.get) for t in texts if t)
     num_free = sum(not of_row for of_row in texts)

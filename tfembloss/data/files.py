@@ -1,4 +1,4 @@
-"""Rows from files: CSV, TSV, JSON lines and TFRecord, also gzipped."""
+"""Rows from CSV, TSV, JSON lines and TFRecord files, gzipped or not."""
 
 import io
 import itertools
@@ -22,7 +22,7 @@ _KINDS = (
     "text-image",
 )
 _CHUNK = 1024  # rows that go to TensorFlow at once,
-_CHUNK_SIZE = 2**21  # or fewer, where they have more characters together
+_CHUNK_SIZE = 2**21  # or fewer, if together they have more characters than this
 _MAX_SCORE = float(np.finfo(np.float32).max)
 
 
@@ -38,7 +38,7 @@ def read(
     bad_rows="error",
     max_row_bytes=2**20,
 ):
-    r"""A dataset of the rows of files, in memory that does not grow with them.
+    r"""Reads files as a dataset of rows, in memory that does not grow with the files.
 
     | kind | element |
     |---|---|
@@ -46,72 +46,73 @@ def read(
     | `"query-article-irrelevant_article"` | `((query, article, irrelevant_article),)` |
     | `"query-article-score"` | `((query, article), score)`, float32 |
     | `"article-label"` | `(article, label)` |
-    | `"text-image"` | `((text, image),)`, the image's path as it is written |
+    | `"text-image"` | `((text, image),)`, the image's path as written in the file |
     | `"text"` | `text`, for models that learn from texts alone |
 
-    The parts of the kind's name are the names of its fields. The file's ending says how
-    they are written, all in UTF-8:
+    The parts of the kind's name are the names of its fields. The file's extension
+    determines the format. All files are UTF-8:
 
-    - `.csv`, `.tsv`, `.txt`: fields in the order of the header, or without one in the
-      kind's. A field with the delimiter, a line end or a `"` in it stands in quotes, and
-      each `"` within it is doubled. Of the kind `"text"` each line of a `.txt` is a text as
-      it stands, unless `columns` or a delimiter is given.
-    - `.jsonl`, `.ndjson`: objects, or arrays as the rows of a table.
-    - `.tfrecord`, `.tfrecords`: `tf.train.Example` with features of these names, each of
+    - `.csv`, `.tsv`, `.txt`: fields in the order of the header, or without a header in
+      that of the kind. A field that contains the delimiter, a line end or a `"` is
+      enclosed in quotes, and each `"` within it is doubled; quotes enclose whole fields
+      only. For the kind `"text"`, each line of a `.txt` file is one text, unless `columns`
+      or a delimiter is given.
+    - `.jsonl`, `.ndjson`: objects, or arrays, which are read like the rows of a table.
+    - `.tfrecord`, `.tfrecords`: `tf.train.Example` with features of these names, each with
       one value: bytes for text, int64 or bytes for a label, float for a score.
 
-    Names are those in `columns`, or else the fields', or else such as are usual for them,
-    in any case and with any separators: question, anchor, premise, sentence1 (query),
-    answer, positive, passage, sentence2 (article), negative, text, caption, class,
-    similarity, file_name and more. Where two columns may be meant it is an error. A first
-    row of such names is a header; one that may be a header and is not understood is an
-    error that says how to tell.
+    Column names are those in `columns`, or else the names of the fields, or else common
+    names for them, in any case and with any separators: question, anchor, premise,
+    sentence1 (query), answer, positive, passage, sentence2 (article), negative, text,
+    caption, class, similarity, file_name and more. If two columns match a field, it is an
+    error. A first row of such names is a header; a first row that looks like a header of
+    unknown names is an error that says how to read it.
 
-    Any of them may be gzipped and then ends in `.gz`. Lines end in `\n` or `\r\n`; empty
-    lines are no rows, and a byte order mark before a row is no text. Further columns and
-    names are not read.
+    Files of any format may be gzipped; their names then end in `.gz`. Lines end in `\n` or
+    `\r\n`; empty lines are skipped, and a byte order mark before a row is not part of the
+    text. Other columns and names are not read.
 
     Args:
         paths: a file, or a list of files.
         kind: one of the kinds above.
-        columns: names that the file has for the kind's fields, in their order, such as
+        columns: the file's column names for the kind's fields, in their order, such as
             `("frage", "antwort")`. By default they are recognized.
-        header: True or False, whether the first row of a table or of arrays names the
-            columns. By default that is told from the rows. With True a row that repeats
-            the header is a row; by default it is bad, as where files were joined.
-        delimiter: the character between fields. By default that of comma, tab, semicolon
-            and `|` by which most of the first 20 rows have the fields expected; where
-            several do, the tab. Of the kind `"text"` without `columns`, the comma in
+        header: whether the first row of a table or of arrays names the columns, True or
+            False. By default it is inferred from the rows. With True, a later row equal to
+            the header is data; by default it is a bad row, as in concatenated files.
+        delimiter: the character between fields. By default it is comma, tab, semicolon or
+            `|`: the one with which most of the first 20 rows have the expected fields; the
+            tab if several do. For the kind `"text"` without `columns`, it is the comma in
             `.csv` and the tab in `.tsv`.
-        quotes: False where a `"` is a character like others, and a row one line.
+        quotes: False if a `"` is a character like any other, and every line is a row.
         label_dtype: `"string"`, or `"int64"` for labels that are integers.
-        bad_rows: `"error"`, or `"skip"` to leave them out and, at the end of each pass, to
-            warn how many they were in which file, by Python's `warnings`, whose default
-            filters show the same warning once.
-        max_row_bytes: the longest row in a file, > 0. Nothing longer is held in memory,
-            whatever a file says of its lengths.
+        bad_rows: `"error"`, or `"skip"` to leave them out and to warn, at the end of each
+            pass, how many there were in each file. Python's default warning filters show
+            the same warning once.
+        max_row_bytes: the maximum size of a row in a file, > 0. Nothing longer is held in
+            memory, whatever lengths a file declares.
 
     Returns:
-        A `tf.data.Dataset` of single rows: go on with `.shuffle(...).batch(...)`, for
-        images after a `.map` that reads the path, as
+        A `tf.data.Dataset` of single rows: continue with `.shuffle(...).batch(...)`, for
+        images after a `.map` that reads the path, such as
         `lambda x: ((x[0], tf.io.decode_image(tf.io.read_file(x[1]))),)`.
-        How many rows there are is not known before they are read.
+        The number of rows is unknown until they are read.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: an argument or a file's ending is none of these, no or more than one
-            delimiter fits, a column is missing, the first row may be a header and is not
-            understood, a file without a header follows one with columns in another order,
-            or one of a file's first 20 rows is bad. A bad row has another number
-            of fields, quotes that do not fit, an empty field, a score that is no finite
-            number, a label of another type, JSON that is no object with the fields, a NUL
-            character, bytes that are no UTF-8, or more than `max_row_bytes`.
-        tf.errors.InvalidArgumentError: a later row is bad, when it is reached, or the
-            file was removed or has another first row by then; the text is that of the
-            ValueError. The rows before it have come. What comes after damage in a gzip file
-            or in a TFRecord cannot be read, with `"skip"` neither.
+        FileNotFoundError: a file does not exist.
+        ValueError: none or more than one delimiter fits, a column is missing, the first
+            row looks like a header of unknown names, a file without a header is read
+            together with one whose columns are in another order, or one of a file's first
+            20 rows is bad. A bad row has another number of fields, quotes that do not
+            match, an empty field, a score that is not a finite number, a label of another
+            type, JSON that is not an object with the fields, a NUL character, bytes that
+            are not UTF-8, or more than `max_row_bytes`.
+        tf.errors.InvalidArgumentError: a later row is bad, when it is reached, or by then
+            the file was removed or its first row has changed. The message is that of the
+            ValueError, and the rows before it have been yielded. What follows damage in a
+            gzip file or in a TFRecord cannot be read, not even with `"skip"`.
 
-    Of a quote that never closes `"skip"` leaves out the lines up to that where it opens.
+    If a quote never closes, `"skip"` leaves out the lines up to the one where it opens.
 
     Example:
 
@@ -127,7 +128,7 @@ def read(
 
     Relations:
         Finetuner's CSV files, pandas' `read_csv`, tf.data's `make_csv_dataset`; those do
-        not say what they leave out.
+        not report what they leave out.
     """
     make_rows = _checked(
         paths,
@@ -160,7 +161,7 @@ def read(
 
 
 def read_rows(paths, kind, **options):
-    r"""The rows that `read` makes a dataset of, one by one, as Python values.
+    r"""Reads the rows of files one by one, as Python values.
 
     Args:
         paths: a file, or a list of files.
@@ -168,12 +169,12 @@ def read_rows(paths, kind, **options):
         **options: the other arguments of `read`.
 
     Returns:
-        An iterator of tuples of the kind's fields, in its order: str, of a score float, of
-        a label str or int.
+        An iterator of tuples of the kind's fields, in their order: str for a text, float
+        for a score, str or int for a label.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: as in `read`; here also of a later row, when it is reached.
+        FileNotFoundError: a file does not exist.
+        ValueError: as in `read`; here also if a later row is bad, when it is reached.
 
     Example:
 
@@ -201,7 +202,7 @@ def _checked(
     bad_rows,
     max_row_bytes,
 ):
-    """A function that begins to read all rows, after a look at each file's first ones."""
+    """Checks the arguments and the first rows, and returns a function that reads all."""
     if kind not in _KINDS:
         raise ValueError(
             f"Expected a kind of data that can be read, one of {list(_KINDS)}. "
@@ -217,13 +218,13 @@ def _checked(
     if header is False and columns is not None:
         raise ValueError(
             "Expected columns=, which are names in a header, or header=False. Received "
-            f"both: columns={columns!r}. Without a header the fields stand in the kind's "
-            f"order: {', '.join(fields)}."
+            f"both: columns={columns!r}. Without a header the fields are in the order of "
+            f"the kind: {', '.join(fields)}."
         )
     is_character = isinstance(delimiter, str) and len(delimiter) == 1
     if delimiter is not None and (not is_character or delimiter in '"\r\n'):
         raise ValueError(
-            "Expected as delimiter one character, no quote and no line end. "
+            "Expected one character as delimiter, not a quote and not a line end. "
             f"Received: delimiter={delimiter!r}"
         )
     if label_dtype not in ("string", "int64") or bad_rows not in ("error", "skip"):
@@ -238,7 +239,9 @@ def _checked(
     files = []
     for path in map(os.fsdecode, paths):
         if not os.path.isfile(path):
-            raise FileNotFoundError(f"Expected a file. Received: {path!r}, which is none.")
+            raise FileNotFoundError(
+                f"Expected a file. Received: {path!r}, which is not one."
+            )
         file = open_file(path, fields, columns, header, delimiter, quotes, max_row_bytes)
         files.append(file)
         _check_head(file, convert, bad_rows)
@@ -249,7 +252,7 @@ def _checked(
 
 
 def _check_columns(columns, fields):
-    """None, or a name for each field."""
+    """Checks that columns is None, or a name for each field."""
     if columns is None:
         return
     are_names = isinstance(columns, list | tuple) and all(
@@ -262,15 +265,15 @@ def _check_columns(columns, fields):
         )
     if len({*columns}) < len(columns):
         raise ValueError(
-            f"Expected another column for each field. Received: columns={columns!r}"
+            f"Expected a different column for each field. Received: columns={columns!r}"
         )
 
 
 def _listed(paths):
-    """The paths of one file or several."""
+    """Returns a list of the paths of one file or several."""
     if isinstance(paths, str | bytes | os.PathLike):
         return [paths]
-    # Their elements are not the files, or not in an order.
+    # Their elements are not paths, or have no order.
     if isinstance(paths, dict | set | frozenset | io.IOBase):
         raise ValueError(f"Expected the path of a file, or a list. Received: {paths!r}")
     try:
@@ -288,20 +291,20 @@ def _listed(paths):
 
 
 def _check_orders(files):
-    """Raises if a header may have been meant for the files after its own too."""
+    """Raises if the header of one file may have been meant for other files too."""
     headers = [(file.path, file.header) for file in files]
     moved = [path for path, header in headers if header.moves]
     bare = [path for path, header in headers if header.first and not header.names]
     if moved and bare:
         raise ValueError(
             f"{bare[0]}: Expected a header, as {moved[0]} has one with the columns in "
-            "another order than the kind's. Received: none. Give each file its header, or "
-            "read the files apart."
+            "another order than the kind's. Received: none. Give each file a header, or "
+            "read the files separately."
         )
 
 
 def _check_head(file, convert, bad_rows):
-    """Raises what the first rows are bad for, if that is an error."""
+    """Raises if one of the first rows is bad and that is an error, or if there is none."""
     if bad_rows == "error":
         head = list(itertools.islice(_rows(file, convert, bad_rows), HEAD))
     else:
@@ -312,7 +315,7 @@ def _check_head(file, convert, bad_rows):
 
 
 def _rows(file, convert, bad_rows):
-    """A file's rows, converted; the bad ones counted or an error."""
+    """Yields a file's rows, converted; a bad one is counted, or an error."""
     total = bad = 0
     first_bad = None
     try:
@@ -324,13 +327,13 @@ def _rows(file, convert, bad_rows):
                 message = f"{file.path}, {file.unit} {number + error.lines_below}: {error}"
                 if bad_rows == "error":
                     raise ValueError(
-                        f'{message} Mend it, or leave out bad rows with bad_rows="skip".'
+                        f'{message} Fix it, or leave out bad rows with bad_rows="skip".'
                     ) from None
                 first_bad = first_bad or message
                 bad += 1
                 continue
             yield row
-    finally:  # also where the reader stops early
+    finally:  # also if the reader stops early
         if bad:
             warnings.warn(
                 f"{file.path}: left out {bad} bad rows of {total}. The first: {first_bad}",
@@ -339,7 +342,7 @@ def _rows(file, convert, bad_rows):
 
 
 def _chunks(rows, num_texts):
-    """Rows in chunks, as tuples of columns; those before an error first."""
+    """Yields rows in chunks, as tuples of columns; an error after the rows before it."""
     error = None
     while error is None:
         chunk, size = [], 0
@@ -362,7 +365,7 @@ def _chunks(rows, num_texts):
 
 
 def _converter(fields, label_dtype):
-    """A function from a row's cells to its values, or to what is wrong with it."""
+    """Returns a function from a row's cells to its values; it raises a BadRow if bad."""
     to_label = _text if label_dtype == "string" else _integer
     converters = {"score": _score, "label": to_label}
     columns = [(converters.get(field, _text), field) for field in fields]
@@ -408,13 +411,13 @@ def _integer(cell, name):
     except ValueError:
         pass
     raise BadRow(
-        f"Expected an integer as {name}. Received: {short(cell)}. Labels that are texts "
-        'are read with label_dtype="string".'
+        f"Expected an integer as {name}. Received: {short(cell)}. For labels that are "
+        'texts set label_dtype="string".'
     )
 
 
 def _number(dtype, cell):
-    """A number; Python's own would take 1_000 as well."""
+    """Parses a number; unlike Python, refuses 1_000."""
     if isinstance(cell, str) and "_" in cell:
-        raise ValueError("no number")
+        raise ValueError("not a number")
     return dtype(cell)

@@ -1,4 +1,4 @@
-"""File readers: yield (row number, cells or BadRow)."""
+"""File readers, which yield (row number, cells or BadRow)."""
 
 import contextlib
 import functools
@@ -24,11 +24,11 @@ from tfembloss.data.records import Damaged, records
 from tfembloss.data.rows import BadRow, is_unicode, short
 from tfembloss.data.tables import Table, table_that_fits
 
-_DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\n"}  # of texts alone; a line is one
+_DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\n"}  # of the kind "text"
 
 
 def open_file(path, fields, columns, header, delimiter, quotes, max_row_bytes):
-    """The reader for a file's ending."""
+    """Returns the reader for a file's extension."""
     ending = os.path.splitext(path.removesuffix(".gz"))[1].lower()
     if ending in _DELIMITERS:
         if fields == ["text"] and columns is None and delimiter is None:
@@ -81,7 +81,7 @@ class _JsonLines:
             yield number, row
 
     def _values(self):
-        """Line number and value of each row, or what is wrong with it."""
+        """Yields the line number and the value of each row, or a BadRow."""
         number = 1
         for line in lines_of(self.path, self.max_row_bytes):
             if type(line) is NoRows:
@@ -113,7 +113,7 @@ class _JsonLines:
             return row
         else:
             array = ", or an array of these" if self.takes_arrays else ""
-            hint = "" if self.columns else " Other names are given as columns=."
+            hint = "" if self.columns else " Pass other names as columns=."
             raise BadRow(
                 f"Expected an object with {', '.join(self.names)}{array}. "
                 f"Received: {short(row)}.{hint}"
@@ -145,7 +145,7 @@ def _object(pairs):
     return row
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_object)  # json.loads would make one a row
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)  # json.loads makes one per call
 
 
 class _TFRecords:
@@ -161,7 +161,7 @@ class _TFRecords:
         self.names = columns or fields
         _, first = next(readable(path, self.unit, self._records()), (1, None))
         if columns is None and first is not None:
-            with contextlib.suppress(BadRow):  # said where it is read
+            with contextlib.suppress(BadRow):  # reported when the row is read
                 self.names = known_names(sorted(_features(first)), fields) or fields
 
     def rows(self):
@@ -182,8 +182,8 @@ class _TFRecords:
                 raise ValueError(
                     f"{self.path}, record {number + 1}: Expected a TFRecord with its "
                     f"length and checksums. Received a damaged or truncated one ({error}), "
-                    "after which nothing can be found. Make or fetch the file again; "
-                    "packed by gzip its name ends in .gz."
+                    "after which nothing can be read. Make or fetch the file again; if it "
+                    "is gzipped, its name must end in .gz."
                 ) from None
 
     def _cells(self, record):
@@ -193,7 +193,7 @@ class _TFRecords:
         if missing := [name for name in self.names if name not in features]:
             raise BadRow(
                 f"Expected features {list(self.names)}. Received none for {missing}, "
-                f"only {short(sorted(features))}. Other names are given as columns=."
+                f"only {short(sorted(features))}. Pass other names as columns=."
             )
         pairs = zip(self.fields, self.names, strict=True)
         return [self._cell(field, features[name]) for field, name in pairs]

@@ -1,4 +1,4 @@
-"""Which column of a file is which field, told from the names in its first row."""
+"""Finds which column of a file is which field, from the names in its first row."""
 
 import itertools
 import re
@@ -31,7 +31,7 @@ _IMAGE = (
     "image img picture photo path file filename filepath imagepath imagefile imagename "
     "imageurl url"
 )
-# Names that users' files have for the fields, in lower case and without spaces.
+# Common names of the fields in files, in lower case and without separators.
 _KNOWN = {
     "query": _QUERY,
     "article": _ARTICLE,
@@ -42,7 +42,7 @@ _KNOWN = {
     "image": _IMAGE,
 }
 _KNOWN = {field: frozenset(names.split()) for field, names in _KNOWN.items()}
-_LABELED = _KNOWN["text"] | {"article", "answer", "name", "product"}  # article of a label
+_LABELED = _KNOWN["text"] | {"article", "answer", "name", "product"}  # of labeled articles
 _ANY = frozenset().union(*_KNOWN.values())
 _NAME = re.compile(r"[^\W\d][\w-]*( [\w-]+){0,2}( ?[(\[][\w -]+[)\]])?")
 _TEXTUAL = re.compile(
@@ -52,13 +52,13 @@ _LONGEST_NAME = 40
 
 
 class Header:
-    """What the first row says of the columns: their places, or what is wrong with it.
+    """The places of the columns according to the first row, or what is wrong with it.
 
     Args:
-        rows: the first rows, lists of cells where they can be read.
+        rows: the first rows: lists of cells, if they can be read.
         fields: the kind's fields.
         columns: the file's names for them, or None.
-        header: True, False, or None where that is to be told from the rows.
+        header: True, False, or None to infer it from the rows.
     """
 
     def __init__(self, rows, fields, columns, header):
@@ -107,8 +107,8 @@ class Header:
             self.problem = (
                 f"Expected rows of {', '.join(fields)}, or a header of names known for "
                 f"them. Received: {short(self.first)}, which looks like a header of other "
-                f"names. Give those of {', '.join(fields)}, in this order, as columns="
-                f"{such}; or where it is a row, give header=False."
+                f"names. Pass those of {', '.join(fields)}, in this order, as columns="
+                f"{such}; or, if it is a row, header=False."
             )
 
     def _set(self, places):
@@ -116,11 +116,11 @@ class Header:
 
     @property
     def moves(self):
-        """Whether the columns stand otherwise than the kind's fields."""
+        """Whether the columns are in another order than the kind's fields."""
         return self.places is not None and self.places != [*range(len(self.names))]
 
     def skipped(self, path, rows):
-        """The numbered rows below the header, of a file that begins as it did."""
+        """Yields the numbered rows below the header, if the first row is still the same."""
         number, row = next(rows, (1, None))
         if self.first is not None and row != self.first:
             raise ValueError(
@@ -133,25 +133,25 @@ class Header:
         yield from rows
 
     def picked(self, row):
-        """A row's cells in the order of the fields."""
+        """Returns a row's cells in the order of the fields."""
         if self.places is None:
             return row
         if row == self.names and self.again_is_bad:
             return BadRow(
-                f"Expected a row. Received the header again: {short(row)}, as where files "
-                "were joined. Remove it; where it is a row, give header=True."
+                f"Expected a row. Received the header again: {short(row)}, as in "
+                "concatenated files. Remove it, or, if it is a row, pass header=True."
             )
         return [row[place] for place in self.places]
 
 
 def known_names(names, fields):
-    """The file's name for each field, or None if that is not certain."""
+    """Returns the file's name for each field, or None if that is ambiguous or unknown."""
     places = known_places(names, fields)
     return places and [names[place] for place in places]
 
 
 def _normalized(name):
-    """As names are compared: in any case, with or without separators."""
+    """Returns a name in the form in which names are compared, whatever its separators."""
     return re.sub(r"[\s_-]+", "", name.strip(" \"'")).lower() if name else ""
 
 
@@ -160,7 +160,7 @@ def _is_known(name, known):
 
 
 def known_places(names, fields):
-    """The place of each field among a file's names, or None if that is not certain."""
+    """Returns each field's place among a file's names, or None if that is not certain."""
     own = [[place for place, name in enumerate(names) if name == field] for field in fields]
     found = [_normalized(name) for name in names]
     if not all(len(places) == 1 for places in own):
@@ -179,7 +179,7 @@ def known_places(names, fields):
 
 
 def _known(fields):
-    """The names known for each field; whether a text is a query depends on the kind."""
+    """Returns the names known for each field, which depend on the kind."""
     is_labeled = "label" in fields
     return [
         _LABELED if is_labeled and field == "article" else _KNOWN[field] for field in fields
@@ -187,15 +187,15 @@ def _known(fields):
 
 
 def looks_like_names(first, rest, fields):
-    """Whether a first row that is not understood may be a header, and no row."""
+    """Returns whether a first row of unknown names may be a header instead of a row."""
     cells = [cell.strip(" \"'") if isinstance(cell, str) else None for cell in first]
     rest = [row for row in rest if len(row) == len(first)]
-    if cells == [str(i) for i in range(len(cells))]:  # pandas' names where there are none
+    if cells == [str(i) for i in range(len(cells))]:  # pandas' default names
         return not any(all(map(str.isdecimal, map(str, row))) for row in rest)
     if not all(map(_is_name, cells)) or len({*cells}) < len(cells):
         return False
     if any(cell == other for row in rest for cell, other in zip(first, row, strict=True)):
-        return False  # what occurs again below is a value
+        return False  # a name would not occur again below
     names = [_normalized(cell) for cell in cells]
     known = frozenset().union(*_known(fields))
     if any(_is_known(name, known) for name in names):
@@ -206,7 +206,7 @@ def looks_like_names(first, rest, fields):
 
 
 def _is_text(cell):
-    """Whether it is hardly the name of a column: words, a sentence's end or a number."""
+    """Whether it is unlikely to name a column: words, punctuation or a number."""
     return not _is_name(cell) and _TEXTUAL.search(str(cell)) is not None
 
 
@@ -218,7 +218,7 @@ def _is_name(cell):
 
 
 def likely_names(names, fields):
-    """A file's names for the fields, as far as they can be guessed."""
+    """Returns a file's names for the fields, as far as they can be guessed."""
     found = [_normalized(name) for name in names]
     taken = {}
     for field, known in zip(fields, _known(fields), strict=True):

@@ -1,4 +1,4 @@
-"""Rows that are kept in memory: of arrays and lists, or of a dataset, read once."""
+"""Rows kept in memory, from arrays and lists, or from a dataset that is read once."""
 
 import tensorflow as tf
 
@@ -6,27 +6,27 @@ from tfembloss.data.columns import as_columns, as_rows
 
 
 def labeled_rows(x, y):
-    """Tensors x and y `[N]` of rows with class labels: arrays, or a dataset of (x, y)."""
+    """Returns tensors x and labels y `[N]`, of arrays or of a dataset of (x, y)."""
     if isinstance(x, tf.data.Dataset):
         spec = x.element_spec
         if not isinstance(spec, tuple) or len(spec) != 2 or not _are_dense(spec):
             raise ValueError(
-                "Expected a dataset whose elements are (x, y), dense tensors; .map(...) "
-                f"makes them of others. Received: elements of {spec}"
+                "Expected a dataset whose elements are (x, y), dense tensors; convert "
+                f"others with .map(...). Received: elements of {spec}"
             )
     x, y = _as_tensors(x, y, lambda spec: spec[1])
     return x, _labels(y)
 
 
 def rows_with_texts(x, y=None):
-    """Tensors x, and y or None: of arrays, or of a dataset of x, (x,) or (x, y)."""
+    """Returns tensors x, and y or None, of arrays or a dataset of x, (x,) or (x, y)."""
     if isinstance(x, tf.data.Dataset):
         spec = x.element_spec
         of_x, *of_y = spec if isinstance(spec, tuple) else (spec,)
         if len(of_y) > 1 or not _are_dense(spec) or not (of_y or _first_text(of_x)):
             raise ValueError(
                 "Expected a dataset whose elements are x, (x,) or (x, y), dense tensors, "
-                "and in x a text; without one a y, which tells rows from batches. "
+                "with a text in x, or else with a y, to distinguish rows from batches. "
                 f"Received: elements of {spec}"
             )
     return _as_tensors(x, y, _text_or_y)
@@ -48,7 +48,7 @@ def _text_or_y(spec):
 
 
 def _as_tensors(x, y, telling):
-    """From x and y, or a dataset of them, tensors of equally many rows."""
+    """Returns x and y, or those of a dataset, as tensors with equal numbers of rows."""
     with tf.device("CPU"):  # where tf.data gathers them
         if isinstance(x, tf.data.Dataset):
             x, y = _read(x, y, telling)
@@ -65,14 +65,16 @@ def _as_tensors(x, y, telling):
 
 
 def _read(dataset, y, telling):
-    """All of a dataset's elements, as tensors of rows: x, and y or None."""
+    """Reads all elements of a dataset as tensors of rows: x, and y or None."""
     if y is not None:
         raise ValueError(
             "Expected a dataset whose elements are (x, y), and no y beside it. Received: "
             f"a dataset and y of type {type(y).__name__}"
         )
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
-        raise ValueError("Expected a dataset that ends: .take(...) makes it do so.")
+        raise ValueError(
+            "Expected a finite dataset. Received an infinite one: add .take(...)."
+        )
     is_batched = _is_batched(dataset, telling)
     try:
         batches = list(dataset if is_batched else dataset.batch(1024))
@@ -83,17 +85,17 @@ def _read(dataset, y, telling):
             return x, y
     except tf.errors.InvalidArgumentError as error:
         raise ValueError(
-            "Expected rows of one shape, to keep them in memory: pad them to it. "
+            "Expected rows of one shape, to keep them in memory: pad them. "
             f"Received: {error.message}"
         ) from error
     raise ValueError("Expected a dataset with at least one element, received none.")
 
 
 def _is_batched(dataset, telling):
-    """Whether a dataset's elements are batches of rows instead of single rows.
+    """Returns whether a dataset's elements are batches of rows instead of single rows.
 
-    Rows may have a leading dimension too: labels [1], as keras.datasets has them, and
-    images. `telling(spec)` is the part that is no more than a value or a vector in a row.
+    Rows may have a leading dimension too: labels [1], as in keras.datasets, and images.
+    `telling(spec)` is the part that is at most a vector in a single row.
     """
     spec = dataset.element_spec
     if any(part.shape.rank is None for part in tf.nest.flatten(spec)):
@@ -108,13 +110,13 @@ def _is_batched(dataset, telling):
         return False
     if telling(spec).shape.rank > 1 or None in sizes:
         return True
-    # All begin with the same size: batches of so many rows, or rows of so many values.
+    # All begin with the same size n: batches of n rows, or rows of n values.
     batched = _made_by_batch(dataset)
     return sizes != {1} if batched is None else batched
 
 
 def _made_by_batch(dataset):
-    """Whether `.batch` made a dataset's elements; None where that cannot be said."""
+    """Returns whether `.batch` made a dataset's elements; None if that is unknown."""
     while True:
         kind = type(dataset).__name__
         if "Unbatch" in kind or "TensorSlice" in kind:
@@ -128,7 +130,7 @@ def _made_by_batch(dataset):
 
 
 def _labels(y):
-    """y, a tensor of class labels, as `[N]`."""
+    """Returns y, a tensor of class labels, as `[N]`."""
     if y is not None and y.shape.rank == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y is not None and y.dtype == tf.bool:
@@ -137,16 +139,16 @@ def _labels(y):
     if is_label and y.shape.rank == 1:
         return y
     if y is None:
-        received, advice = "None", "give y, or a dataset of (x, y)"
+        received, advice = "None", "pass y, or a dataset of (x, y)"
     elif y.shape.rank == 1:
-        received, advice = y.dtype.name, 'of floats take .astype("int64")'
+        received, advice = y.dtype.name, 'convert floats with .astype("int64")'
         nans = tf.where(tf.math.is_nan(y))[:, 0].numpy() if y.dtype.is_floating else []
         if len(nans):
             received += f", NaN in row {nans[0]} and in {len(nans)} rows in all"
-            advice = "leave rows without a label out"
+            advice = "leave out rows without a label"
     else:
         received = f"{y.dtype.name} of {tuple(y.shape)}"
-        advice = "of one-hot rows take .argmax(axis=1)"
+        advice = "convert one-hot rows with .argmax(axis=1)"
     raise ValueError(
         f"Expected class labels y of shape [N] or [N, 1], integers or strings; {advice}. "
         f"Received: {received}"

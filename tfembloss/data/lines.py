@@ -1,4 +1,4 @@
-"""Lines of text files, packed or not, decoded."""
+"""Decoded lines of text files, gzipped or not."""
 
 import codecs
 import gzip
@@ -8,14 +8,14 @@ import zlib
 from tfembloss.data.rows import BadRow
 
 LINE_FEED = ord("\n")
-HEAD = 20  # rows that are looked at before reading begins
+HEAD = 20  # rows that are checked before reading begins
 _UTF8_BOM = codecs.BOM_UTF8
 _NO_ROWS = (b"\n", b"\r\n", _UTF8_BOM, _UTF8_BOM + b"\n", _UTF8_BOM + b"\r\n")
 _OTHER_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 
 
 def readable(path, unit, rows):
-    """Numbered rows; damage of the packing is an error that nothing leaves out."""
+    """Yields numbered rows; a damaged gzip file is an error that cannot be skipped."""
     number = 0
     try:
         for number, row in rows:
@@ -33,19 +33,19 @@ def readable(path, unit, rows):
 
 
 def open_packed(path):
-    """Opens a file, unpacked where it is packed."""
+    """Opens a file, decompressed if it is gzipped."""
     return gzip.open(path) if path.endswith(".gz") else open(path, "rb")
 
 
 class NoRows(bytes):
-    """Lines without anything in them, which are text only between quotes."""
+    """Empty lines, which are text only between quotes."""
 
 
 _EMPTY_LINES = re.compile(rb"(?:\r?\n)*")
 
 
 def _num_empty(ahead):
-    """How many bytes of empty lines come first."""
+    """Returns the number of bytes of the empty lines at the beginning."""
     ends = ahead[: len(ahead) - len(ahead.lstrip(b"\r\n"))]
     if ends.count(b"\r") == ends.count(b"\r\n"):
         return len(ends)
@@ -53,7 +53,7 @@ def _num_empty(ahead):
 
 
 def lines_of(path, limit):
-    """Lines with their ends; of one longer than the limit, limit + 1 bytes."""
+    """Yields lines with their ends; of one longer than the limit, limit + 1 bytes."""
     with open_packed(path) as file:
         line = file.readline(limit + 1 + len(_UTF8_BOM)).removeprefix(_UTF8_BOM)
         if line.startswith(_OTHER_BOMS):
@@ -67,18 +67,18 @@ def lines_of(path, limit):
                 yield NoRows(line + file.read(_num_empty(file.peek(1))))
             else:
                 yield line
-            while len(line) > limit and not line.endswith(b"\n"):  # the rest of it
+            while len(line) > limit and not line.endswith(b"\n"):  # skips the rest of it
                 line = file.readline(limit + 1)
             line = file.readline(limit + 1)
 
 
 def without_end(line):
-    """A line without its line end."""
+    """Returns a line without its line end."""
     return line.removesuffix("\n").rstrip("\r")
 
 
 def too_long(limit):
-    """What is wrong with a row that is longer than the limit."""
+    """Returns the BadRow of a row that is longer than the limit."""
     return BadRow(
         f"Expected a row of at most max_row_bytes={limit}. Received a longer one. Shorten "
         "it or give a larger max_row_bytes."
@@ -89,7 +89,7 @@ _QUOTED = re.compile(rb'"[^"]*"?')
 
 
 def decoded(row, limit, quotes=False):
-    """A row's text, without the byte order mark that a joined file may begin with."""
+    """Decodes a row, without a byte order mark, which a concatenated file may have."""
     if row[-1] != LINE_FEED and b"\r" in row[:-1]:
         plain = _QUOTED.sub(lambda text: b" " * len(text[0]), row) if quotes else row
         if (place := plain.find(b"\r", 0, -1)) >= 0:

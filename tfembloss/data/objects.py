@@ -1,4 +1,4 @@
-"""Rows that are Python objects: as tensors, or which of them is missing or differs."""
+"""Converts rows that are Python objects to tensors, and finds the row that is wrong."""
 
 import numpy as np
 import tensorflow as tf
@@ -7,12 +7,12 @@ from tfembloss.data.rows import is_unicode
 
 
 def rows_of_objects(values, name):
-    """A tensor of rows that TensorFlow does not read as they are, or an error about one.
+    """Converts rows that TensorFlow cannot convert itself, or raises an error about one.
 
     Args:
         values: a collection of rows: an array of objects, a dict's values, a data frame's
             column, or a list with a row that does not fit.
-        name: what errors call the rows.
+        name: the name of the rows in errors.
     """
     rows = _as_list(values, name)
     try:
@@ -31,7 +31,7 @@ def _as_list(values, name):
     if isinstance(values, np.ndarray) and values.dtype.kind not in "OT":
         raise ValueError(
             "Expected numbers or texts. Received: an array of dtype "
-            f"{values.dtype} as {name}. .astype(...) makes another of it."
+            f"{values.dtype} as {name}. Convert it with .astype(...)."
         )
     if isinstance(values, np.ndarray):
         values = values.tolist()
@@ -44,7 +44,7 @@ def _plain(row):
 
 
 def _what_is_wrong(rows, name):
-    """The first row that is missing or differs from the others, in words; or None."""
+    """Describes the first row that is missing or differs from the others, or None."""
     leaves = [_leaves(row) for row in rows]
     is_text = any(isinstance(v, str | bytes) for row in leaves for v in row)
     missing = [
@@ -54,7 +54,7 @@ def _what_is_wrong(rows, name):
         value = next(v for v in leaves[missing[0]] if _is_missing(v, is_text))
         return (
             f"{value} in row {missing[0]} of {name}, and missing values in {len(missing)} "
-            f"of {len(rows)} rows. Leave those rows out, or fill the values in."
+            f"of {len(rows)} rows. Leave out those rows, or fill in the values."
         )
     for describe in (_shape, _kind):
         kinds = [describe(row) for row in rows]
@@ -68,9 +68,9 @@ def _what_is_wrong(rows, name):
                     f"{type(value).__name__} in row {i} of {name}. Make it text or numbers."
                 )
             if isinstance(value, int) and not -(2**63) <= value < 2**63:
-                return f"{value} in row {i} of {name}, which is no 64 bit integer."
+                return f"{value} in row {i} of {name}, which is not a 64-bit integer."
             if isinstance(value, str) and not is_unicode(value):
-                return f"{value!r} in row {i} of {name}, which UTF-8 cannot write."
+                return f"{value!r} in row {i} of {name}, which UTF-8 cannot encode."
     return None
 
 

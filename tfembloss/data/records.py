@@ -1,4 +1,4 @@
-"""Records of a TFRecord file, each length checked before anything of its size is made."""
+"""Records of a TFRecord file, whose lengths are checked before memory is allocated."""
 
 import functools
 import struct
@@ -15,11 +15,11 @@ _FOOTER = struct.Struct("<I")
 
 
 class Damaged(ValueError):
-    """What follows cannot be found."""
+    """A record is damaged, so that the next one cannot be found."""
 
 
 def records(file, limit):
-    """The records of an open file; None for one that is longer than the limit."""
+    """Yields the records of an open file; None for one that is longer than the limit."""
     while header := file.read(_HEADER.size):
         if len(header) < _HEADER.size:
             raise Damaged(f"{len(header)} bytes where a length and its checksum begin")
@@ -36,7 +36,7 @@ def records(file, limit):
 
 
 def _body(file, length, is_kept):
-    """How many of so many bytes there are, and they: read as they come, not allocated."""
+    """Reads up to `length` bytes, without allocating them first; their number, and they."""
     blocks, left = [], length
     while left and (block := file.read(min(left, _AT_ONCE))):
         left -= len(block)
@@ -53,7 +53,7 @@ def _masked_crc(data):
 
 
 def _crc32c(data):
-    """CRC-32C. It is linear: the checksums of bytes at their places in a block add up."""
+    """Computes CRC-32C; it is linear, so the checksums of a block's bytes add up."""
     ahead = len(data) % _BLOCK
     table, one, shifts = _tables()
     crc = 0xFFFFFFFF
@@ -75,7 +75,7 @@ _PLACES = 256 * np.arange(_BLOCK)[::-1]
 
 @functools.cache
 def _tables():
-    """The checksums of each byte at each place from a block's end, flat; lists of some."""
+    """Returns tables of the checksums of each byte at each place from a block's end."""
     table = np.empty([_BLOCK, 256], np.uint32)
     table[0] = np.arange(256)
     for _ in range(8):

@@ -1,8 +1,8 @@
-"""What may stand in the place of a row: what is wrong with it."""
+"""A bad row, which takes the place of a row that cannot be read."""
 
 
 class BadRow(ValueError):
-    """What is wrong with a row, and how many lines it is below the row's first."""
+    """What is wrong with a row, and how many lines below the row's first line."""
 
     def __init__(self, message, lines_below=0):
         super().__init__(message)
@@ -10,7 +10,7 @@ class BadRow(ValueError):
 
 
 def short(value):
-    """What stands in a message of a value."""
+    """Returns the repr of a value for a message, truncated if it is long."""
     try:
         text = repr(value[:80] if isinstance(value, str | list) else value)
     except RecursionError:
@@ -19,7 +19,7 @@ def short(value):
 
 
 def is_unicode(text):
-    """Whether a string can be written as UTF-8, which half a surrogate pair cannot."""
+    """Returns whether a string can be encoded as UTF-8; half a surrogate pair cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Rows of fields between delimiters, and which delimiter a file has."""
+"""Rows of fields between delimiters, and the search for a file's delimiter."""
 
 import collections
 import itertools
@@ -31,14 +31,14 @@ class Table:
         self.cell = re.compile(rf'"((?:[^"]++|"")*+)"|([^"{character}]*+)')
         rows = readable(path, self.unit, self._lists())
         self.head = list(itertools.islice(rows, HEAD))
-        if delimiter == "\n":  # lines are texts as they stand
+        if delimiter == "\n":  # each line is one text
             header = bool(header)
         self.header = Header([row for _, row in self.head], fields, columns, header)
         self.first = self.head[0][1] if self.head else []
         self.expected = self.header.names or fields
 
     def num_fitting(self):
-        """How many of the first rows have the fields expected."""
+        """Returns how many of the first rows have the expected fields."""
         if self.header.is_missing:
             return 0
         expected = self.first if self.header.problem else self.expected
@@ -46,7 +46,7 @@ class Table:
         return sum(len(row) == len(expected) for row in rows)
 
     def check_header(self):
-        """Raises what is wrong with the header."""
+        """Raises an error if something is wrong with the header."""
         if self.header.problem:
             between = "" if self.delimiter == "\n" else f", between {self.delimiter!r}"
             raise ValueError(
@@ -54,7 +54,7 @@ class Table:
             )
 
     def rows(self):
-        """Numbered rows: their cells, or what is wrong."""
+        """Yields numbered rows: their cells, or a BadRow."""
         for number, row in self.header.skipped(self.path, self._lists()):
             yield number, self._cells(row)
 
@@ -64,14 +64,14 @@ class Table:
         if len(row) != len(self.expected):
             return BadRow(
                 f"Expected {len(self.expected)} fields ({', '.join(self.expected)}) "
-                f"between {self.delimiter!r}. Received {len(row)}: {short(row)}. A field "
-                "with the delimiter in it belongs in quotes; the names in a header are "
-                "given as columns=."
+                f"between {self.delimiter!r}. Received {len(row)}: {short(row)}. Enclose a "
+                "field that contains the delimiter in quotes; pass the names in a header "
+                "as columns=."
             )
         return row if self.header.places is None else self.header.picked(row)
 
     def _lists(self):
-        """Line number and list of all fields of each row, or what is wrong with it."""
+        """Yields the line number and the list of all fields of each row, or a BadRow."""
         lines = lines_of(self.path, self.max_row_bytes)
         ahead = collections.deque()  # lines that were read to find a closing quote
         number = 1  # of the row's first line
@@ -102,7 +102,7 @@ class Table:
                     break
 
     def _count_lines(self, ahead, lines):
-        """How many lines the row has: to where the number of quotes is even."""
+        """Returns how many lines the row has: up to where the number of quotes is even."""
         is_open, size, num_ahead = False, 0, len(ahead)
         for count, line in enumerate(itertools.chain(ahead, lines), 1):
             if count > num_ahead:
@@ -114,12 +114,12 @@ class Table:
         return count
 
     def _split(self, row):
-        """All fields of a row."""
+        """Splits a row into all of its fields."""
         is_quoted = self.quotes and b'"' in row
         try:
             text = without_end(decoded(row, self.max_row_bytes, self.quotes))
         except BadRow:
-            if is_quoted:  # is all of it one row? If not, that is what to say
+            if is_quoted:  # an unbalanced quote is the more helpful error
                 self._unquoted(without_end(row.decode(errors="replace")))
             raise
         return self._unquoted(text) if is_quoted else text.split(self.delimiter)
@@ -148,31 +148,31 @@ class Table:
         return _BadQuote(
             f'Expected a field in quotes, with each " in it doubled, or one without. '
             f"Received {what} in column {start - before.rfind(chr(10))}: "
-            f"{short(text[start : start + 40])}. Where quotes are text, read with "
+            f"{short(text[start : start + 40])}. If quotes are text, read with "
             "quotes=False.",
             before.count("\n"),
         )
 
 
 class _BadQuote(BadRow):
-    """Where the row ends is not known."""
+    """A bad row whose end is not known."""
 
 
 def table_that_fits(tables):
-    """The table with the delimiter by which most of the first rows have their fields."""
+    """Returns the table whose delimiter gives most of the first rows their fields."""
     if len(tables) == 1 or not tables[0].head:
         table = tables[0]
     else:
         most = max(table.num_fitting() for table in tables)
         fitting = [table for table in tables if table.num_fitting() == most]
-        tab = [table for table in fitting if table.delimiter == "\t"]  # in no prose
+        tab = [table for table in fitting if table.delimiter == "\t"]  # not used in prose
         table = (tab or fitting)[0]
         if 2 * most < len(table.head):
             raise ValueError(_no_delimiter(tables))
         if len(fitting) > 1 and not tab:
             raise ValueError(
                 f"{table.path}: Expected one delimiter that fits the first rows. Received "
-                f"rows that fit {[table.delimiter for table in fitting]}: give delimiter=."
+                f"rows that fit {[table.delimiter for table in fitting]}: pass delimiter=."
             )
     table.check_header()
     table.head.clear()
@@ -180,7 +180,7 @@ def table_that_fits(tables):
 
 
 def _no_delimiter(tables):
-    """What was seen in a file that no delimiter fits."""
+    """Returns the error for a file that no delimiter fits."""
     for rows in zip(*(table.head for table in tables), strict=False):
         if all(isinstance(row, BadRow) for _, row in rows):
             number, bad = rows[0]
@@ -194,5 +194,5 @@ def _no_delimiter(tables):
     return (
         f"{tables[0].path}, line {tables[0].head[0][0]}: Expected {expected} the fields "
         f"{', '.join(tables[0].names)} between commas, tabs, semicolons or |. Received: "
-        f"{'; '.join(seen)}. Give delimiter=, or columns= for the names in a header."
+        f"{'; '.join(seen)}. Pass delimiter=, or columns= for the names in a header."
     )

@@ -1,4 +1,4 @@
-"""How good embeddings are: retrieval metrics, and a callback that reports them."""
+"""Evaluation of embeddings: retrieval metrics, and a callback that logs them."""
 
 from tfembloss.evaluation.metrics import (
     DEFAULT_METRICS,

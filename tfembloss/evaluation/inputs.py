@@ -1,4 +1,4 @@
-"""What users give evaluators: rankings, what is relevant, queries and a corpus."""
+"""Checks of what users pass to evaluators: rankings, relevant rows, queries, a corpus."""
 
 import inspect
 from collections.abc import Mapping
@@ -8,11 +8,11 @@ import tensorflow as tf
 
 from tfembloss.checks import as_list, shown, with_grade
 
-NO_RESULT = -1  # in a ranking, where a query has fewer results
+NO_RESULT = -1  # in a ranking, if a query has fewer results
 
 
 def check_ranking(ranking):
-    """A ranking `[Q, K]` of row numbers, or lists of ids that are texts."""
+    """Returns a ranking `[Q, K]` of row numbers, or lists of text ids."""
     expected = "ranking as row numbers or text ids [Q, K], best first, of each query"
     if not hasattr(ranking, "dtype"):
         rows = as_list(ranking, expected)
@@ -20,7 +20,7 @@ def check_ranking(ranking):
             if isinstance(row, Mapping | set | frozenset):
                 raise ValueError(
                     f"Expected {expected}. Received: a {type(row).__name__} of query "
-                    f"{query}, which has no order: of scores by id take "
+                    f"{query}, which has no order: convert scores by id with "
                     "sorted(scores, key=scores.get, reverse=True)."
                 )
         rows = [as_list(row, expected, f" of query {q}") for q, row in enumerate(rows)]
@@ -43,13 +43,13 @@ def check_ranking(ranking):
     array = array.astype("int64", copy=False)
     if array.min(initial=0) < NO_RESULT:
         raise ValueError(
-            f"Expected {expected}, -1 where there is no result. Received: {array.min()}"
+            f"Expected {expected}, -1 for a missing result. Received: {array.min()}"
         )
     return array
 
 
 def check_relevant(relevant, cuts, names=None):
-    """For each query its relevant rows: ascending numbers, or a list of text ids."""
+    """Returns each query's relevant rows: ascending numbers, or a list of text ids."""
     expected = "relevant as a list: for each query the row that is relevant, or several"
     binary = not any(name == "ndcg" for name, _ in cuts.values())
     return [
@@ -63,8 +63,8 @@ def _relevant_to(rows, query, binary):
         positive = with_grade(rows, query)
         if not binary and any(rows[of] != 1 for of in positive):
             raise ValueError(
-                "Expected grades of 0 and 1, as ndcg is here of relevance yes or no. "
-                f"Received: {shown(rows)} {query}. Leave ndcg out, or give a set of the "
+                "Expected grades of 0 and 1, as ndcg here uses binary relevance. "
+                f"Received: {shown(rows)} {query}. Leave out ndcg, or pass a set of the "
                 "relevant ones."
             )
         rows = positive
@@ -86,7 +86,7 @@ def _relevant_to(rows, query, binary):
         if any(all(isinstance(id, kind) for id in texts) for kind in (str, bytes)):
             return list(dict.fromkeys(texts))
     if array.dtype.kind not in "iu" or array.ndim > 1:
-        mend = "; of a mask take np.flatnonzero(mask)" if array.dtype.kind == "b" else ""
+        mend = "; pass np.flatnonzero(mask) of a mask" if array.dtype.kind == "b" else ""
         raise ValueError(
             "Expected row numbers (integers) or text ids of what is relevant. Received: "
             f"{shown(rows)} {query}{mend}."
@@ -100,18 +100,18 @@ def _relevant_to(rows, query, binary):
     if array.size > 2 and found[-1] <= 1:
         raise ValueError(
             "Expected row numbers of what is relevant. Received: what looks like a mask, "
-            f"{shown(rows)} {query}: take np.flatnonzero(mask)."
+            f"{shown(rows)} {query}: convert it with np.flatnonzero(mask)."
         )
     return found
 
 
 def _dtype_of(values):
-    """So that NumPy makes no texts of numbers, and cuts no NUL at a text's end."""
+    """Keeps NumPy from converting numbers to texts, and from stripping NULs of texts."""
     return "object" if any(isinstance(value, str | bytes) for value in values) else None
 
 
 def as_numbers(ranking, relevant, names):
-    """Both by number, also where they are text ids."""
+    """Returns both as row numbers, even if they are text ids."""
     as_texts = isinstance(ranking, list), isinstance(relevant[0], list)
     kinds = {type(of) for rows in ranking for of in rows} if as_texts[0] else {int}
     kinds |= {type(rows[0]) if isinstance(rows, list) else int for rows in relevant}
@@ -142,37 +142,37 @@ def as_numbers(ranking, relevant, names):
 
 
 def by_query(values, queries):
-    """Those of a dict by query id, in the order of the queries."""
+    """Returns the values of a dict by query id, in the order of the queries."""
     if not isinstance(values, Mapping):
         raise ValueError(
             "Expected relevant as a dict of query id to what is relevant, as the queries "
-            f"are one. Received: a {type(values).__name__}."
+            f"are a dict. Received: a {type(values).__name__}."
         )
     known = set(queries)
     unknown = [query for query in values if query not in known]
     if unknown:
         raise ValueError(
             f"Expected in relevant only the queries {shown(list(queries))}. Received: "
-            f"{shown(unknown[0])}, which is none of them. What is relevant may also be a "
-            "list, in the order of the queries."
+            f"{shown(unknown[0])}, which is none of them. Relevant may also be a list, in "
+            "the order of the queries."
         )
     return [values.get(query) for query in queries]
 
 
 def named_query(query, names):
-    """A query, for an error."""
+    """Names a query in an error."""
     return f"of query {query if names is None else repr(names[query])}"
 
 
 def check_inputs(x, name):
-    """The ids, of a dict of id to text, and what `predict` takes in every epoch."""
+    """Returns the ids of a dict of id to text, or None, and the inputs of `predict`."""
     if isinstance(x, Mapping) and x:
         if all(isinstance(text, str) for text in x.values()):
             return list(x), list(x.values())
         if any(isinstance(value, Mapping) for value in x.values()):
             raise ValueError(
                 f"Expected {name} as a dict of id to text, or of a model's inputs. "
-                f"Received: {shown(x)}: of id to title and text, join both."
+                f"Received: {shown(x)}: join title and text of each id."
             )
     wrong = None
     if isinstance(x, str | bytes | set | frozenset) or x is None:
@@ -180,20 +180,20 @@ def check_inputs(x, name):
     elif inspect.isgenerator(x) or hasattr(x, "__next__"):
         wrong = (
             "a generator or iterator, of which nothing is left after the first epoch: "
-            "give a list, an array, or tf.data.Dataset.from_generator(...)"
+            "pass a list, an array, or tf.data.Dataset.from_generator(...)"
         )
     elif isinstance(x, tf.data.Dataset):
         wrong = _fault(x)
     elif num_rows(x) == 0:
         wrong = "none"
     elif isinstance(x, list) and not any(hasattr(row, "dtype") for row in x):
-        # Keras takes lists of texts and of arrays, not rows of numbers.
+        # Keras accepts lists of texts and of arrays, but not of rows of numbers.
         x = x if any(isinstance(row, str | bytes) for row in x) else _as_rows(x)
     elif not np.iterable(x) and not hasattr(x, "__getitem__"):
         wrong = f"{shown(x)} of type {type(x).__name__}"
     if wrong:
         raise ValueError(
-            f"Expected {name} as the model's predict takes them: arrays, lists, a dataset. "
+            f"Expected {name} as inputs of the model's predict: arrays, lists, a dataset. "
             f"Received: {wrong}."
         )
     return None, x
@@ -202,40 +202,38 @@ def check_inputs(x, name):
 def _as_rows(x):
     try:
         return np.asarray(x)
-    except ValueError:  # of different lengths: for a preprocessor, perhaps
+    except ValueError:  # of different lengths, which a preprocessor may pad
         return x
 
 
 def _fault(dataset):
-    """Why a dataset's rows cannot be told from each other by number, if so."""
+    """Returns why a dataset's rows cannot be referred to by number, or None."""
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
-        return "a dataset without an end: take repeat() out"
+        return "a dataset without an end: remove repeat()"
     ranks = [
         s.shape.rank for s in tf.nest.flatten(dataset.element_spec) if hasattr(s, "shape")
     ]
     if 0 in ranks:
-        return "a dataset of single rows: give dataset.batch(...)"
+        return "a dataset of single rows: pass dataset.batch(...)"
     left = [dataset]
     while left:
         part = left.pop()
         if "Shuffle" in type(part).__name__:
-            return (
-                "a shuffled dataset, whose rows `relevant` does not know: take shuffle out"
-            )
-        # Not public: without it a shuffled dataset is not seen.
+            return "a shuffled dataset, to which `relevant` cannot refer: remove shuffle()"
+        # Not public: without it a shuffled dataset is not detected.
         left += getattr(part, "_inputs", list)()
     return None
 
 
 def is_arrays(x):
-    """Whether x is rows in memory, and not batches."""
+    """Returns whether x is rows in memory instead of batches."""
     return (
         isinstance(x, list | tuple | Mapping) or hasattr(x, "dtype") or hasattr(x, "iloc")
     )
 
 
 def num_rows(x):
-    """How many rows there are, where that is plain; else None."""
+    """Returns the number of rows, or None if it is unknown."""
     if isinstance(x, Mapping):
         return num_rows(next(iter(x.values()))) if x else 0
     if isinstance(x, list | tuple) and all(isinstance(text, str) for text in x):
@@ -244,13 +242,13 @@ def num_rows(x):
 
 
 def rows_of_ids(relevant, ids, names):
-    """The rows of a corpus that has ids, for each query."""
+    """Returns each query's relevant rows, of ids if the corpus has ids."""
     if ids is None:
         for query, rows in enumerate(relevant):
             if isinstance(rows, list):
                 raise ValueError(
                     "Expected row numbers of what is relevant, as the corpus has no ids. "
-                    f"Received: {shown(rows)} {named_query(query, names)}. Give row "
+                    f"Received: {shown(rows)} {named_query(query, names)}. Pass row "
                     "numbers, or the corpus as a dict of id to text."
                 )
         return relevant

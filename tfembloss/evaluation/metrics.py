@@ -1,4 +1,4 @@
-"""Retrieval metrics: of rankings, and of embeddings with labels."""
+"""Retrieval metrics of rankings, and of embeddings with labels."""
 
 import numbers
 from collections.abc import Mapping
@@ -24,9 +24,10 @@ _QUERY_CHUNK = 1024
 
 
 def retrieval_metrics(ranking, relevant, metrics=DEFAULT_METRICS):
-    r"""Mean retrieval metrics of ranked results, relevance being yes or no.
+    r"""Computes mean retrieval metrics of ranked results, with binary relevance.
 
-    With $h_r = 1$ where the result of rank r (from 1) is relevant, and R relevant rows:
+    With $h_r = 1$ if the result of rank r (from 1) is relevant, else 0, and R relevant
+    rows:
 
     | name | value for one query |
     |---|---|
@@ -34,33 +35,33 @@ def retrieval_metrics(ranking, relevant, metrics=DEFAULT_METRICS):
     | `precision@k` | $\sum_{r \le k} h_r / k$ |
     | `hit_rate@k` | 1 if any $h_r, r \le k$ |
     | `mrr@k` | $1 / r$ of the first relevant result within k, else 0 |
-    | `ndcg@k` | $\sum_{r \le k} h_r / \log_2(r + 1)$, divided by its best value |
+    | `ndcg@k` | $\sum_{r \le k} h_r / \log_2(r + 1)$, divided by its maximum |
     | `map@k` | $\sum_{r \le k} h_r \, P(r) \;/\; \min(k, R)$, P(r) the precision at r |
 
     k is a number, or the letter `r` for each query's own R: `precision@r` is R-precision,
     `map@r` is MAP@R.
 
     Args:
-        ranking: row numbers `[Q, K]` of the results of each query, best first, none
-            twice, as `search.top_k` returns them. K should reach the largest k (with `r`
-            the largest R), or the size of the corpus. A query with fewer results has a
-            shorter list, or -1 in the places of those that are missing. Ids that are
-            texts are taken too; and a dict of query id to its results.
+        ranking: row numbers `[Q, K]` of the results of each query, best first, without
+            duplicates, as `search.top_k` returns them. K should be at least the largest k
+            (with `r`, the largest R), or the size of the corpus. A query with fewer results
+            has a shorter list, or is padded with -1. Text ids are accepted too, and so is a
+            dict of query id to results.
         relevant: for each query the row number (or id) that is relevant, or several of
-            them as a list, an array or a set, or as a dict of row to grade: what has a
-            grade above 0 is relevant. Where `ranking` is a dict, a dict of query id to
-            that. A row that is not ranked counts as not found: only
-            `RetrievalEvaluator` knows which rows there are.
+            them as a list, an array or a set, or as a dict of row to grade: rows with a
+            grade above 0 are relevant. If `ranking` is a dict, a dict of query id to
+            these. A row that is not in the ranking counts as not found: only
+            `RetrievalEvaluator` knows which rows exist.
         metrics: names from the table, with a number or `r` for k.
 
     Returns:
         Dict of name to the mean over the queries, floats.
 
     Raises:
-        ValueError: a metric is unknown, or a query has nothing relevant; a result is there
-            twice; a ranking is too short for k; `relevant` is a mask, has numbers where
-            the ranking has texts, or is of other queries; or `ndcg` is asked for with
-            grades other than 0 and 1, which it would not use.
+        ValueError: a query has nothing relevant; a ranking has duplicates or is too short
+            for k; `relevant` is a mask, has row numbers while the ranking has text ids, or
+            is for other queries; or `ndcg` is requested with grades other than 0 and 1,
+            which it would ignore.
 
     Example:
 
@@ -90,7 +91,7 @@ def retrieval_metrics(ranking, relevant, metrics=DEFAULT_METRICS):
 
 
 def metrics_of(cuts, ranking, relevant, names=None):
-    """Metrics of checked rows: a ranking `[Q, K]` of numbers, and arrays of them."""
+    """Computes metrics of a checked ranking `[Q, K]` of numbers, and arrays of them."""
     _check_results(cuts, ranking, relevant, names)
     num_relevant = np.array([len(rows) for rows in relevant])
     values = []
@@ -102,7 +103,7 @@ def metrics_of(cuts, ranking, relevant, names=None):
 
 
 def _hits(ranking, relevant):
-    """Where a query's results are relevant to it, `[Q, K]`."""
+    """Returns whether a query's results are relevant to it, `[Q, K]`."""
     known, numbers = np.unique(np.concatenate(relevant), return_inverse=True)
     places = np.minimum(np.searchsorted(known, ranking), len(known) - 1)
     queries = np.arange(len(ranking))
@@ -114,7 +115,7 @@ def _hits(ranking, relevant):
 
 
 def _check_results(cuts, ranking, relevant, names):
-    """That there are no duplicates, and that the ranking is long enough for k."""
+    """Checks that there are no duplicates, and that the ranking is long enough for k."""
     ordered = np.sort(ranking, axis=1)
     twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != NO_RESULT)
     if twice.any():
@@ -123,7 +124,7 @@ def _check_results(cuts, ranking, relevant, names):
             "Expected a ranking without duplicates. Received: row "
             f"{ordered[query, place]} twice {named_query(query, names)}."
         )
-    # Shorter than k it is right where it is the whole corpus (without the query itself).
+    # A ranking of the whole corpus (without the query itself) may be shorter than k.
     width = ranking.shape[1]
     num_rows = max(ranking.max(initial=0), *(rows[-1] for rows in relevant)) + 1
     if num_rows > width + 1 and width and (ranking != NO_RESULT).all():
@@ -138,11 +139,12 @@ def _check_results(cuts, ranking, relevant, names):
 
 
 def label_retrieval_metrics(embeddings, ids, metrics=LABEL_METRICS, distance="cosine"):
-    r"""Mean retrieval metrics where every row searches for the others with its label.
+    r"""Computes mean retrieval metrics of each row as a query for its label's other rows.
 
-    Row by row, its R relevant rows are the other rows of its label, among all rows but
-    itself. A row whose label no other row has finds nothing and is left out of the mean,
-    though others may find it. With $h_r = 1$ where the result of rank r has the label:
+    Each row is a query among all other rows, and the R other rows with its label are
+    relevant. A row whose label occurs only once is left out of the mean, but remains a
+    possible result of other queries. With $h_r = 1$ if the result of rank r has the
+    query's label, else 0:
 
     $$precision@R = \frac{1}{R} \sum_{r \le R} h_r \qquad
       MAP@R = \frac{1}{R} \sum_{r \le R} h_r \, \frac{1}{r} \sum_{i \le r} h_i$$
@@ -155,11 +157,11 @@ def label_retrieval_metrics(embeddings, ids, metrics=LABEL_METRICS, distance="co
         distance: the distance that ranks, see `tfembloss.distances`.
 
     Returns:
-        Dict of name to the mean over the rows that share their label, floats.
+        Dict of name to the mean over the rows whose label occurs more than once, floats.
 
     Raises:
-        ValueError: a metric or the distance is unknown, embeddings and ids do not fit, an
-            embedding is not finite, a label is missing, or no two rows share a label.
+        ValueError: embeddings and ids differ in length, an embedding is not finite, a label
+            is missing, or no two rows have the same label.
 
     Example:
 
@@ -173,8 +175,8 @@ def label_retrieval_metrics(embeddings, ids, metrics=LABEL_METRICS, distance="co
         https://arxiv.org/abs/2003.08505
 
     Relations:
-        Equal to pytorch-metric-learning's AccuracyCalculator, where the rows are their
-        own reference: its `precision_at_1`, `r_precision`, `mean_average_precision_at_r`.
+        Equal to pytorch-metric-learning's AccuracyCalculator with the queries as the
+        reference: `precision_at_1`, `r_precision`, `mean_average_precision_at_r`.
     """
     cuts = parse_metrics(metrics)
     embeddings = np.asarray(search.as_embeddings(embeddings, "embeddings"))
@@ -185,7 +187,7 @@ def label_retrieval_metrics(embeddings, ids, metrics=LABEL_METRICS, distance="co
     if not len(queries):
         raise ValueError(
             f"Expected two rows with the same label. Received: {len(classes)} rows, each "
-            "of its own label."
+            "with a different label."
         )
     last = len(classes) - 1
     depths = [min(search_depth(cuts, [r]), last) + 1 for r in num_relevant[queries]]
@@ -193,8 +195,8 @@ def label_retrieval_metrics(embeddings, ids, metrics=LABEL_METRICS, distance="co
     for part in search.parts_of_like_depth(depths):
         rows, depth = queries[part], depths[part[-1]] - 1
         _, ranking = search.top_k(embeddings[rows], embeddings, depth + 1, distance)
-        # Without the row itself, or where rows equal to it have pushed it out of the
-        # ranking, without the last one.
+        # Drops the row itself or, if rows equal to it have pushed it out of the ranking,
+        # the last one.
         left_out = ranking == rows[:, None]
         left_out[~left_out.any(axis=1), -1] = True
         ranking = ranking[~left_out].reshape(len(rows), depth)
@@ -205,7 +207,7 @@ def label_retrieval_metrics(embeddings, ids, metrics=LABEL_METRICS, distance="co
 
 
 def _check_labels(ids, shape):
-    """Classes `[N]` from 0, of the labels of embeddings of a shape."""
+    """Returns classes `[N]` from 0, of the labels of embeddings of a shape."""
     labels = ids if hasattr(ids, "dtype") else as_list(ids, "ids as labels [N]")
     try:
         labels = np.asarray(labels, None if hasattr(ids, "dtype") else _dtype_of(labels))
@@ -237,7 +239,7 @@ def _check_labels(ids, shape):
 
 
 def parse_metrics(metrics):
-    """`["map@9", "map@r"]` as `{"map@9": ("map", 9), "map@r": ("map", "r")}`."""
+    """Parses `["map@9", "map@r"]` into `{"map@9": ("map", 9), "map@r": ("map", "r")}`."""
     cuts = {}
     metrics = [metrics] if isinstance(metrics, str) else metrics
     for metric in as_list(metrics, "metrics as a list of names"):
@@ -253,13 +255,13 @@ def parse_metrics(metrics):
 
 
 def search_depth(cuts, num_relevant):
-    """How many results of a query the metrics look at, at most."""
+    """Returns the maximum number of a query's results that the metrics use."""
     depths = [np.max(num_relevant) if k == "r" else k for _, k in cuts.values()]
     return int(max(depths, default=1))
 
 
 def _values(cuts, hits, num_relevant):
-    """For each metric its values `[Q]`, from hits `[Q, K]`."""
+    """Returns each metric's values `[Q]`, from hits `[Q, K]`."""
     values = {}
     for metric, (name, k) in cuts.items():
         k = num_relevant if k == "r" else np.full(len(hits), k)
@@ -273,7 +275,7 @@ def _means(values):
 
 
 def _metric(name, k, hits, num_relevant):
-    """Values `[Q]` of one metric from hits `[Q, K]`, none of them beyond k `[Q]`."""
+    """Returns values `[Q]` of one metric from hits `[Q, K]`, none of them beyond k."""
     ranks = np.arange(1, hits.shape[1] + 1)
     found = hits.sum(axis=1)
     match name:

@@ -1,4 +1,4 @@
-"""A callback that measures retrieval after each epoch."""
+"""A callback that evaluates retrieval after each epoch."""
 
 from collections.abc import Mapping
 
@@ -25,29 +25,29 @@ from tfembloss.evaluation.metrics import (
 
 
 class RetrievalEvaluator(keras.callbacks.Callback):
-    """Searches a corpus after each epoch and puts retrieval metrics into the logs.
+    """Searches a corpus after each epoch and adds retrieval metrics to the logs.
+
+    The logs then contain `val_recall@1` and so on, for callbacks later in the list, such as
+    `EarlyStopping(monitor="val_mrr@10", mode="max")`.
 
     Args:
-        queries: inputs of the queries, as the model's `predict` takes them: arrays, lists
-            of texts, a dict of the inputs of a model that has several, a dataset or a
-            `PyDataset`. It is gone through after each epoch, always in the same order.
-            Or a dict of id to text.
+        queries: the queries, as inputs of the model's `predict`: arrays, lists of texts, a
+            dict of inputs if the model has several, a dataset or a `PyDataset`. It is read
+            after each epoch and must always have the same order. Or a dict of id to text.
         corpus: inputs of the corpus, likewise.
         relevant: for each query the row of the corpus that answers it, or several, as in
-            `retrieval_metrics`. Where the corpus is a dict of id to text, ids of it; and
-            where the queries are one, a dict of query id to that, or in their order.
-        metrics: what to report, see `retrieval_metrics`.
+            `retrieval_metrics`. If the corpus is a dict of id to text, ids instead of
+            rows; if the queries are such a dict, a dict of query id to these, or a list in
+            the order of the queries.
+        metrics: names of the metrics, see `retrieval_metrics`.
         distance: the distance that ranks, see `tfembloss.distances`.
-        batch_size: rows embedded at a time, of what is no dataset, which has its own.
-
-    After an epoch the logs hold `val_recall@1` and so on, for the callbacks that come
-    after this one: `EarlyStopping(monitor="val_mrr@10", mode="max")`, say.
+        batch_size: rows embedded at a time, unless the input is a dataset.
 
     Raises:
-        ValueError: as `retrieval_metrics`; queries and relevant differ in number, a row or
-            an id is not in the corpus, the inputs are a generator (there is nothing left
-            of it after the first epoch), shuffled or endless; or the model's embeddings
-            are no array `[N, D]` of finite numbers.
+        ValueError: as in `retrieval_metrics`; queries and relevant differ in number, a row
+            or an id is not in the corpus, the inputs are a generator (which is empty after
+            the first epoch), shuffled or infinite; or the model's embeddings are not an
+            array `[N, D]` of finite numbers.
 
     Example:
 
@@ -60,7 +60,7 @@ class RetrievalEvaluator(keras.callbacks.Callback):
 
     Relations:
         sentence-transformers' InformationRetrievalEvaluator, whose `queries`, `corpus` and
-        `relevant_docs` (dicts by id) are taken as they are.
+        `relevant_docs` (dicts by id) are accepted unchanged.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class RetrievalEvaluator(keras.callbacks.Callback):
         self._depth = search_depth(self._cuts, [len(rows) for rows in self.relevant])
 
     def evaluate(self, model):
-        """Metrics of a model as it stands: a dict of name to float."""
+        """Computes the metrics of a model in its current state: a dict of name to float."""
         queries = self._embeddings(model, self.queries, "queries")
         corpus = self._embeddings(model, self.corpus, "corpus")
         self._check_number(len(queries))
@@ -105,16 +105,16 @@ class RetrievalEvaluator(keras.callbacks.Callback):
         return metrics_of(self._cuts, ranking, self.relevant, self._names)
 
     def _embeddings(self, model, x, name):
-        sized = is_arrays(x)  # Keras refuses a size beside a dataset's own
+        sized = is_arrays(x)  # Keras refuses a batch_size with a dataset
         options = {"batch_size": self.batch_size} if sized else {}
         try:
             embeddings = model.predict(x, verbose=0, **options)
         except (ValueError, tf.errors.InvalidArgumentError) as error:
             if not isinstance(x, tf.data.Dataset):
                 raise
-            # Most often single rows, of which Keras only says that a rank is unknown.
+            # Most often single rows, for which Keras only reports an unknown rank.
             raise ValueError(
-                f"Expected {name} as a dataset of batches that the model takes. Received: "
+                f"Expected {name} as a dataset of batches of the model's inputs. Received: "
                 f"elements {x.element_spec}. Is a batch(...) missing?"
             ) from error
         shape = getattr(embeddings, "shape", ())

@@ -1,4 +1,4 @@
-"""SavedModels that embed raw inputs and need no tfembloss to be served."""
+"""Export of encoders as SavedModels that can be served without tfembloss."""
 
 from tfembloss.export.encoder import export_encoder
 

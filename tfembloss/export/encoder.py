@@ -1,4 +1,4 @@
-"""Trained encoders as SavedModels that serve without this package."""
+"""Exports trained encoders as SavedModels that can be served without this package."""
 
 import gc
 
@@ -15,43 +15,46 @@ from tfembloss.models.encoder_model import EncoderModel
 
 
 def export_encoder(model, path, normalize=True, dimensions=None, input_signature=None):
-    """Writes a model's encoder, its preprocessor inside, as a SavedModel.
+    """Exports a model's encoder, including its preprocessor, as a SavedModel.
 
-    The signature `serving_default` maps the preprocessor's input, or without one the
-    encoder's, to `embedding`, float32 `[rows, D]`; of a `CrossEncoder` to `score`, float32
-    `[rows]`, the logits that `predict` gives. A preprocessor of texts takes `text`, strings
-    `[rows]`, and one of a `CrossEncoder` the two columns `first` and `second`; a Keras
-    model takes its own inputs; and any other function of one column what the encoder takes,
-    images of any size where it resizes them, say.
+    The signature `serving_default` maps the inputs of the preprocessor, or those of the
+    encoder if there is none, to `embedding`, float32 `[rows, D]`; for a `CrossEncoder` to
+    `score`, float32 `[rows]`, the logits that `predict` returns. The input of a text
+    preprocessor is `text`, strings `[rows]`; that of a `CrossEncoder` the two columns
+    `first` and `second`. The inputs of a preprocessor that is a Keras model are its own,
+    and those of any other function are the inputs of the encoder, images of any size if it
+    resizes them.
 
-    What is sent to the model is checked there: of another shape, a scalar or a matrix of
-    strings say, it is answered with an error. To serve it takes `import tensorflow`, and
-    `import tensorflow_text` for the tokenizer, but nothing of tfembloss or of the model's
-    Python code. A preprocessor, and random layers in it, run as in `predict`, with
+    The exported model checks its inputs: if their shape is wrong, as with a scalar or a
+    matrix of strings, it raises an error. Serving requires `import tensorflow`, and
+    `import tensorflow_text` for the tokenizer, but neither tfembloss nor the model's Python
+    code. The preprocessor, including random layers in it, runs as in `predict`, with
     `training=False`.
 
-    The folder is written whole and then takes the place of an earlier export: if the
-    process is killed, there is one or the other.
+    An earlier export is replaced in one step, when the new one is complete: if the process
+    is killed, the folder contains one or the other.
 
     Args:
         model: an `EmbeddingModel` or `CrossEncoder`, or any Keras model from inputs to
-            embeddings. What only training needs, as the head of an `EmbeddingClassifier`,
-            is left out.
-        path: local folder to write; an earlier export there is replaced, but nothing else.
-        normalize: if true, embeddings have length 1, so that a dot product is the cosine.
-        dimensions: k, to export the first k dimensions only, 1 to D; of a model trained
+            embeddings. What only training needs, such as the head of an
+            `EmbeddingClassifier`, is left out.
+        path: local folder to write. An earlier export there is replaced, but a folder with
+            other files is refused.
+        normalize: whether to scale embeddings to length 1, so that a dot product is the
+            cosine.
+        dimensions: k, to export only the first k dimensions, 1 to D; for models trained
             with `tfembloss.losses.MatryoshkaLoss`.
-        input_signature: what the exported model takes, where it cannot be told from the
-            model: a `tf.TensorSpec` or `keras.InputSpec` whose first axis is rows, named
-            if the input is to have that name; or a dict of them for a preprocessor, or
-            encoder, that takes a dict; of a `CrossEncoder` a tuple of two, or a dict.
+        input_signature: the inputs of the exported model, if they cannot be inferred from
+            the model: a `tf.TensorSpec` or `keras.InputSpec` whose first axis is rows, with
+            a name to set that of the input; or a dict of them for a preprocessor or encoder
+            that takes a dict; for a `CrossEncoder` a tuple of two, or a dict.
 
     Raises:
-        ValueError: `path` is a file, or a folder with anything else than an export in it;
-            the model is not built, has two towers, or gives anything else than embeddings
-            `[rows, D]`; its inputs are not known; the preprocessor runs Python code, as
-            `tf.py_function`; or another argument is out of range.
-        OSError: the folder cannot be written. What was there is unchanged.
+        ValueError: `path` is a file, or a folder that contains anything but an export; the
+            model is not built, has two towers, or does not return embeddings `[rows, D]`;
+            its inputs are not known; or the preprocessor runs Python code, such as
+            `tf.py_function`.
+        OSError: the folder cannot be written. Its content is unchanged.
 
     Example:
 
@@ -79,7 +82,7 @@ def export_encoder(model, path, normalize=True, dimensions=None, input_signature
 
 
 def _served(model, normalize, dimensions, input_signature):
-    """The `tf.function` to export, and its trace of the signature."""
+    """Returns the `tf.function` to export, and its trace of the signature."""
     inputs = signatures.inputs_of(model, input_signature)
     prepare = None
     if signatures.preprocessor_of(model) is not None:
@@ -108,10 +111,10 @@ def _served(model, normalize, dimensions, input_signature):
 
 
 def _embeddings(model, x):
-    """Embeddings `[rows, D]`, float32, as `predict` gives them of one column."""
+    """Computes embeddings `[rows, D]`, float32, as `predict` does for one column."""
     embed = model
     if isinstance(model, EncoderModel) and _is_ours(type(model).call):
-        embed = model.encoder  # and nothing that only training builds
+        embed = model.encoder  # without what only training builds
     embedding = one_tensor(embed(x, training=False), rank=2)
     if not embedding.dtype.is_floating and not embedding.dtype.is_integer:
         raise ValueError(
@@ -125,14 +128,14 @@ def _is_ours(method):
 
 
 def _check_model(model):
-    """A model of one encoder that is built, or a ValueError."""
+    """Checks that this is a built model of one encoder."""
     if isinstance(model, DualEncoder):
         calls = " and ".join(
             f'export_encoder(model.towers["{name}"], path)' for name in model.towers
         )
         raise ValueError(
-            "Expected one encoder. Received a DualEncoder: export each tower to a folder "
-            f"of its own, {calls}."
+            "Expected one encoder. Received a DualEncoder. Export each tower to its own "
+            f"folder, {calls}."
         )
     if not isinstance(model, keras.layers.Layer):
         raise ValueError(
@@ -144,9 +147,9 @@ def _check_model(model):
         used = [model.encoder, *([model.score] if isinstance(model, CrossEncoder) else [])]
     if not all(layer.built for layer in used):
         raise ValueError(
-            "Expected a model with weights: it is not built. Begin the encoder with "
-            "keras.Input, as keras.Sequential([keras.Input(shape), encoder]), or call fit "
-            f"or predict first. Received: {model!r}"
+            f"Expected a model with weights. Received: {model!r}, which is not built. "
+            "Begin the encoder with keras.Input, as in "
+            "keras.Sequential([keras.Input(shape), encoder]), or call fit or predict first."
         )
 
 
@@ -173,20 +176,20 @@ def _write(model, serve, function, folder):
 
 
 def _check_no_python(function):
-    """No calls of Python code in a graph, of which a SavedModel holds only the names."""
+    """Checks that a graph does not call Python code, which a SavedModel cannot store."""
     graph = function.graph.as_graph_def()
     nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
     python = {node.op for node in nodes} & {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
     if python:
         raise ValueError(
-            "Expected a model and a preprocessor of TensorFlow's operations alone: a "
-            "SavedModel holds no Python code, as that of tf.py_function and "
+            "Expected a model and a preprocessor of TensorFlow operations only: a "
+            "SavedModel does not store Python code, such as that of tf.py_function and "
             f"tf.numpy_function. Received: operations {sorted(python)}"
         )
 
 
 def _resources(function):
-    """The tables that a traced function uses, wherever it has them from."""
+    """Returns the tables that a traced function uses, wherever they are stored."""
     of_variables = {id(variable.handle) for variable in function.variables}
     used = {
         id(tensor)
@@ -194,7 +197,7 @@ def _resources(function):
         if tensor.dtype == tf.resource and id(tensor) not in of_variables
     }
     kind = tf.saved_model.experimental.TrackableResource
-    # A closure, a global name or an attribute may hold them: all that there is, is asked.
+    # A closure, a global or an attribute may hold them, so all objects are searched.
     everything = gc.get_objects() if used else []
     tables = [thing for thing in everything if issubclass(type(thing), kind)]
     return [t for t in tables if id(getattr(t, "_resource_handle", None)) in used]

@@ -1,4 +1,4 @@
-"""Folders that are replaced whole, or not at all."""
+"""Atomic replacement of folders."""
 
 import contextlib
 import ctypes
@@ -22,11 +22,11 @@ _SAVED_MODEL = re.compile(
 
 @contextlib.contextmanager
 def replaced(path):
-    """A folder to fill, `new`, that takes the place of the one at `path` at the end.
+    """Yields a folder to fill, which replaces the one at `path` at the end.
 
-    There is a whole folder at `path` at each moment, the earlier one or the new one; where
-    the system cannot exchange two folders in one step, one killed between the two steps
-    is put right by the next call for the same path. So is what it left beside it.
+    There is a complete folder at `path` at any time, the earlier one or the new one. If the
+    system cannot exchange two folders in one step, and the process is killed between the
+    two steps, the next call for the same path repairs this, and removes what was left.
 
     Args:
         path: as `checked_path` returns it.
@@ -41,7 +41,7 @@ def replaced(path):
             yield new
             names = sorted(_names(new))
             (new / CONTENTS).write_text(json.dumps({"files": names}, indent=1) + "\n")
-            check_folder(path)  # again: writing takes its time
+            check_folder(path)  # again, as it may have changed during writing
             _put(new, path, folder / "old")
     except OSError as error:
         message = (
@@ -54,7 +54,7 @@ def replaced(path):
 
 
 def checked_path(path):
-    """The local folder that a path leads to, through links, or a ValueError."""
+    """Returns an absolute local path without links. Raises ValueError otherwise."""
     text = os.fspath(path) if isinstance(path, os.PathLike) else path
     if not isinstance(text, str) or not text or "\0" in text or re.match(r"\w\w+:/", text):
         raise ValueError(
@@ -65,12 +65,12 @@ def checked_path(path):
         return pathlib.Path(text).expanduser().resolve()
     except (OSError, RuntimeError) as error:  # links in a circle, an unknown user's ~
         raise ValueError(
-            f"Expected a local folder. Received: path={path!r}, which is none: {error}"
+            f"Expected a local folder. Received: path={path!r}, which is not one: {error}"
         ) from error
 
 
 def check_folder(path):
-    """Nothing at the path, or an empty folder or an export, or a ValueError."""
+    """Checks that at the path there is nothing, an empty folder or an export."""
     if not os.path.lexists(path):
         return
     if os.path.ismount(path):
@@ -78,7 +78,7 @@ def check_folder(path):
             "Expected a folder that can be replaced as a whole. Received: "
             f"path={str(path)!r}, where a file system is mounted: choose a folder in it."
         )
-    others = _not_of_an_export(path) if path.is_dir() else ["no folder"]
+    others = _not_of_an_export(path) if path.is_dir() else ["not a folder"]
     if others:
         listed = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
         raise ValueError(
@@ -89,19 +89,19 @@ def check_folder(path):
 
 
 def _names(folder):
-    """What is in a folder, at any depth: posix names; symbolic links are not followed."""
+    """Yields posix names of what is in a folder, without following symbolic links."""
     for root, folders, files in os.walk(folder):
         for name in folders + files:
             yield pathlib.Path(root, name).relative_to(folder).as_posix()
 
 
 def _not_of_an_export(folder):
-    """The names in a folder that no export wrote there, [] of an empty folder."""
+    """Returns the names in a folder that no export wrote, [] for an empty folder."""
     names = sorted(_names(folder))
     try:
         written = set(json.loads((folder / CONTENTS).read_text())["files"]) | {CONTENTS}
     except (OSError, ValueError, KeyError, TypeError):
-        # Of a version that kept no list.
+        # Written by a version that kept no list.
         written = {name for name in names if _SAVED_MODEL.fullmatch(name)}
         if "saved_model.pb" not in names:
             written = set()
@@ -110,7 +110,7 @@ def _not_of_an_export(folder):
 
 @contextlib.contextmanager
 def _work_folder(path):
-    """A hidden folder beside `path`, of one process at a time, gone at the end."""
+    """Yields a hidden temporary folder beside `path`, of one process at a time."""
     folder = path.parent / f".{path.name}.tfembloss-export"
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = _locked(folder, path)
@@ -126,7 +126,7 @@ def _work_folder(path):
 
 
 def _locked(folder, path):
-    """Makes the folder, and locks it; the lock of a killed process is none."""
+    """Makes the folder, and locks it; the lock of a killed process is released."""
     while True:
         folder.mkdir(exist_ok=True)
         if fcntl is None:
@@ -137,12 +137,12 @@ def _locked(folder, path):
         except BlockingIOError:
             os.close(lock)
             raise ValueError(
-                f"Expected one export at a time to {str(path)!r}: another is being written "
-                "there now. Wait for its end, or choose another path."
+                f"Expected one export at a time to {str(path)!r}: another one is being "
+                "written there now. Wait until it has finished, or choose another path."
             ) from None
         except OSError:  # a file system without locks
             return lock
-        # Its last owner may have removed it between the two lines above.
+        # Its last owner may have removed it between opening and locking.
         with contextlib.suppress(OSError):
             if os.path.samestat(os.fstat(lock), os.stat(folder)):
                 return lock
@@ -150,7 +150,7 @@ def _locked(folder, path):
 
 
 def _put_right(folder, path):
-    """Brings back the folder that was moved away, and removes the rest."""
+    """Restores the folder that was moved away, and removes the rest."""
     new, old = folder / "new", folder / "old"
     if old.exists() and not (path.exists() and any(path.iterdir())):
         old.rename(path)
@@ -159,7 +159,7 @@ def _put_right(folder, path):
 
 
 def _put(new, path, old):
-    """Moves the new folder to the path; the earlier one is then `new` or `old`."""
+    """Moves the new folder to the path, and the earlier one to `new` or `old`."""
     if path.exists():
         shutil.copymode(path, new)
     if not path.exists() or not any(path.iterdir()):
@@ -170,7 +170,7 @@ def _put(new, path, old):
 
 
 def _exchange(one, other):
-    """Exchanges two folders in one step, where the system can; whether it did."""
+    """Exchanges two folders in one step, if the system can; returns whether it did."""
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError, TypeError):  # not Linux

@@ -1,4 +1,4 @@
-"""What an exported model takes: names, shapes and dtypes, and their check in its graph."""
+"""The inputs of an exported model: names, shapes and dtypes, and checks in its graph."""
 
 import re
 from typing import Any, NamedTuple
@@ -20,29 +20,30 @@ class Inputs(NamedTuple):
     Args:
         specs: dict of a name to a `tf.TensorSpec` of that name, in the order of the leaves
             of `structure`.
-        structure: what the model's function takes, a nest; its leaves do not matter.
+        structure: the nested structure that the model's function takes; its leaves are
+            ignored.
     """
 
     specs: dict
     structure: Any
 
     def packed(self, tensors):
-        """Tensors, in order, as the model's function takes them."""
+        """Packs tensors into the structure that the model's function takes."""
         return tf.nest.pack_sequence_as(self.structure, list(tensors))
 
 
 def reason(error):
-    """What an error says, in one line."""
+    """Returns an error's message in one line."""
     return " ".join(said(error).split())[:200]
 
 
 def preprocessor_of(model):
-    """A model's preprocessor, or None."""
+    """Returns a model's preprocessor, or None."""
     return model.preprocessor if isinstance(model, _WITH_ENCODER) else None
 
 
 def inputs_of(model, input_signature=None):
-    """The `Inputs` of a model, or of its preprocessor, or a ValueError."""
+    """Returns the `Inputs` of a model or its preprocessor. Raises ValueError if unknown."""
     preprocessor = preprocessor_of(model)
     if input_signature is not None:
         return _given(model, preprocessor, input_signature)
@@ -54,17 +55,17 @@ def inputs_of(model, input_signature=None):
     raise ValueError(
         "Expected an encoder whose inputs are known: a functional or Sequential model "
         f"with keras.Input. Received: {encoder!r}. Wrap it: "
-        "keras.Sequential([keras.Input(shape), encoder]); or say what it takes: "
+        "keras.Sequential([keras.Input(shape), encoder]); or pass "
         "input_signature=tf.TensorSpec([None, 3], tf.float32, name='x')."
     )
 
 
 def served(inputs, function):
-    """A `tf.function` of the inputs, a tensor or a dict by name, that checks them.
+    """Returns a `tf.function` of the inputs, a tensor or a dict by name, that checks them.
 
     Returns:
-        The function, traced for the inputs, which is the first trace and so what Keras
-        takes for the signature, and for any shapes; and the first trace.
+        The function, traced first for the inputs, as Keras exports the first trace as the
+        signature, and then for any shapes; and the first trace.
     """
 
     def serve(x):
@@ -84,16 +85,16 @@ def served(inputs, function):
 
     serve = tf.function(serve, autograph=False)
     signature = traced({name: spec.shape for name, spec in inputs.specs.items()})
-    traced(dict.fromkeys(inputs.specs))  # so that the check answers, not TensorFlow
+    traced(dict.fromkeys(inputs.specs))  # so that errors are those of the check
     return serve, signature
 
 
-# The check in the graph. TensorFlow checks no shapes where a signature is called, and what
-# it knows of them in a graph it takes for true, so that a check of them is left out.
+# The check in the graph. TensorFlow does not check shapes when a signature is called, and
+# it trusts the static shapes in a graph, so that it would remove a check against them.
 
 
 def _checked(tensor, spec):
-    """The tensor, if it has the spec's shape; else the graph's run ends in an error."""
+    """Returns the tensor, with an assertion that it has the spec's shape."""
     tensor = tf.raw_ops.PlaceholderWithDefault(input=tensor, shape=tf.TensorShape(None))
     shape = tf.shape(tensor, out_type=tf.int64)
     rank = spec.shape.rank
@@ -110,9 +111,9 @@ def _checked(tensor, spec):
 
 
 def _of_equal_rows(tensors, names):
-    """The tensors, if they have as many rows each."""
+    """Returns the tensors, with an assertion that they have equal numbers of rows."""
     rows = tf.stack([tf.shape(tensor, out_type=tf.int64)[0] for tensor in tensors])
-    message = f"Expected as many rows of each of {', '.join(names)}. Received rows:"
+    message = f"Expected equal numbers of rows of {', '.join(names)}. Received rows:"
     ok = tf.reduce_all(rows == rows[0])
     with tf.control_dependencies([tf.debugging.Assert(ok, [message, rows], summarize=99)]):
         return [tf.identity(tensor) for tensor in tensors]
@@ -127,23 +128,23 @@ def _shown(spec):
 
 
 def _symbolic(model):
-    """A Keras model's symbolic input, a nest; a Sequential has one, and no `input`."""
+    """Returns a Keras model's symbolic inputs; a Sequential has one, and no `input`."""
     return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
 
 
 def _of_structure(structure, default=None):
-    """Inputs from a nest of specs or of Keras's symbolic tensors."""
+    """Returns inputs from a nested structure of specs or of Keras's symbolic tensors."""
     flat = [_as_spec(leaf) for leaf in tf.nest.flatten(structure)]
     names = [spec.name or default or "inputs" for spec in flat]
     if default and len(flat) == 1 and _AUTOMATIC_NAME.fullmatch(names[0]):
         names = ["text" if flat[0].dtype == tf.string else default]
     if isinstance(structure, dict) and not any(map(tf.nest.is_nested, structure.values())):
-        names = [str(name) for name in sorted(structure)]  # as tf.nest has them
+        names = [str(name) for name in sorted(structure)]  # in the order of tf.nest
     names = [re.sub(r"\W|^(?=\d|_)|^self$", "_", name, flags=re.ASCII) for name in names]
     names = [f"input{name}" if name.startswith("_") else name for name in names]
     if len(set(names)) < len(names):
         raise ValueError(
-            "Expected inputs with names of their own, as keras.Input(shape, name='x') or "
+            "Expected inputs with different names, as keras.Input(shape, name='x') or "
             f"tf.TensorSpec(shape, dtype, name='x'). Received: {names}"
         )
     specs = {
@@ -157,7 +158,7 @@ _AUTOMATIC_NAME = re.compile(r"(keras_tensor|input_layer)(_\d+)?|inputs")
 
 
 def _as_spec(leaf):
-    """A `tf.TensorSpec` from what says a shape and a dtype, or a ValueError."""
+    """Converts a spec or a symbolic tensor to a `tf.TensorSpec`."""
     is_spec = isinstance(leaf, tf.TensorSpec | keras.InputSpec | keras.KerasTensor)
     shape = tf.TensorShape(leaf.shape) if is_spec else None
     if not is_spec or not shape.rank or getattr(leaf, "sparse", False):
@@ -170,7 +171,7 @@ def _as_spec(leaf):
 
 
 def _given(model, preprocessor, signature):
-    """Inputs as the caller says."""
+    """Returns the inputs that `input_signature` describes."""
     if isinstance(signature, list | tuple) and len(signature) == 1:
         signature = signature[0]
     if not isinstance(model, CrossEncoder) or preprocessor is None:
@@ -193,7 +194,7 @@ def _given(model, preprocessor, signature):
     return Inputs(specs, tuple(columns))
 
 
-# The input of a preprocessor: its own where it says it, else the first that it can take.
+# The input of a preprocessor: its own if known, else the first candidate that it accepts.
 
 
 def _of_preprocessor(model, preprocessor):
@@ -213,8 +214,8 @@ def _of_preprocessor(model, preprocessor):
             if isinstance(error, _UnknownDtypeError):
                 break
     raise ValueError(
-        "Expected a preprocessor whose input can be told: of strings [rows], of what the "
-        "encoder takes, or a Keras model with keras.Input. Say what it takes: "
+        "Expected a preprocessor whose input can be inferred: strings [rows], the inputs "
+        "of the encoder, or those of a Keras model with keras.Input. Otherwise pass "
         "input_signature=tf.TensorSpec([None, None, None, 3], tf.uint8, name='image'). "
         f"Received: {preprocessor!r}, which was tried on {'; on '.join(errors)}"
     )
@@ -225,7 +226,7 @@ def _listed(inputs):
 
 
 def _candidates(model, preprocessor):
-    """Inputs that a preprocessor of one column may have, the likeliest first."""
+    """Yields the inputs that a preprocessor of one column may have, the likeliest first."""
     encoder = _input_spec(model.encoder)
     name = "inputs"
     if encoder is not None and not _AUTOMATIC_NAME.fullmatch(encoder.name or "inputs"):
@@ -240,7 +241,7 @@ def _candidates(model, preprocessor):
     if encoder.dtype.is_floating:
         dtypes.append(tf.uint8)
     for dtype in dtypes:
-        if encoder.shape.rank > 2:  # of any size: it may resize them
+        if encoder.shape.rank > 2:  # images of any size, which it may resize
             sizes = [None] * (encoder.shape.rank - 1)
             shape = [*sizes, encoder.shape[-1]]
             yield _of_structure(tf.TensorSpec(shape, dtype, name))
@@ -248,7 +249,7 @@ def _candidates(model, preprocessor):
 
 
 def _input_spec(encoder):
-    """The spec of an encoder's one input of numbers; None where there is no such."""
+    """Returns the spec of an encoder's single numeric input, or None."""
     structure = _symbolic(encoder) if getattr(encoder, "inputs", None) else None
     if not isinstance(structure, keras.KerasTensor):
         return None
@@ -257,7 +258,7 @@ def _input_spec(encoder):
 
 
 def _check_takes(model, inputs):
-    """A ValueError, or another error, where the preprocessor cannot take the inputs."""
+    """Raises an error if the preprocessor cannot take the inputs."""
     prepare = tf.function(model.encoder_inputs)
     function = prepare.get_concrete_function(inputs.packed(inputs.specs.values()))
     made, wanted = function.structured_outputs, _input_spec(model.encoder)
@@ -266,7 +267,7 @@ def _check_takes(model, inputs):
         node.type == "Cast" and node.inputs[0].dtype == tf.string
         for node in function.graph.get_operations()
     ):
-        raise ValueError("strings are no numbers")
+        raise ValueError("strings are not numbers")
     if wanted is None or not tf.is_tensor(made) or len(inputs.specs) > 1:
         return
     fits = wanted.shape.is_compatible_with(made.shape) and made.dtype != tf.string
@@ -279,14 +280,14 @@ def _check_takes(model, inputs):
         )
     )
     if not fits or not (known or strings or isinstance(model.preprocessor, keras.Model)):
-        raise ValueError(f"it gives {made.dtype.name} {made.shape}, not {wanted.shape}")
+        raise ValueError(f"it returns {made.dtype.name} {made.shape}, not {wanted.shape}")
     (spec,) = inputs.specs.values()
     if spec.dtype != tf.string:
         _check_runs(prepare, spec, wanted)
 
 
 def _check_runs(prepare, spec, wanted):
-    """An error where it does not take numbers of these shapes, or not of any dtype."""
+    """Raises an error if it does not take numbers of these shapes, or depends on dtype."""
     dims = zip(spec.shape[1:], wanted.shape[1:], strict=True)
     shape = [2, *(own or encoder_s or 8 for own, encoder_s in dims)]
     values = np.random.default_rng(0).integers(0, 256, shape).astype("uint8")
@@ -295,11 +296,11 @@ def _check_runs(prepare, spec, wanted):
         return
     try:
         of_bytes = prepare(tf.constant(values))
-    except Exception:  # it takes none
+    except Exception:  # it does not take bytes
         return
     if not np.allclose(of_bytes, result, rtol=1e-2, atol=1e-2):
         raise _UnknownDtypeError("bytes and the same values as floats differ in it")
 
 
 class _UnknownDtypeError(ValueError):
-    """A preprocessor makes something else of bytes than of floats, so both may be meant."""
+    """A preprocessor treats bytes and floats differently, so the dtype is unknown."""

@@ -1,7 +1,7 @@
-"""Training data from texts alone: hard negatives, triplets with margins, no duplicates.
+"""Training data from texts: hard negatives, triplets with margins, deduplication.
 
-`mine_hard_negatives` finds negatives for pairs, `synthesize` makes triplets of queries and
-a corpus without any pairs, `find_duplicates` cleans a corpus.
+`mine_hard_negatives` finds negatives for pairs, `synthesize` makes triplets from queries
+and a corpus without any pairs, `find_duplicates` finds what to remove from a corpus.
 """
 
 from tfembloss.synthesis.duplicates import Duplicates, find_duplicates

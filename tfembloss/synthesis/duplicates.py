@@ -1,4 +1,4 @@
-"""Texts that a corpus has more than once, or nearly."""
+"""Finds duplicates and near-duplicates in a corpus."""
 
 import numbers
 import textwrap
@@ -17,14 +17,14 @@ _SHOWN, _WIDTH = 5, 30  # pairs in the summary, characters of a text there
 
 
 class Duplicates(NamedTuple):
-    """Rows of a corpus that repeat a row before them.
+    """Rows of a corpus that are duplicates of an earlier row.
 
     `np.delete(corpus, duplicates.rows)` is the corpus without them.
 
     Args:
         rows: row numbers `[M]` of the duplicates, ascending, int64.
-        originals: for each the row before it that is kept in its stead, int64 `[M]`.
-        similarities: the cosine of both, 1 where the texts are equal, float32 `[M]`.
+        originals: for each duplicate the earlier row that is kept instead, int64 `[M]`.
+        similarities: the cosine of both, 1 if the texts are equal, float32 `[M]`.
     """
 
     rows: np.ndarray
@@ -33,34 +33,35 @@ class Duplicates(NamedTuple):
 
 
 def find_duplicates(texts, embed, threshold=0.95, batch_size=256, verbose=1):
-    r"""Equal and nearly equal texts of a corpus, which stays without them.
+    r"""Finds duplicates and near-duplicates in a corpus.
 
-    Row by row in order, a text is a duplicate if it is equal to a text before it, or if
+    Row by row in order, a text is a duplicate if it is equal to an earlier text, or if
 
     $$\max_{k \text{ kept before}} \cos(e, e_k) \ge threshold$$
 
-    and is kept otherwise. So no two kept texts are that near, and every duplicate is to
-    the kept row that it is reported with: of those before it the nearest. A text that is
-    equal to a duplicate is reported with the same row.
+    and is kept otherwise. So no two kept texts are that similar, and every duplicate is
+    reported with the most similar kept row before it. A text that is equal to a duplicate
+    is reported with the same row.
+
+    Besides the embeddings this needs the memory of `[1024, 16384]` similarities.
 
     Args:
         texts: N texts; also a dict of id to text, whose rows are numbered in its order.
         embed: function from a list of texts to embeddings `[n, D]`, or a Keras model
-            whose `predict` takes texts, as `tfembloss.EmbeddingModel`. None for equal
-            texts only.
-        threshold: the cosine from which two texts are duplicates, above 0 and at most 1:
-            then embeddings of one direction. A cosine that is below it by float rounding
-            only, up to $10^{-6}$, is reached.
-        batch_size: texts that are embedded at a time, > 0.
+            whose `predict` accepts texts, such as `tfembloss.EmbeddingModel`. None to find
+            equal texts only.
+        threshold: the minimum cosine of duplicates, above 0 and at most 1. With 1, the
+            embeddings must have the same direction. There is a tolerance of $10^{-6}$ for
+            rounding.
+        batch_size: number of texts embedded at a time, > 0.
         verbose: 1 for progress bars and a summary with the first pairs.
 
     Returns:
-        `Duplicates`: rows, originals, similarities. Besides the embeddings it takes the
-        memory of `[1024, 16384]` similarities at a time.
+        `Duplicates`: rows, originals, similarities.
 
     Raises:
-        ValueError: there are no texts, an element is no string, the threshold is out of
-            range, or `embed` returns another shape or numbers that are not finite.
+        ValueError: there are no texts, an element is not a string, or `embed` returns
+            another shape or numbers that are not finite.
 
     Example:
 
@@ -74,8 +75,8 @@ def find_duplicates(texts, embed, threshold=0.95, batch_size=256, verbose=1):
     ['abc', 'cc']
 
     Relations:
-        sentence-transformers' paraphrase_mining lists the nearest pairs, without a
-        decision which rows are to go.
+        sentence-transformers' paraphrase_mining lists the most similar pairs, without
+        deciding which rows to remove.
     """
     texts = check_texts(texts, "texts", empty_allowed=True)
     batch_size = integer("batch_size", batch_size, 1)
@@ -92,7 +93,7 @@ def find_duplicates(texts, embed, threshold=0.95, batch_size=256, verbose=1):
         limit = float(threshold) - ROUNDING
         originals, similarities = _nearest_kept(embeddings, limit, verbose)
 
-    # From the rows of different texts to those of all.
+    # From rows of the different texts to rows of all texts.
     number_of = {text: number for number, text in enumerate(different)}
     number = np.array([number_of[text] for text in texts])
     _, first = np.unique(number, return_index=True)
@@ -105,9 +106,9 @@ def find_duplicates(texts, embed, threshold=0.95, batch_size=256, verbose=1):
 
 
 def _nearest_kept(embeddings, threshold, verbose):
-    """For each row the kept row before it that it repeats, or itself, and their cosine.
+    """Returns for each row the kept row before it that it repeats, or itself; the cosine.
 
-    The rows kept are written over the first of the embeddings, normalised.
+    To save memory, the kept rows overwrite the first of the embeddings, normalized.
     """
     originals = np.arange(len(embeddings))
     similarities = np.ones(len(embeddings), "float32")
@@ -123,7 +124,7 @@ def _nearest_kept(embeddings, threshold, verbose):
             if cosines[i] >= threshold:
                 continue
             is_kept[i] = True
-            # The later rows of the tile that it is nearest to, so far.
+            # For these later rows of the tile it is the nearest kept row so far.
             (nearer,) = np.nonzero(within[i, i + 1 :] > cosines[i + 1 :])
             cosines[i + 1 + nearer] = within[i, i + 1 + nearer]
             originals_of_tile[i + 1 + nearer] = rows.start + i
@@ -136,7 +137,7 @@ def _nearest_kept(embeddings, threshold, verbose):
 
 
 def _nearest(tile, kept):
-    """For each row of a tile the nearest of the kept rows, and their cosine."""
+    """Returns for each row of a tile the nearest kept row, and their cosine."""
     nearest = np.zeros(len(tile), "int64")
     cosines = np.full(len(tile), -np.inf, "float32")
     for part in chunks(len(kept), _KEPT_ROWS):
@@ -149,7 +150,7 @@ def _nearest(tile, kept):
 
 
 def _summary(texts, duplicates, threshold):
-    """How many there are, and the first of them side by side."""
+    """Describes how many duplicates there are, and shows the first of them."""
     equal = [texts[a] == texts[b] for a, b in zip(*duplicates[:2], strict=True)]
     lines = [
         f"{len(equal):,} of {len(texts):,} texts are duplicates: {sum(equal):,} equal, "

@@ -26,10 +26,10 @@ class HardNegatives(NamedTuple):
     """Mined negatives: one entry for each pair of a query and one of its positives.
 
     Args:
-        queries: texts; those of one query's pairs stand one after the other.
+        queries: texts; the pairs of one query are adjacent.
         positives: texts.
         negatives: a list of texts for each pair, highest score first; it may be short or
-            empty. All pairs of a query have the same.
+            empty. All pairs of a query have the same negatives.
         scores: for each pair the scores of its positive and then of its negatives, a
             float32 array `[1 + negatives]`.
 
@@ -52,27 +52,27 @@ class HardNegatives(NamedTuple):
     scores: list
 
     def triplets(self):
-        """Columns (queries, positives, negatives), a row for each negative.
+        """Returns columns (queries, positives, negatives), a row for each negative.
 
-        For `model.fit(mined.triplets())`, with a loss on triplets or ranking.
+        For `model.fit(mined.triplets())`, with a triplet or ranking loss.
         """
         pairs = list(zip(self.queries, self.positives, self.negatives, strict=True))
         rows = [(q, p, n) for q, p, negatives in pairs for n in negatives]
         return _columns(rows, 3)
 
     def triplet_scores(self):
-        """Scores `[rows, 2]` of each triplet's positive and negative, for MarginMSELoss.
+        """Returns scores `[rows, 2]` of each triplet's positive and negative.
 
-        `model.fit(mined.triplets(), mined.triplet_scores())`
+        For MarginMSELoss: `model.fit(mined.triplets(), mined.triplet_scores())`
         """
         rows = [(of[0], score) for of in self.scores for score in of[1:]]
         return np.array(rows, "float32").reshape(-1, 2)
 
     def tuples(self, num_negatives=None):
-        """Columns (queries, positives, negatives, more negatives, ...), a row for a pair.
+        """Returns columns (queries, positives, negatives, ...), a row for each pair.
 
-        Pairs with fewer negatives are left out, more are not taken. By default
-        `num_negatives` is the most that any pair has.
+        A row has `num_negatives` negatives, by default the maximum of all pairs. Pairs with
+        fewer negatives are left out, and negatives beyond that number are dropped.
         """
         count = self._count(num_negatives)
         entries = zip(self.queries, self.positives, self.negatives, strict=True)
@@ -80,7 +80,7 @@ class HardNegatives(NamedTuple):
         return _columns(rows, 2 + count)
 
     def tuple_scores(self, num_negatives=None):
-        """Scores `[rows, 1 + n]` of each tuple's positive and negatives.
+        """Returns scores `[rows, 1 + n]` of each tuple's positive and negatives.
 
         For MarginMSELoss and DistillKLDivLoss:
         `model.fit(mined.tuples(), mined.tuple_scores())`
@@ -90,10 +90,10 @@ class HardNegatives(NamedTuple):
         return np.array(rows, "float32").reshape(-1, 1 + count)
 
     def pairs(self):
-        """Columns (texts, others), and labels `[rows]`: 1 for a positive, 0 for a negative.
+        """Returns columns (texts, others), and labels `[rows]`, 1 for positives, else 0.
 
-        Each pair once, also a negative of a query with several positives. For
-        `model.fit(*mined.pairs())`, with a loss on matches.
+        Each pair occurs once, even a negative of a query with several positives. For
+        `model.fit(*mined.pairs())`, with a loss on labeled pairs.
         """
         entries = zip(self.queries, self.positives, self.negatives, strict=True)
         labels = {}
@@ -109,7 +109,7 @@ class HardNegatives(NamedTuple):
 
 
 def _columns(rows, num_columns):
-    """Rows as a tuple of lists, also where there is no row."""
+    """Returns rows as a tuple of lists, even if there are no rows."""
     return tuple(map(list, zip(*rows, strict=True))) or ([],) * num_columns
 
 
@@ -132,70 +132,74 @@ def mine_hard_negatives(
     batch_size=256,
     verbose=1,
 ):
-    r"""Texts of a corpus that are near to a query, but are none of its positives.
+    r"""Mines hard negatives: texts similar to a query that are not among its positives.
 
-    For each query the nearest `range_max` texts of the corpus are its candidates. With the
-    score s of a text, and $s^+$ the lowest score of the query's positives, those remain
-    with
+    The candidates of a query are the nearest `range_max` texts of the corpus. With the
+    score s of a text, and $s^+$ the lowest score of the query's positives, the candidates
+    remain that satisfy
 
     $$s \le s^+ - m_{abs}, \qquad s \le s^+ - m_{rel} \, |s^+|, \qquad
       s_{min} \le s \le s_{max}$$
 
-    as far as these are given. Of them the `range_min` of highest score are skipped, and
-    from the rest `num_negatives` are taken: the highest, or at random.
+    as far as these are given. Of the remaining texts, the `range_min` with the highest
+    scores are skipped, and `num_negatives` of the rest are chosen: those with the highest
+    scores, or a random sample.
 
-    A negative is never the query's own text, nor one of its positives, also where these
-    stand in the corpus more than once; and no text is there twice. A query that is there
-    twice is one query with the positives of both. Where few texts remain, a query has
-    fewer negatives, or none.
+    A negative is never the query's own text or one of its positives, not even as a
+    duplicate in the corpus, and the negatives of a query have no duplicates. Duplicate
+    queries are one query with the positives of all. If few texts remain, a query has fewer
+    negatives, or none.
 
-    Two scores are equal here where they differ by float rounding only, $10^{-6}$ or that
-    share of them: with `absolute_margin=0` a text that is as near as the positive remains.
+    Two scores count as equal here if they differ by at most $10^{-6}$ (cosines) or by that
+    fraction of them (other scores), the error of rounding: with `absolute_margin=0` a text
+    as similar as the positive remains.
 
     Args:
         queries: Q texts; also a dict of id to text.
         corpus: N texts, the only ones that become negatives; also a dict of id to text.
         positives: for each query its positive text, or several of them: a list, a set, or
-            a dict of text to grade, of which those with a grade above 0 count. They need
-            not be in the corpus. Where the corpus is a dict, they are ids of it, or all
-            texts of it. A dict has the queries' ids as its keys, or their texts where
-            `queries` is a list.
+            a dict of text to grade, where texts with a grade above 0 are positives. They
+            need not be in the corpus. If the corpus is a dict, they are its ids, or all of
+            them are its texts. Instead of a list, a dict from the queries' ids, or from
+            their texts if `queries` is a list.
         embed: function from a list of texts to embeddings `[n, D]`, or a Keras model
-            whose `predict` takes texts, as `tfembloss.EmbeddingModel`; or a tuple of two
-            of them, for queries and for the rest.
+            whose `predict` accepts texts, such as `tfembloss.EmbeddingModel`; or a tuple
+            of two of them, for the queries and for all other texts.
         num_negatives: negatives of a query, >= 1.
-        range_min: how many of the texts that remain are skipped, highest score first,
-            >= 0: they may well be positives that nobody has marked.
-        range_max: number of candidates, >= range_min + num_negatives. Positives and the
-            query's own text do not count. By default, with P the query's number of
-            positives, `range_min + 10 * num_negatives + P` where a cross encoder,
-            `max_score`, a margin or random sampling is given, else
+        range_min: number of remaining texts to skip, highest scores first, >= 0: they may
+            be positives that are not labeled.
+        range_max: number of candidates, >= range_min + num_negatives, not counting
+            positives and the query's own text. By default, with P the query's number of
+            positives, `range_min + 10 * num_negatives + P` if a cross-encoder,
+            `max_score`, a margin or random sampling is used, else
             `range_min + num_negatives + P`.
-        min_score: least score of a negative.
-        max_score: greatest score of a negative.
-        absolute_margin: $m_{abs}$, by how much it is below its query's positives.
-        relative_margin: $m_{rel}$, by what share of the positive's score: 0.05 for 5%.
+        min_score: minimum score of a negative.
+        max_score: maximum score of a negative.
+        absolute_margin: $m_{abs}$, by which a negative's score must be below those of its
+            query's positives.
+        relative_margin: $m_{rel}$, the same as a fraction of the positive's score: 0.05
+            for 5%.
         sampling: `"top"` or `"random"`.
-        seed: an integer >= 0 that decides a random sample. By default it comes from
-            Python's random numbers, which `keras.utils.set_random_seed` sets.
+        seed: an integer >= 0 that determines a random sample. By default it comes from
+            Python's random generator, which `keras.utils.set_random_seed` seeds.
         cross_encoder: function from two lists of texts, queries and others, to scores
             `[n]`; or a Keras model whose `predict` maps a tuple of both to `[n]` or
-            `[n, 1]`. Candidates are what is near by `embed`; all scores are then the
-            cross encoder's.
+            `[n, 1]`. The candidates are then still the nearest by `embed`, but all scores
+            are those of the cross-encoder.
         distance: a distance of `tfembloss.distances`. A score is 1 - distance for cosine,
             and -distance for the others.
-        batch_size: texts, or pairs of them, that a model is given at a time, > 0.
+        batch_size: number of texts, or pairs of texts, passed to a model at a time, > 0.
         verbose: 1 for progress bars and a summary: how many queries have all, some or no
-            negatives, and what each condition has removed.
+            negatives, and how many candidates each condition has removed.
 
     Returns:
-        `HardNegatives`, whose `triplets()`, `tuples()` and `pairs()` go into `fit`.
+        `HardNegatives`, whose `triplets()`, `tuples()` and `pairs()` are inputs of `fit`.
 
     Raises:
-        ValueError: numbers of queries and positives differ, a query has no positive, a
-            text is empty or none, a container has no order or unknown ids, an option is
-            out of range, options contradict each other, or a model returns another shape
-            or numbers that are not finite.
+        ValueError: the numbers of queries and positives differ, a query does not have a
+            positive, a text is missing or empty, a container has no order or unknown ids,
+            options contradict each other, or a model returns another shape or numbers that
+            are not finite.
 
     Example:
 
@@ -213,11 +217,11 @@ def mine_hard_negatives(
         hard-negative mining", 2024, https://arxiv.org/abs/2407.15831: relative_margin=0.05
 
     Relations:
-        sentence-transformers' function of this name. That one takes all positives into
-        the corpus: add them for the same result. It also offers the query's own text, a
-        cross encoder's scores where a condition is on them only, three random negatives
-        out of four by default, and lets a query with fewer positives than others have
-        candidates beyond range_max.
+        sentence-transformers' function of the same name. That one adds all positives to
+        the corpus: add them for the same result. It may also return the query's own text,
+        uses a cross-encoder's scores only if a condition needs them, samples three out of
+        four candidates at random by default, and gives a query with fewer positives than
+        others candidates beyond range_max.
     """
     queries, corpus, positives = check_task(queries, corpus, positives)
     positives_of = by_query(queries, positives)
@@ -266,10 +270,10 @@ def _mine(
     batch_size,
     verbose,
 ):
-    """The hard negatives of checked queries: embedded, searched, scored and taken."""
+    """Mines hard negatives of checked arguments."""
     of_queries, of_corpus = embedders
     range_min, num_negatives, rng = sample
-    # Each text once: the corpus, and behind it the positives that are not in it.
+    # Each text once: the corpus, followed by the positives that are not in it.
     texts = unique(itertools.chain(corpus, *positives))
     row_of = {text: row for row, text in enumerate(texts)}
     query_of_pair = np.repeat(np.arange(len(queries)), list(map(len, positives)))
@@ -314,7 +318,7 @@ def _mine(
 
 
 def _num_candidates(range_min, range_max, num_negatives, default):
-    """How many candidates each query has, `[Q]`."""
+    """Returns each query's number of candidates, `[Q]`."""
     if range_max is None:
         return range_min + default
     if integer("range_max", range_max, 1) >= range_min + num_negatives:
@@ -326,17 +330,17 @@ def _num_candidates(range_min, range_max, num_negatives, default):
 
 
 def _search(queries, texts, num_texts, counts, excluded, distance, verbose):
-    """The nearest of the first texts to each query, of all queries one after the other.
+    """Finds the nearest of the first `num_texts` texts to each query.
 
     Returns:
-        Distances; numbers of the queries and of the texts; for query q they are those from
-        `bounds[q]` to `bounds[q + 1]`.
+        Distances; the row numbers of the queries and of the texts; and `bounds`: the
+        results of query q are those from `bounds[q]` to `bounds[q + 1]`.
     """
     if verbose:
         print(f"Searching {num_texts:,} texts", flush=True)
     found, rows = search.nearest_besides(
         queries, texts[:num_texts], counts, excluded, distance,
-        # A function of distance makes [1024, chunk, D].
+        # A function as distance allocates [1024, chunk, D].
         chunk_size=16384 if isinstance(distance, str) else 64,
         verbose=verbose,
     )  # fmt: skip
@@ -346,10 +350,10 @@ def _search(queries, texts, num_texts, counts, excluded, distance, verbose):
 
 
 def _by_distance(distance, embeddings, pairs, candidates, found, conditions):
-    """Similarities of the pairs and of the candidates."""
+    """Returns the scores of the pairs and of the candidates."""
     of_pairs = _rowwise(distance, embeddings, pairs)
     if conditions and not _is_cosine(distance):
-        # Distances of all pairs are rounded otherwise, so two may not be compared.
+        # Pairwise distances are rounded differently, so the two cannot be compared.
         return of_pairs, _rowwise(distance, embeddings, candidates)
     return of_pairs, _similarity(distance, found)
 
@@ -364,7 +368,7 @@ def _similarity(distance, values):
 
 
 def _rowwise(distance, embeddings, pairs):
-    """Scores `[P]` of pairs of rows of the queries' and the texts' embeddings."""
+    """Returns scores `[P]` of pairs of rows of the queries' and the texts' embeddings."""
     rowwise = distances.get(distance).rowwise
     parts = []
     for part in chunks(len(pairs[0]), _CHUNK):
@@ -374,7 +378,7 @@ def _rowwise(distance, embeddings, pairs):
 
 
 def _pair_scores(score, queries, texts, pairs, batch_size, verbose):
-    """The cross encoder's scores `[P]` of pairs of rows of queries and texts."""
+    """Returns the cross-encoder's scores `[P]` of pairs of rows of queries and texts."""
     title = f"Scoring {len(pairs[0]):,} pairs"
     parts = []
     for part in chunks(len(pairs[0]), batch_size * BATCHES, title, verbose):

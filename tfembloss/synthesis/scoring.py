@@ -1,4 +1,4 @@
-"""Models and functions that embed texts and score pairs of them."""
+"""Embeds texts and scores pairs of texts, with models or functions."""
 
 import keras
 import numpy as np
@@ -8,19 +8,19 @@ from tfembloss.checks import shown
 from tfembloss.models.base import ColumnModel
 from tfembloss.models.cross_encoder import CrossEncoder
 
-ROUNDING = 1e-6  # up to which scores of float32 are equal: two of one text differ by half
-BATCHES = 16  # of a model's batches in one call of `predict`, and in one step of the bar
+ROUNDING = 1e-6  # tolerance of equal float32 scores; those of one text differ by half of it
+BATCHES = 16  # batches in one call of `predict`, and in one step of the progress bar
 
 
 def embedders(embed, batch_size, name="embed", dims=None):
-    """Functions from a list of texts to embeddings `[n, D]`: of queries, of the corpus."""
+    """Returns two functions from a list of texts to embeddings, for queries and corpus."""
     dims = set() if dims is None else dims  # the D of the batches so far
     if isinstance(embed, tuple) and len(embed) == 2:
         return tuple(embedders(part, batch_size, name, dims)[0] for part in embed)
     if isinstance(embed, CrossEncoder):
         raise ValueError(
             f"Expected `{name}` as a model of single texts. Received: a CrossEncoder, "
-            "which scores pairs of them; it goes into `cross_encoder`."
+            "which scores pairs of texts; pass it as `cross_encoder`."
         )
     call, size = _caller(embed, batch_size, name, "a list of texts to embeddings [n, D]")
 
@@ -44,7 +44,7 @@ def embedders(embed, batch_size, name="embed", dims=None):
 
 
 def scorer(cross_encoder, batch_size):
-    """A function from two lists of texts to the scores `[n]` of their pairs."""
+    """Returns a function from two lists of texts to the scores `[n]` of their pairs."""
     signature = "two lists of texts, queries and others, to scores [n]"
     call, size = _caller(cross_encoder, batch_size, "cross_encoder", signature)
 
@@ -65,12 +65,12 @@ def scorer(cross_encoder, batch_size):
 
 
 def _caller(model, batch_size, name, signature):
-    """What maps lists of texts to a model's output, and how many texts it is given."""
+    """Returns a function from lists of texts to a model's output, and its batch size."""
     if isinstance(model, ColumnModel) and not model.takes_raw_inputs:
         wrapper = "CrossEncoder" if name == "cross_encoder" else "EmbeddingModel"
         raise ValueError(
             f"Expected `{name}` as a model that takes texts. Received: "
-            f"{type(model).__name__} without a preprocessor: wrap it: "
+            f"{type(model).__name__} without a preprocessor. Wrap it: "
             f"{wrapper}(encoder, preprocessor)."
         )
     if isinstance(model, keras.Model):
@@ -91,7 +91,7 @@ def _caller(model, batch_size, name, signature):
 
 
 def _check_takes_texts(model, name):
-    """Where a model knows its inputs: that they are strings, one, or two for a scorer."""
+    """Checks that a model's inputs, if known, are strings: one, or two for a scorer."""
     inputs = getattr(model, "inputs", None)
     if isinstance(model, ColumnModel) or not inputs:
         return
@@ -100,9 +100,9 @@ def _check_takes_texts(model, name):
     if dtypes != ["string"] * count:
         raise ValueError(
             f"Expected `{name}` as a model of {count} input{'s' * (count - 1)} of texts. "
-            f"Received: {type(model).__name__} with inputs of dtype {dtypes}. A model of "
-            "tokens becomes one of texts with tfembloss.EmbeddingModel(encoder, "
-            "preprocessor) or tfembloss.CrossEncoder(encoder, preprocessor)."
+            f"Received: {type(model).__name__} with inputs of dtype {dtypes}. Wrap a model "
+            "of tokens in tfembloss.EmbeddingModel(encoder, preprocessor) or "
+            "tfembloss.CrossEncoder(encoder, preprocessor)."
         )
 
 
@@ -111,7 +111,7 @@ def _as_array(result, expected):
         array = np.asarray(result)
         if array.dtype.kind in "cSU":
             raise TypeError(f"of dtype {array.dtype}")
-        with np.errstate(over="ignore"):  # infinity, which is an error of its own
+        with np.errstate(over="ignore"):  # infinity is reported by _check_finite
             return array.astype("float32", copy=False)
     except (TypeError, ValueError) as error:
         raise ValueError(
@@ -130,7 +130,7 @@ def _check_finite(values, what, texts):
 
 
 def chunks(num_rows, size, title="", verbose=0):
-    """Slices of so many rows, with a title and a progress bar where verbose."""
+    """Yields slices of `size` rows, with a title and a progress bar if verbose."""
     starts = range(0, num_rows, size)
     if verbose:
         print(title, flush=True)
@@ -141,7 +141,7 @@ def chunks(num_rows, size, title="", verbose=0):
 
 
 def embed_all(embeddings, texts, batch_size, name, verbose):
-    """Embeddings `[N, D]` of all texts."""
+    """Computes embeddings `[N, D]` of all texts."""
     title = f"Embedding {len(texts):,} {name}"
     everything = None
     for rows in chunks(len(texts), batch_size * BATCHES, title, verbose):
@@ -153,10 +153,10 @@ def embed_all(embeddings, texts, batch_size, name, verbose):
 
 
 def embed_to_disk(embeddings, texts, dim, file, batch_size, name, verbose):
-    """Embeddings `[N, D]` of all texts, in a file that goes on where it ends."""
+    """Computes embeddings `[N, D]` of all texts, resuming at the end of the file."""
     step, row = batch_size * BATCHES, np.dtype("float32").itemsize * dim
     size = file.stat().st_size if file.exists() else 0
-    # Only whole steps count, so that every batch is the one of a run that did not stop.
+    # Only whole steps count, so that all batches are those of an uninterrupted run.
     done = len(texts) if size == len(texts) * row else size // (step * row) * step
     with file.open("r+b" if size else "wb") as out:
         out.seek(done * row)

@@ -1,4 +1,4 @@
-"""Which of a query's candidates become its negatives."""
+"""Selects a query's negatives among its candidates."""
 
 import math
 import numbers
@@ -11,7 +11,7 @@ from tfembloss.synthesis.scoring import ROUNDING
 
 
 def generator(sampling, seed):
-    """Random numbers for a random sample, else None."""
+    """Returns a random generator for a random sample, else None."""
     if sampling not in ("top", "random"):
         raise ValueError(
             f"Expected sampling='top' or sampling='random'. Received: {sampling!r}"
@@ -23,7 +23,7 @@ def generator(sampling, seed):
 
 
 def check_conditions(**conditions):
-    """Those that are given, as numbers."""
+    """Returns the conditions that are given, as numbers."""
     given = {name: value for name, value in conditions.items() if value is not None}
     for name, value in given.items():
         is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
@@ -40,16 +40,16 @@ def check_conditions(**conditions):
 
 
 def remove(scores, lowest, conditions, least):
-    """Which candidates remain, and how many each condition has removed.
+    """Returns which candidates remain, and how many each condition has removed.
 
     Args:
-        scores: of the candidates, `[M]`.
-        lowest: for each the lowest score of its query's positives, `[M]`.
-        conditions: name to value.
-        least: what the rounding is a share of, at least.
+        scores: scores of the candidates, `[M]`.
+        lowest: for each candidate the lowest score of its query's positives, `[M]`.
+        conditions: dict of name to value.
+        least: minimum of the magnitude to which the rounding is relative.
     """
     scores, lowest = scores.astype("float64"), lowest.astype("float64")
-    tests = {  # for each condition the score that is the limit, and on which side of it
+    tests = {  # for each condition the limit of the score, and the side that is removed
         "absolute_margin": lambda margin: (lowest - margin, 1),
         "relative_margin": lambda margin: (lowest - np.abs(lowest) * margin, 1),
         "max_score": lambda score: (score, 1),
@@ -66,7 +66,7 @@ def remove(scores, lowest, conditions, least):
 
 
 def take(remain, scores, range_min, num_negatives, rng):
-    """Places of the negatives among a query's candidates, highest score first."""
+    """Returns the indices of the negatives among a query's candidates, best first."""
     (places,) = np.nonzero(remain)
     places = places[np.argsort(-scores[places], kind="stable")][range_min:]
     if rng is None or len(places) <= num_negatives:
@@ -75,7 +75,7 @@ def take(remain, scores, range_min, num_negatives, rng):
 
 
 def summary(taken, num_negatives, positive_scores, scores, removed):
-    """What came out, in a few lines."""
+    """Describes the result in a few lines."""
     sizes = np.array(list(map(len, taken)))
     num_all, num_none = np.sum(sizes == num_negatives), np.sum(sizes == 0)
     lines = [

@@ -1,4 +1,4 @@
-"""The folder of a synthesized set: a manifest, and the files of its rows."""
+"""The folder of a synthesized set: a manifest, and files of rows."""
 
 import hashlib
 import json
@@ -8,13 +8,13 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-SHARD = 256  # queries whose rows are one file
+SHARD = 256  # queries in one file
 MANIFEST, _PARTIAL = "synthesized.json", ".partial"
 _TEXTS = ("query", "article", "irrelevant_article")
 
 
 def dataset_of(path, plan):
-    """The dataset of a set that is whole."""
+    """Returns the dataset of a finished set."""
     files = [str(shard_file(path, plan, shard)) for shard in range(len(plan["rows"]))]
     features = {name: tf.io.FixedLenFeature([], tf.string) for name in _TEXTS}
     features["margin"] = tf.io.FixedLenFeature([], tf.float32)
@@ -28,7 +28,7 @@ def dataset_of(path, plan):
 
 
 def local_folder(path):
-    """A path of this machine, absolute, or a ValueError."""
+    """Returns an absolute local path. Raises ValueError otherwise."""
     is_path = isinstance(path, str | os.PathLike) and str(path)
     if not is_path or "://" in str(path) or "\0" in str(path):
         raise ValueError(f"Expected a local folder. Received: path={path!r}")
@@ -36,7 +36,7 @@ def local_folder(path):
 
 
 def fingerprint(*lists):
-    """A hash of lists of texts."""
+    """Computes a hash of lists of texts."""
     digest = hashlib.sha256()
     for texts in lists:
         texts = list(texts)
@@ -47,10 +47,10 @@ def fingerprint(*lists):
 
 
 def read_manifest(path):
-    """What the folder's manifest says."""
+    """Reads the folder's manifest."""
     try:
         plan = json.loads((path / MANIFEST).read_bytes())
-    except (ValueError, RecursionError, IsADirectoryError):  # no JSON, no UTF-8, no file
+    except (ValueError, RecursionError, IsADirectoryError):  # not JSON, UTF-8 or a file
         plan = None
     if not _is_plan(plan):
         raise _damaged(path)
@@ -58,7 +58,7 @@ def read_manifest(path):
 
 
 def _is_plan(plan):
-    """Whether this is what `synthesize` writes into a manifest, and not something else."""
+    """Returns whether this is the content of a manifest that `synthesize` writes."""
     if not isinstance(plan, dict) or not {"inputs", "rows", "probes"} <= plan.keys():
         return False
     inputs, rows, probes = plan["inputs"], plan["rows"], plan["probes"]
@@ -81,13 +81,13 @@ def _is_finite(array):
 def _damaged(path):
     return ValueError(
         "Expected a manifest that tfembloss.synthesis.synthesize has written. "
-        f"Received: {str(path / MANIFEST)!r}, which is damaged: put back a copy of "
+        f"Received: {str(path / MANIFEST)!r}, which is damaged: restore a copy of "
         "it, or remove the folder and make the set again."
     )
 
 
 def check_folder(path, plan):
-    """That it is new, or holds this set."""
+    """Checks that the folder is new, or contains this set."""
     if (path / MANIFEST).exists():
         made = read_manifest(path)
         if made["inputs"] == plan["inputs"] and made["rows"] != plan["rows"]:
@@ -107,18 +107,18 @@ def check_folder(path, plan):
             )
     elif path.exists() and not (path.is_dir() and _is_empty(path)):
         raise ValueError(
-            "Expected a new folder, or one of a set that was begun. Received: "
+            "Expected a new folder, or one of a set to resume. Received: "
             f"path={str(path)!r}, which is something else: choose another."
         )
 
 
 def _is_empty(path):
-    """Nothing but what a run left that was killed at its very beginning."""
+    """Returns whether there is at most what a run leaves that is killed at its start."""
     return all(file.name == MANIFEST + _PARTIAL for file in path.iterdir())
 
 
 def begin(path, plan, probes):
-    """Writes the manifest, or checks that it is of the same models."""
+    """Writes the manifest, or checks that it belongs to the same models."""
     file = path / MANIFEST
     if not file.exists():
         path.mkdir(parents=True, exist_ok=True)
@@ -129,26 +129,26 @@ def begin(path, plan, probes):
     if len(begun) != len(probes):
         raise _damaged(path)
     for before, now in zip(begun, probes, strict=True):
-        # Of another machine's rounding; also of numbers that are 0.
+        # Allows for the rounding of another machine, also of values near 0.
         tolerance = max(1e-3 * np.max(np.abs(before)), 1e-6)
         if np.shape(before) != np.shape(now) or not np.allclose(
             before, now, rtol=0, atol=tolerance
         ):
             raise ValueError(
                 "Expected the models with which the set was begun. Received: "
-                f"path={str(path)!r}, and a relation_miner or cross_encoder that gives "
-                "its first texts other embeddings or scores. Give the same models, or "
+                f"path={str(path)!r}, and a relation_miner or cross_encoder that returns "
+                "other embeddings or scores for its first texts. Pass the same models, or "
                 "choose another folder."
             )
 
 
 def shard_file(path, plan, shard):
-    """The path of one of a set's files."""
+    """Returns the path of one of a set's files."""
     return path / f"rows-{shard:05d}-of-{len(plan['rows']):05d}.tfrecord"
 
 
 def missing_shards(path, plan):
-    """The shards whose file is not there, or has not all of its rows."""
+    """Returns the shards whose file is missing or does not have all of its rows."""
     return [
         shard
         for shard, num_rows in enumerate(plan["rows"])
@@ -157,7 +157,7 @@ def missing_shards(path, plan):
 
 
 def _num_rows(file):
-    """How many records a file has; None where it is missing or damaged."""
+    """Returns the number of a file's records, or None if it is missing or damaged."""
     try:
         if not _lengths_fit(file):
             return None
@@ -169,7 +169,7 @@ def _num_rows(file):
 
 
 def _lengths_fit(file):
-    """Whether its records end where it does: TensorFlow allocates what a length says."""
+    """Returns whether the lengths fit the file; TensorFlow allocates them unchecked."""
     size, end = file.stat().st_size, 0
     with file.open("rb") as content:
         while end + 16 <= size:  # a length, its checksum, and the one of the record
@@ -179,7 +179,7 @@ def _lengths_fit(file):
 
 
 def write_shard(file, queries, articles, score):
-    """The file of some queries' rows; of their articles the first is the similar one."""
+    """Writes the rows of some queries; the first of their articles is the similar one."""
     pairs = [
         (query, text) for query, of in zip(queries, articles, strict=True) for text in of
     ]

@@ -1,4 +1,4 @@
-"""Queries, texts and what is positive, as users give them."""
+"""Checks of queries, texts and positives, as users pass them."""
 
 import numbers
 from collections.abc import Hashable, Mapping
@@ -7,7 +7,7 @@ from tfembloss.checks import as_list, shown, with_grade
 
 
 def check_texts(texts, name, empty_allowed=False):
-    """A list of the texts; a ValueError where they are none, or not all texts."""
+    """Returns a list of the texts. Raises ValueError if they are not all texts."""
     if isinstance(texts, Mapping):
         ids, texts = list(texts), list(texts.values())
     else:
@@ -21,7 +21,7 @@ def check_texts(texts, name, empty_allowed=False):
     for row, text in enumerate(texts):
         if not isinstance(text, str):
             raise ValueError(
-                f"Expected {name} as a list of strings (of bytes take .decode()). "
+                f"Expected {name} as a list of strings (convert bytes with .decode()). "
                 f"Received: {shown(text)} of type {type(text).__name__} in {place(row)}."
             )
         try:
@@ -41,7 +41,7 @@ def check_texts(texts, name, empty_allowed=False):
 
 
 def check_task(queries, corpus, positives, unknown_allowed=False):
-    """Lists of the queries, of the corpus's different texts, and of each query's positives.
+    """Returns the queries, the corpus without duplicates, and each query's positives.
 
     All of them may be given by id, see `check_positives`.
     """
@@ -56,12 +56,12 @@ def check_task(queries, corpus, positives, unknown_allowed=False):
 
 
 def check_positives(positives, queries, corpus):
-    """For each query the list of its positives, each once.
+    """Returns for each query the list of its positives, without duplicates.
 
-    They are for each query its text or several of them, as a list, a set, or a dict of text
-    to grade. Where the corpus is a dict of id to text, ids of it are taken too. They come
-    in the order of the queries, or as a dict: by query id where the queries are a dict of
-    id to text, else by the query's text.
+    The positives of a query are a text or several, as a list, a set, or a dict of text to
+    grade. If the corpus is a dict of id to text, its ids are accepted too. They are given
+    in the order of the queries, or as a dict: by query id if the queries are a dict of id
+    to text, else by the query's text.
     """
     expected = "positives as a list: for each query its positive text or a list of them"
     if isinstance(positives, Mapping):
@@ -82,22 +82,22 @@ def check_positives(positives, queries, corpus):
 
 
 def _of_each(positives, queries):
-    """Those of a dict, in the order of the queries."""
+    """Returns the values of a dict, in the order of the queries."""
     missing = [query for query in queries if query not in positives]
     others = positives.keys() - set(queries)
     if missing or others:
         which = f"none for {shown(missing[0])}" if missing else shown(next(iter(others)))
         raise ValueError(
-            "Expected positives as a dict with a key for each query: its id where the "
+            "Expected positives as a dict with a key for each query: its id if the "
             "queries are a dict, else its text. Received: positives with "
-            f"{len(missing)} queries missing and {len(others)} keys that are no query: "
+            f"{len(missing)} queries missing and {len(others)} keys that are not queries: "
             f"{which}. Leave out queries without positives."
         )
     return [positives[query] for query in queries]
 
 
 def _several(of, expected, row):
-    """The positives of one query as a list."""
+    """Returns the positives of one query as a list."""
     if isinstance(of, Mapping):
         return with_grade(of, f"of query {row}")
     if isinstance(of, set | frozenset):  # whose order changes from run to run
@@ -108,7 +108,7 @@ def _several(of, expected, row):
 
 
 def _texts_of_ids(positives, corpus):
-    """Texts: of ids where all are ids, as they are where all are texts of the corpus."""
+    """Returns texts, of ids of the corpus if all are ids, unchanged if all are texts."""
 
     def unknown_of(known):
         pairs = ((row, of) for row, several in enumerate(positives) for of in several)
@@ -123,13 +123,13 @@ def _texts_of_ids(positives, corpus):
         return positives
     raise ValueError(
         "Expected positives as ids of the corpus, as it is a dict of id to text, or all as "
-        f"texts of it. Received: {shown(unknown[1])} of query {unknown[0]}, no id. "
-        "For positives that are not in the corpus give list(corpus.values())."
+        f"texts of it. Received: {shown(unknown[1])} of query {unknown[0]}, not an id. "
+        "If positives are not in the corpus, pass list(corpus.values())."
     )
 
 
 def by_query(queries, positives):
-    """All positives of each text that is a query, also of one that is there twice."""
+    """Returns all positives of each query, merging those of duplicate queries."""
     merged = {}
     for query, texts in zip(queries, positives, strict=True):
         merged.setdefault(query, {}).update(dict.fromkeys(texts))
@@ -137,12 +137,12 @@ def by_query(queries, positives):
 
 
 def rows_of_known(queries, corpus, positives):
-    """For each query the rows of a corpus that are its own text or one of its positives."""
+    """Returns for each query the corpus rows of its own text and of its positives."""
     row_of = {text: row for row, text in enumerate(corpus)}
     known = {query: {query, *of} for query, of in by_query(queries, positives).items()}
     return [[row_of[text] for text in known[q] if text in row_of] for q in queries]
 
 
 def unique(texts):
-    """Each text once, in the order of its first row."""
+    """Returns the texts without duplicates, in the order of first occurrence."""
     return list(dict.fromkeys(texts))

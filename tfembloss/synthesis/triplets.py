@@ -1,4 +1,4 @@
-"""Triplets with a teacher's margins, from queries and a corpus."""
+"""Synthesizes triplets with a teacher's margins from queries and a corpus."""
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from tfembloss.synthesis.shards import (
 )
 from tfembloss.synthesis.texts import check_task, rows_of_known
 
-_PROBES = 2  # texts whose embeddings tell one model from another
+_PROBES = 2  # texts whose embeddings identify a model
 
 
 def synthesize(
@@ -34,52 +34,54 @@ def synthesize(
     batch_size=256,
     verbose=1,
 ):
-    r"""Triplets with a teacher's margins, from queries and a corpus and nothing else.
+    r"""Synthesizes triplets with a teacher's margins from queries and a corpus only.
 
     The relation miner finds the n = `num_relations` texts nearest to a query q by cosine.
-    The first is its similar article p, each of the others an irrelevant one, $a_k$, and
-    the cross encoder says by how much:
+    The first is its similar article p, the others are irrelevant articles $a_k$, and the
+    cross-encoder computes the margins:
 
     $$m_k = CE(q, p) - CE(q, a_k), \qquad k = 1, ..., n - 1$$
 
-    That is `Q * (n - 1)` rows. A margin below 0 is where the cross encoder takes the
-    irrelevant one for better. The query's own text is not found, and a text that is in the
-    corpus twice is found once.
+    This gives `Q * (n - 1)` rows. A margin is negative if the cross-encoder prefers the
+    irrelevant article. The query's own text is never found, and duplicates in the corpus
+    are found once.
 
-    The rows go to files in `path`, 256 queries in each. A run that was killed goes on
-    from what is there, with the same arguments, to the rows of one that was not; a file
-    that is damaged is made again. Where the set is finished no model is called.
+    The rows are written to files in `path`, 256 queries in each. A run that was killed
+    resumes from these files, if it is called again with the same arguments, and ends with
+    the rows of an uninterrupted run; damaged files are made again. If the set is finished,
+    no model is called. There is no lock: two runs must not write to the same folder at
+    once.
 
     Args:
         queries: Q texts; also a dict of id to text.
         corpus: N texts; also a dict of id to text.
         relation_miner: function from a list of texts to embeddings `[n, D]`, or a Keras
-            model whose `predict` takes texts, as `tfembloss.EmbeddingModel`; a tuple of
-            two of them, for queries and for the corpus; or a list of several miners,
+            model whose `predict` accepts texts, such as `tfembloss.EmbeddingModel`; a tuple
+            of two of them, for the queries and for the corpus; or a list of several miners,
             which take turns: first the nearest of each, then the second nearest, without
-            repeats, until there are n. The number of rows stays the same.
+            duplicates, until there are n. The number of rows remains the same.
         cross_encoder: function from two lists of texts, queries and articles, to scores
             `[n]`; or a Keras model whose `predict` maps a tuple of both to `[n]` or
             `[n, 1]`.
-        path: local folder of the set, a new one or one that was begun.
+        path: local folder of the set, a new one or that of a set to resume.
         num_relations: n, >= 2.
-        positives: where they are known, for each query its positive text or a list of
-            them, in the containers of `mine_hard_negatives`. The first (of a set the first
-            when sorted) is then the similar article, and all the others found are
-            irrelevant ones, but none that is a positive.
-        batch_size: texts, or pairs of them, that a model is given at a time, > 0.
-        verbose: 1 for progress bars, and a line where the set is finished already.
+        positives: if known, for each query its positive text or a list of them, in the
+            containers of `mine_hard_negatives`. The first one (of a set, the first in
+            sorted order) is then the similar article, and all texts found that are not
+            positives are irrelevant articles.
+        batch_size: number of texts, or pairs of texts, passed to a model at a time, > 0.
+        verbose: 1 for progress bars, and for a message if the set is already finished.
 
     Returns:
         The dataset of `load_synthesized(path)`, for `MarginMSELoss`:
         `model.fit(dataset.shuffle(10_000).batch(64))`.
 
     Raises:
-        ValueError: the corpus has too few texts, an option is out of range, a text is
-            empty or none, a model returns another shape or numbers that are not finite;
-            or `path` holds something else, a set of other texts or options, or one that
-            was begun with other models and is not finished: of one that is no model is
-            called, and others are not noticed. Nothing there is changed then.
+        ValueError: the corpus has too few texts, a text is missing or empty, a model
+            returns another shape or numbers that are not finite; or `path` contains
+            something else, a set of other texts or options, or an unfinished set of other
+            models. The folder is then unchanged. If the set is finished, no model is
+            called, so other models are not noticed.
 
     Example:
 
@@ -102,9 +104,9 @@ def synthesize(
         Dense Retrieval", 2022, https://arxiv.org/abs/2112.07577
 
     Relations:
-        After Jina Finetuner's synthesis run, which takes names of models, runs in their
-        cloud and cannot go on. GPL makes up the queries, whose article is then known: that
-        is `positives`; it mines 50 negatives for each and draws one in a step.
+        Based on Jina Finetuner's synthesis run, which takes names of models, runs in their
+        cloud and cannot be resumed. GPL generates the queries, so that their articles are
+        known, as with `positives`; it mines 50 negatives for each and samples one per step.
     """
     queries, corpus, known = check_task(queries, corpus, positives, unknown_allowed=True)
     num_relations = integer("num_relations", num_relations, 2)
@@ -152,21 +154,21 @@ def synthesize(
 
 
 def load_synthesized(path):
-    """The triplets that `synthesize` has made, as a dataset for `fit`.
+    """Loads the triplets that `synthesize` has made, as a dataset for `fit`.
+
+    The files are TFRecords of `tf.train.Example` with the features query, article,
+    irrelevant_article and margin. They are read once here, to check for damage.
 
     Args:
-        path: the folder that was given to `synthesize`.
+        path: the folder that was passed to `synthesize`.
 
     Returns:
         A `tf.data.Dataset` of single rows `((query, similar, irrelevant), margin)`,
-        strings and a float32, in the order of the queries, of known length: go on with
-        `.shuffle(...).batch(...)`. The files are TFRecords of `tf.train.Example` with the
-        features query, article, irrelevant_article and margin. They are read through once
-        here, for damage.
+        strings and a float32, in the order of the queries, of known length: continue with
+        `.shuffle(...).batch(...)`.
 
     Raises:
-        ValueError: there is no set in the folder, it is not finished, or a file of it is
-            damaged.
+        ValueError: the folder does not contain a set, or the set is unfinished or damaged.
 
     Example:
 
@@ -185,7 +187,7 @@ def load_synthesized(path):
     if not (path / MANIFEST).exists():
         raise ValueError(
             "Expected the folder of a set that tfembloss.synthesis.synthesize has made. "
-            f"Received: path={str(path)!r}, where there is no {MANIFEST}."
+            f"Received: path={str(path)!r}, which has no {MANIFEST}."
         )
     plan = read_manifest(path)
     if missing := missing_shards(path, plan):
@@ -194,25 +196,25 @@ def load_synthesized(path):
             f"Expected a finished set. Received: path={str(path)!r}, which has "
             f"{num_shards - len(missing)} of {num_shards} files: {first.name} is "
             f"{'damaged' if first.exists() else 'missing'}. Call synthesize with this path "
-            "and the same arguments: it makes the rest."
+            "and the same arguments to make the rest."
         )
     return dataset_of(path, plan)
 
 
 def _check_corpus(corpus, excluded, num_hits, num_relations):
-    """That there is enough to be found for each query."""
+    """Checks that enough texts can be found for each query."""
     fewest = len(corpus) - max(map(len, excluded))
     if fewest < num_hits:
         raise ValueError(
             f"Expected a corpus in which {num_hits} texts can be found for each query, "
             f"besides its own text and its positives. Received: {len(corpus)} different "
-            f"texts, for one query {fewest}. Add texts, or give a smaller num_relations "
-            f"than {num_relations}."
+            f"texts, for one query {fewest}. Add texts, or pass a num_relations below "
+            f"{num_relations}."
         )
 
 
 def _embedded_corpora(path, miners, dims, corpus, batch_size, verbose):
-    """The corpus as each miner embeds it, in files of the folder."""
+    """Returns each miner's embeddings of the corpus, in files of the folder."""
     corpora = []
     for i, ((_, of_corpus), dim) in enumerate(zip(miners, dims, strict=True)):
         file = path / f"corpus-{i}.float32"
@@ -224,7 +226,7 @@ def _embedded_corpora(path, miners, dims, corpus, batch_size, verbose):
 
 
 def _hits(queries, miners, corpora, excluded, part, num_hits):
-    """For each query of a part the rows of the corpus that its miners find."""
+    """Returns for each query of a part the corpus rows that the miners find."""
     counts = np.full(len(queries), num_hits)
     rankings = [
         search.nearest_besides(of_queries(queries), embeddings, counts, excluded[part])[1]
@@ -234,13 +236,13 @@ def _hits(queries, miners, corpora, excluded, part, num_hits):
 
 
 def _take_turns(rankings, count):
-    """The first rows of all rankings, the second of all, ...: so many, without repeats."""
+    """Returns `count` rows: the first of each ranking, then the second of each, ..."""
     in_turn = np.stack(rankings, axis=1).ravel().tolist()
     return list(dict.fromkeys(in_turn))[:count]
 
 
 def _probe(miners, score, queries, corpus):
-    """Of each miner embeddings, and at last scores of a few texts, as lists for JSON."""
+    """Returns embeddings of a few texts by each miner, and scores, as lists for JSON."""
     queries, corpus = queries[:_PROBES], corpus[:_PROBES]
     probes = [
         np.concatenate([of_queries(queries), of_corpus(corpus)])

@@ -1,4 +1,4 @@
-"""From text to token ids, and a small encoder for them."""
+"""Text preprocessing, vocabularies, and a small text encoder."""
 
 from tfembloss.text.encoder import TextEncoder
 from tfembloss.text.noise import DeleteWords

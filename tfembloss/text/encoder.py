@@ -13,26 +13,26 @@ from tfembloss.losses.inputs import require
 class TextEncoder(keras.Model):
     """A small text encoder that trains well from scratch on a CPU.
 
-    Token embeddings, transformer blocks if asked for, and `TokenPooling`. Without blocks
-    it is a bag of words that learns which words matter: hard to beat where there are
-    thousands of training pairs and not millions.
+    It consists of token embeddings, optional transformer blocks, and `TokenPooling`.
+    Without blocks it is a bag of words that learns which words matter: hard to beat with
+    thousands of training pairs instead of millions.
 
     Call arguments: token ids `[rows, T]`, 0 is padding. Returns `[rows, dim]`.
 
     Args:
-        vocabulary_size: number of token ids, `len(vocabulary)` of the preprocessor's.
-        dim: length of the embeddings.
-        sequence_length: the largest T.
+        vocabulary_size: number of token ids, `len(vocabulary)` of the preprocessor.
+        dim: dimension of the embeddings.
+        sequence_length: the maximum T.
         num_layers: number of transformer blocks, >= 0.
-        num_heads: attention heads of a block; divides `dim`. By default the most that do,
-            up to 6.
-        dropout: share of the embeddings' entries dropped in training, 0 to 1.
+        num_heads: attention heads of a block; must divide `dim`. By default the largest
+            divisor up to 6.
+        dropout: fraction of the embeddings' entries dropped in training, 0 to 1.
         name, dtype: as in `keras.Model`.
 
     Raises:
-        ValueError: an argument is not of the kind, or `num_heads` does not divide `dim`; in
-            use, token ids that are not below `vocabulary_size`. XLA cannot raise errors:
-            the embeddings of their texts are NaN there.
+        ValueError: `num_heads` does not divide `dim`; when called, a token id is negative
+            or not below `vocabulary_size`. XLA cannot raise errors: there the embeddings
+            of such texts are NaN.
 
     Example:
 
@@ -91,7 +91,7 @@ class TextEncoder(keras.Model):
         }
 
     def call(self, inputs, training=None, mask=None):
-        """Embeddings `[rows, dim]` of token ids `[rows, T]`."""
+        """Returns embeddings `[rows, dim]` of token ids `[rows, T]`."""
         tokens = next(iter(inputs.values()), None) if isinstance(inputs, dict) else inputs
         if (
             isinstance(tokens, list | tuple)
@@ -106,28 +106,28 @@ class TextEncoder(keras.Model):
         tokens = require(
             ~tf.reduce_any(unknown),
             tokens,
-            f"Expected token ids from 0 to {size - 1}, as vocabulary_size={size} says. "
-            "Received others. Give the encoder vocabulary_size=len(vocabulary), of the "
+            f"Expected token ids from 0 to {size - 1}, as vocabulary_size={size}. "
+            "Received others. Pass vocabulary_size=len(vocabulary) to the encoder, of the "
             "preprocessor's vocabulary.",
         )
         embeddings = super().call(tokens, training=training, mask=mask)
-        # XLA leaves assertions out, and takes another token's embedding.
+        # XLA drops assertions, and would use the embedding of another token.
         unknown = tf.reduce_any(unknown, axis=1, keepdims=True)
         return tf.where(unknown, tf.cast(float("nan"), embeddings.dtype), embeddings)
 
     @property
     def token_embedding(self):
-        """The layer of the token embeddings, as keras-hub's backbones name it."""
+        """The token embedding layer; keras-hub's backbones use the same name."""
         return next(x for x in self.layers if isinstance(x, layers.Embedding))
 
     def get_config(self):
-        """The arguments that make this encoder again, and which layers are frozen."""
+        """Returns the config: the arguments, and which layers are trainable."""
         trainable = [layer.trainable for layer in self.layers]
         return {**self._config, "name": self.name, "trainable": trainable}
 
     @classmethod
     def from_config(cls, config):
-        """The encoder that `get_config` described."""
+        """Creates an encoder from its config."""
         trainable = config.pop("trainable", [])
         encoder = cls(**config)
         for layer, value in zip(encoder.layers, trainable, strict=False):
@@ -136,7 +136,7 @@ class TextEncoder(keras.Model):
 
 
 def _token_ids(tokens):
-    """Token ids `[rows, T]` as a tensor, or a ValueError that says how."""
+    """Returns token ids `[rows, T]` as a tensor. Raises ValueError otherwise."""
     try:
         tokens = tf.convert_to_tensor(tokens)
     except (TypeError, ValueError):
@@ -147,13 +147,13 @@ def _token_ids(tokens):
         shape = "unknown" if tokens.shape.rank is None else tuple(tokens.shape)
         received = f"shape={shape}, dtype={tokens.dtype.name}"
     raise ValueError(
-        "Expected token ids, integers of shape [rows, T], as TextPreprocessor makes them "
-        f"of texts. Received: {received}"
+        "Expected token ids, integers of shape [rows, T], as TextPreprocessor returns "
+        f"them for texts. Received: {received}"
     )
 
 
 def _transformer_block(x, tokens, dim, num_heads, dropout, dtype):
-    """Attention and a feed-forward layer, each normalised first and added to its input."""
+    """A pre-norm block of attention and a feed-forward layer, with residual connections."""
     seen = ops.expand_dims(ops.not_equal(tokens, 0), axis=1)  # [B, 1, T]
     y = layers.LayerNormalization(dtype=dtype)(x)
     attention = layers.MultiHeadAttention(

@@ -1,4 +1,4 @@
-"""Noise on texts, for the denoising auto-encoder."""
+"""Noise on texts, for denoising autoencoders."""
 
 import keras
 import tensorflow as tf
@@ -16,37 +16,32 @@ _APART = rf"([{_APART}][\p{{M}}\x{{30fc}}]*)"  # and the mark of a long vowel
 
 
 def _seed(seed):
-    """A seed as a scalar int64, or a ValueError."""
+    """Returns a seed as a scalar int64. Raises ValueError otherwise."""
     try:
         value = tf.convert_to_tensor(seed)
         if value.dtype.is_integer and value.shape.is_compatible_with([]):
             return tf.cast(value, tf.int64)
     except (TypeError, ValueError, OverflowError):
         pass
-    raise ValueError(
-        f"Expected a seed, one integer of 64 bits. Received: seed={seed!r:.80}"
-    )
+    raise ValueError(f"Expected a seed, one 64-bit integer. Received: seed={seed!r:.80}")
 
 
 @keras.saving.register_keras_serializable("tfembloss")
 class DeleteWords(Configurable):
-    """Noise: texts without a random share of their words, one word at least left.
+    """Deletes a random fraction of the words of texts, but keeps at least one word.
 
-    Each word, what stands between white space, is deleted or not by itself; if all would
-    be, one of them, drawn evenly, stays. Words that stay are joined by single spaces. In
-    scripts that are written without spaces (Chinese, Japanese, Thai, Lao, Khmer, Burmese,
-    Tibetan ...) each character with its marks counts as a word, and is joined without one.
+    Words are separated by whitespace, and each is deleted independently; if all would be
+    deleted, one of them, chosen uniformly, is kept. The words kept are joined by single
+    spaces. In scripts that are written without spaces (Chinese, Japanese, Thai, Lao, Khmer,
+    Burmese, Tibetan ...) each character with its marks counts as a word, and is joined
+    without a space.
 
-    Call arguments: texts `[rows]`, strings; seed, an integer. What is deleted of a text
-    follows from the text and the seed: not from the batch, the replica or the order that
-    it comes in. Returns texts `[rows]`.
+    Call arguments: texts `[rows]`, strings; seed, an integer. What is deleted from a text
+    depends on the text and the seed only, not on the batch, the replica or the order.
+    Returns texts `[rows]`.
 
     Args:
         ratio: the probability that a word is deleted, 0 to 1.
-
-    Raises:
-        ValueError: `ratio` is not a number in that range; in use, texts are not strings of
-            shape `[rows]`, or the seed is not an integer.
 
     Example:
 
@@ -58,16 +53,16 @@ class DeleteWords(Configurable):
         Unsupervised Sentence Embedding Learning", 2021, https://arxiv.org/abs/2104.06979
 
     Relations:
-        sentence-transformers deletes what nltk takes for words, punctuation included.
+        sentence-transformers deletes the tokens of nltk, punctuation included.
     """
 
     def __init__(self, ratio=0.6):
         self.ratio = fraction("ratio", ratio)
 
     def __call__(self, texts, seed):
-        """Texts `[rows]` with words deleted."""
-        # Flat: the words of all texts, and the row of each; the pieces of all words, and
-        # the word of each. The graph of ragged tensors would have ten times the nodes.
+        """Returns texts `[rows]` with words deleted."""
+        # Flat instead of ragged tensors, whose graph would have ten times the nodes: the
+        # words of all texts with their rows, and the pieces of all words with their words.
         texts = valid_utf8(batch_of_texts(texts))
         words = tf.strings.split(tf.strings.regex_replace(texts, r"[\s\p{Z}]+", " "))
         rows, words = words.value_rowids(), words.flat_values
@@ -75,7 +70,7 @@ class DeleteWords(Configurable):
         of_word, pieces = pieces.value_rowids(), pieces.flat_values
         of_row = tf.gather(rows, of_word)
         draws = self._draws(texts, of_row, seed)
-        # Of a text of which no piece is to stay, the one that came nearest to it does.
+        # If no piece of a text would be kept, the one with the largest number is.
         largest = tf.math.unsorted_segment_max(draws, of_row, tf.size(texts))
         stays = (draws >= self.ratio) | (draws == tf.gather(largest, of_row))
         words = tf.strings.unsorted_segment_join(
@@ -87,7 +82,7 @@ class DeleteWords(Configurable):
         )
 
     def _draws(self, texts, rows, seed):
-        """A number from 0 to 1 for each piece: a hash of its text, place and seed."""
+        """Returns a number from 0 to 1 for each piece: a hash of text, place and seed."""
         places = tf.range(tf.size(rows)) - tf.searchsorted(rows, rows)
         texts = tf.gather(tf.strings.to_hash_bucket_fast(texts, 2**62), rows)
         seeds = tf.broadcast_to(_seed(seed), tf.shape(rows))

@@ -1,4 +1,4 @@
-"""From texts to token ids."""
+"""Converts texts to token ids."""
 
 import keras
 import tensorflow as tf
@@ -15,28 +15,27 @@ _LONGEST_WORD = 100  # bytes; one unknown character makes a shorter word unknown
 
 @keras.saving.register_keras_serializable("tfembloss")
 class TextPreprocessor(Configurable):
-    """Texts to token ids, with tensorflow-text's WordPiece tokenizer.
+    """Converts texts to token ids, with tensorflow-text's WordPiece tokenizer.
 
-    Lower case, without accents; no start or end tokens; longer texts are cut. Bytes that
-    are no UTF-8 become unknown tokens. A word with an unknown character is one unknown
-    token; above 100 bytes, as a clause of a language without spaces, that character alone
-    is. The vocabulary travels in a saved model's file.
+    Texts are lower-cased, stripped of accents and truncated; there are no start or end
+    tokens. Bytes that are not UTF-8 become unknown tokens. A word with an unknown character
+    is one unknown token; in a word above 100 bytes, such as a clause in a language without
+    spaces, only that character is. The vocabulary is saved in the model's file.
 
     Call arguments: texts `[rows]`, strings, or a column `[rows, 1]` of them. Returns token
     ids `[rows, T]`, int32, padded with 0.
 
     Args:
-        vocabulary: list of entries, `"[PAD]"` first and `"[UNK]"` among them;
-            `learn_vocabulary` makes one, and a BERT checkpoint's vocab.txt is one.
-        sequence_length: the most tokens of a text, > 0.
-        padding: `"max_length"`: T is always `sequence_length`, as XLA and TPUs like it.
+        vocabulary: list of entries, `"[PAD]"` first and `"[UNK]"` among them, such as
+            `learn_vocabulary` returns, or a BERT checkpoint's vocab.txt contains.
+        sequence_length: the maximum number of tokens of a text, > 0.
+        padding: `"max_length"`: T is always `sequence_length`, which suits XLA and TPUs.
             `"longest"`: T is the length of the batch's longest text, which is faster on
-            CPUs where texts are short.
+            CPUs if texts are short.
 
     Raises:
-        ValueError: the vocabulary is not a list of strings, is empty, lacks a reserved
-            entry or repeats one, or an option is unknown; in use, texts are not strings of
-            shape `[rows]`.
+        ValueError: the vocabulary is not a list of strings, lacks `"[PAD]"` or `"[UNK]"`,
+            or has duplicates; when called, texts are not strings of shape `[rows]`.
 
     Example:
 
@@ -45,8 +44,8 @@ class TextPreprocessor(Configurable):
     [[2, 3, 1, 0], [0, 0, 0, 0]]
 
     Relations:
-        The tokens of BERT's uncased tokenizers, without their start and end, but for words
-        above 100 characters, which are one unknown token there.
+        Equal to BERT's uncased tokenizers without the start and end tokens, except for
+        words above 100 characters, which are one unknown token there.
     """
 
     def __init__(self, vocabulary, sequence_length, padding="max_length"):
@@ -63,14 +62,14 @@ class TextPreprocessor(Configurable):
         )
         self._tokenizer = word_piece_tokenizer(self.vocabulary)
         self._unknown = self.vocabulary.index(UNKNOWN)
-        # Characters that are found wherever they occur in a word, as in all words of them.
+        # Characters with an entry both at the beginning of a word and within it.
         entries = set(self.vocabulary)
         known = [x for x in self.vocabulary if len(x) == 1 and f"##{x}" in entries]
         known = "".join(f"\\x{{{ord(x):x}}}" for x in known)
         self._not_known = f"([^{known}]+)" if known else "((?s:.)+)"
 
     def __call__(self, texts):
-        """Token ids `[rows, T]` of texts `[rows]`."""
+        """Returns token ids `[rows, T]` of texts `[rows]`."""
         texts = self._normalizer.normalize(valid_utf8(batch_of_texts(texts)))
         tokens, starts, ends = self._tokenizer.tokenize_with_offsets(texts)
         ids, row_splits, starts = tokens.flat_values, tokens.row_splits, starts.flat_values
@@ -86,7 +85,7 @@ class TextPreprocessor(Configurable):
         return tokens[:, : self.sequence_length].to_tensor(0, shape=[None, length])
 
     def _in_pieces(self, texts, ids, row_splits, starts, lengths, long):
-        """Token ids and row splits, long unknown words without what is unknown in them."""
+        """Splits long unknown words at their unknown characters; token ids, row splits."""
         at = tf.where(long)[:, 0]
         rows = tf.searchsorted(row_splits, at, side="right") - 1
         words = tf.strings.substr(
@@ -94,7 +93,7 @@ class TextPreprocessor(Configurable):
         )
         words = tf.strings.regex_replace(words, self._not_known, r" \1 ")
         pieces = self._tokenizer.tokenize(words)
-        # Each token takes one place, and each of those words as many as it has pieces.
+        # Each token takes one place, and each of those words one for each of its pieces.
         places = tf.tensor_scatter_nd_update(
             tf.ones_like(ids, tf.int64), at[:, None], pieces.row_lengths()
         )
@@ -108,24 +107,24 @@ class TextPreprocessor(Configurable):
 
 @keras.saving.register_keras_serializable("tfembloss")
 class TextPairPreprocessor(Configurable):
-    """Pairs of texts to token ids, one after the other, for `tfembloss.CrossEncoder`.
+    """Converts pairs of texts to concatenated token ids, for `tfembloss.CrossEncoder`.
 
-    Each of the two has places of its own, so that an encoder with positions knows which
-    token is whose: no separator is needed.
+    The second text always begins at the same position, so that an encoder with position
+    embeddings can distinguish the two: no separator is needed.
 
-    Call arguments: texts `[rows]` and texts `[rows]`, strings. Returns token ids
-    `[rows, first_length + T]`, int32, those of the second text from `first_length` on;
-    padded with 0.
+    Call arguments: first texts `[rows]` and second texts `[rows]`, strings. Returns token
+    ids `[rows, first_length + T]`, int32, padded with 0; those of the second text begin at
+    `first_length`.
 
     Args:
         vocabulary: see `TextPreprocessor`.
-        first_length: the most tokens of a first text, > 0.
-        second_length: the most tokens of a second text, > 0.
+        first_length: the maximum number of tokens of a first text, > 0.
+        second_length: the maximum number of tokens of a second text, > 0.
         padding: `"max_length"`: T is `second_length`. `"longest"`: T is the length of the
             batch's longest second text.
 
     Raises:
-        ValueError: as `TextPreprocessor`; in use, the numbers of texts differ.
+        ValueError: as in `TextPreprocessor`; when called, the numbers of texts differ.
 
     Example:
 
@@ -143,20 +142,20 @@ class TextPairPreprocessor(Configurable):
 
     @property
     def vocabulary(self):
-        """The entries, whose ids are their places."""
+        """The list of entries; an entry's index is its id."""
         return self.first.vocabulary
 
     def __call__(self, first, second):
-        """Token ids `[rows, first_length + T]` of both texts."""
+        """Returns token ids `[rows, first_length + T]` of both texts."""
         first, second = batch_of_texts(first), batch_of_texts(second)
         if not first.shape.is_compatible_with(second.shape):
             raise ValueError(
-                "Expected as many first texts as second ones. Received: "
+                "Expected equal numbers of first and second texts. Received: "
                 f"{first.shape[0]} and {second.shape[0]}"
             )
         first = require(
             tf.size(first) == tf.size(second),
             first,
-            "Expected as many first texts as second ones. Received other numbers.",
+            "Expected equal numbers of first and second texts. Received different ones.",
         )
         return tf.concat([self.first(first), self.second(second)], axis=1)

@@ -1,4 +1,4 @@
-"""Texts as they are given: batches of strings, and rows of any container."""
+"""Texts as users pass them: batches of strings, and rows of any container."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -11,12 +11,12 @@ from tfembloss.losses.inputs import require
 
 
 def single_texts(texts):
-    """Texts one by one, strings or bytes, or a ValueError that says which is none."""
+    """Yields texts, strings or bytes. Raises ValueError if an element is not a text."""
     advice = "a list, an iterable, a dataset, or a dict with them as its values"
     if isinstance(texts, str | bytes | os.PathLike) or not holds_rows(texts):
         raise ValueError(
             f"Expected texts: {advice}. Received one {type(texts).__name__}: {texts!r:.80}"
-            ". Put a text into a list; read a file before."
+            ". Put a text into a list; read a file first."
         )
     if isinstance(texts, Mapping):
         texts = texts.values()
@@ -33,12 +33,12 @@ def single_texts(texts):
 
 
 def holds_rows(texts):
-    """Whether this has rows: an iterable, or what numpy makes an array of."""
+    """Returns whether this has rows: an iterable, or something numpy converts."""
     return isinstance(texts, Iterable) or hasattr(texts, "__array__")
 
 
 def described(row, text):
-    """A row that is no text, and what to do about it."""
+    """Describes a row that is not a text, and what to do about it."""
     if text is None or text != text or type(text).__name__ in ("NAType", "NaTType"):
         return f'row {row} is missing, {text!r}: leave it out, or make it "".'
     if isinstance(text, list | tuple | dict | set | np.ndarray) or tf.is_tensor(text):
@@ -65,19 +65,19 @@ def _texts_of_dataset(dataset):
     if not isinstance(spec, tf.TensorSpec) or spec.dtype != tf.string:
         raise ValueError(
             "Expected a dataset of texts, strings, batched or not. Received elements of "
-            f"{spec}. Of several columns take each: dataset.map(lambda a, b: a)."
+            f"{spec}. Select one of several columns: dataset.map(lambda a, b: a)."
         )
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise ValueError(
-            "Expected a dataset with an end. Received one that repeats without end: give "
-            "it before repeat(), or take(n) of it."
+            "Expected a finite dataset. Received one that repeats without end: pass it "
+            "without repeat(), or take(n) of it."
         )
     for element in dataset.as_numpy_iterator():
         yield from [element] if isinstance(element, bytes) else _rows_of_array(element)
 
 
 def batch_of_texts(texts):
-    """Texts `[rows]`, or a ValueError that says how."""
+    """Returns texts `[rows]`. Raises ValueError otherwise."""
     if isinstance(texts, list | tuple) and not texts:
         return tf.constant([], tf.string)
     try:
@@ -90,7 +90,7 @@ def batch_of_texts(texts):
     if texts.dtype != tf.string or not shape.is_compatible_with([None, 1]):
         shape = "unknown" if shape.rank is None else tuple(shape)
         raise ValueError(f"{_A_BATCH} Received: shape={shape}, dtype={texts.dtype.name}")
-    if shape.rank is None or shape[1] is None:  # seen only as the texts come
+    if shape.rank is None or shape[1] is None:  # known only when the graph runs
         sizes = tf.shape(texts)
         is_column = (tf.size(sizes) == 1) | (
             (tf.size(sizes) == 2) & (tf.reduce_prod(sizes[1:]) == 1)
@@ -106,7 +106,7 @@ _A_BATCH = (
 
 
 def _not_a_batch(texts):
-    """What came in the place of a batch of texts, in words."""
+    """Describes what was received instead of a batch of texts."""
     rows = texts if isinstance(texts, list | tuple) else ()
     if (
         not rows
@@ -119,10 +119,10 @@ def _not_a_batch(texts):
         if not isinstance(text, str | bytes):
             return described(row, text)
         if isinstance(text, str) and any("\ud800" <= x <= "\udfff" for x in text):
-            return f"row {row} is no valid Unicode, it has half a character: {text!r:.80}"
+            return f"row {row} is not valid Unicode, half a character: {text!r:.80}"
     return f"{type(texts).__name__}, {texts!r:.80}"
 
 
 def valid_utf8(texts):
-    """Texts with U+FFFD in the place of bytes that are not UTF-8."""
+    """Returns texts with U+FFFD in place of bytes that are not UTF-8."""
     return tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace")

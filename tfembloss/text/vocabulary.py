@@ -1,4 +1,4 @@
-"""WordPiece vocabularies: learned from texts, and checked."""
+"""Learns and checks WordPiece vocabularies."""
 
 import collections
 import itertools
@@ -18,31 +18,31 @@ from tfembloss.text.rows import holds_rows, single_texts, valid_utf8
 PADDING, UNKNOWN = "[PAD]", "[UNK]"
 RESERVED = (PADDING, UNKNOWN, "[CLS]", "[SEP]", "[MASK]")
 _LONGEST_ENTRY = 50  # characters
-_PIECE = 8  # characters of a longer word that are learned from together
+_PIECE = 8  # characters of the pieces into which a longer word is split
 
 
 def learn_vocabulary(texts, size):
     """Learns a WordPiece vocabulary from texts, in lower case and without accents.
 
-    It takes tensorflow-text about a minute for 13,000 texts of 100 words: keep the result.
+    This takes about a minute for 13,000 texts of 100 words: save the result.
 
     Args:
         texts: strings: a list, an array, any iterable of them, a `tf.data.Dataset` of
             them, batched or not, or a dict with them as its values.
-        size: the most entries to have, the five reserved ones included. The texts'
-            characters come first, the most frequent ones where there is no room for all:
-            each takes two entries, at the beginning of a word and within, or one if it is
-            always a word of its own, as punctuation and Chinese characters are.
+        size: the maximum number of entries, including the five reserved ones. The texts'
+            characters come first, the most frequent ones if there is no room for all. Each
+            takes two entries, one for the beginning of a word and one for within; or one
+            entry if it is always a word by itself, like punctuation and Chinese characters.
 
     Returns:
         List of strings. It begins with `RESERVED`, so that `"[PAD]"` has the id 0.
 
     Raises:
-        ValueError: `texts` are not strings, one of them is missing, or they have no word;
-            `size` is not an integer above 5.
+        ValueError: a text is missing or not a string, there are no words, or `size` is not
+            an integer above 5.
 
     Warns:
-        UserWarning: there are more characters than `size` has room for.
+        UserWarning: `size` does not have room for all characters.
 
     Example:
 
@@ -71,8 +71,8 @@ def learn_vocabulary(texts, size):
         step = _PIECE if long else len(word)
         for start in range(0, len(word), step):
             pieces[word[start : start + step]] += count
-    # The learner searches the least count that an entry must have. An entry that is seen
-    # more often than characters / size times hardly needs to be searched for.
+    # The learner searches for the minimum count of an entry. A threshold above
+    # characters / size is hardly ever needed.
     vocabulary = wordpiece_tokenizer_learner_lib.learn(
         pieces,
         size,
@@ -82,7 +82,7 @@ def learn_vocabulary(texts, size):
         max_token_length=_LONGEST_ENTRY,
         max_unique_chars=len(characters),
     )
-    # It may return more than it was asked for, the rarest last.
+    # It may return more entries than `size`, the rarest last.
     room = max(0, len(vocabulary) - size)
     kept = {*RESERVED, *itertools.chain(*entries.values())}
     left_out = [entry for entry in reversed(vocabulary) if entry not in kept][:room]
@@ -90,13 +90,13 @@ def learn_vocabulary(texts, size):
 
 
 def _count_words(texts):
-    """Words as the tokenizer splits them, each with its count; texts and their length."""
+    """Returns the tokenizer's words with their counts, and the texts' number and length."""
     tokenizer, texts = BasicTokenizer(lower_case=True), iter(texts)
     words, num_texts, length = collections.Counter(), 0, 0
     while batch := list(itertools.islice(texts, 1000)):
         num_texts += len(batch)
         length += sum(map(len, batch))
-        # "surrogatepass" makes bytes of half a character that are no UTF-8.
+        # "surrogatepass" encodes half a character as bytes that are not UTF-8.
         batch = [
             x.encode(errors="surrogatepass") if isinstance(x, str) else x for x in batch
         ]
@@ -106,7 +106,7 @@ def _count_words(texts):
 
 
 def _character_entries(characters):
-    """The entries that each character needs, to be found wherever it occurs in a word."""
+    """Returns the entries that each character needs to be known anywhere in a word."""
     characters = list(characters)
     splits = BasicTokenizer(lower_case=True).tokenize(["a" + x for x in characters])
     alone = splits.row_lengths().numpy() > 1
@@ -117,7 +117,7 @@ def _character_entries(characters):
 
 
 def _most_frequent(characters, entries, size, needed):
-    """Entries of the most frequent characters, with a warning of what is left out."""
+    """Returns entries of the most frequent characters, and warns about those left out."""
     room, kept = size - len(RESERVED), []
     by_count = sorted(characters.items(), key=lambda item: (-item[1], item[0]))
     for character, _ in by_count:
@@ -134,8 +134,8 @@ def _most_frequent(characters, entries, size, needed):
     warnings.warn(
         f"A vocabulary of size={size} has no room for the texts' {len(characters)} "
         f"characters: it holds the {len(kept)} most frequent, {share:.2%} of the text, and "
-        "a word with another one becomes an unknown token. All of them take "
-        f"size={needed}, and words and pieces of words more.",
+        "a word with another one becomes an unknown token. All of them need "
+        f"size={needed}, and words and pieces of words need more.",
         stacklevel=3,
     )
     kept = sorted(kept)
@@ -143,16 +143,16 @@ def _most_frequent(characters, entries, size, needed):
 
 
 def vocabulary_entries(vocabulary):
-    """A vocabulary as a list, or a ValueError that says what is wrong with it."""
+    """Returns a vocabulary as a list. Raises ValueError if something is wrong with it."""
     no_list = isinstance(vocabulary, str | bytes | os.PathLike | Mapping | Set)
     if no_list or not holds_rows(vocabulary):
         advice = ""
         if isinstance(vocabulary, str | bytes | os.PathLike):
             advice = ' Read the file: [x.rstrip("\\n") for x in open(path)].'
         elif isinstance(vocabulary, Mapping):
-            advice = " Give its entries in the order of their ids."
+            advice = " Pass its entries in the order of their ids."
         raise ValueError(
-            "Expected a vocabulary as a list of entries, whose ids are their places. "
+            "Expected a vocabulary as a list of entries, whose ids are their indices. "
             f"Received: {type(vocabulary).__name__}, {vocabulary!r:.80}.{advice}"
         )
     entries = np.asarray(vocabulary) if hasattr(vocabulary, "__array__") else vocabulary
@@ -165,14 +165,14 @@ def vocabulary_entries(vocabulary):
                 "Expected strings as entries of the vocabulary. Received: entry "
                 f"{place} of type {type(entry).__name__}, {entry!r:.80}"
             )
-    entries = list(map(str, entries))  # of numpy's kind they are no JSON
+    entries = list(map(str, entries))  # np.str_ is not JSON serializable
     if not entries or entries[0] != PADDING or UNKNOWN not in entries:
         line_ends = any(x != x.rstrip("\r\n") for x in entries[:2])
         raise ValueError(
             f"Expected a vocabulary that begins with {PADDING!r} and has {UNKNOWN!r}, "
-            "as tfembloss.text.learn_vocabulary makes it. Received "
+            "as tfembloss.text.learn_vocabulary returns it. Received "
             f"{len(entries)} entries, the first of them {entries[:3]}"
-            + ('. Leave out the line ends: entry.rstrip("\\r\\n").' * line_ends)
+            + ('. Strip the line ends: entry.rstrip("\\r\\n").' * line_ends)
         )
     if len(set(entries)) < len(entries):
         twice = [x for x, count in collections.Counter(entries).items() if count > 1]
@@ -183,7 +183,7 @@ def vocabulary_entries(vocabulary):
 
 
 def word_piece_tokenizer(vocabulary):
-    """The tokenizer, of words of any length."""
+    """Returns the tokenizer, without a limit to the length of words."""
     try:
         return tensorflow_text.FastWordpieceTokenizer(
             vocabulary, max_bytes_per_word=2**31 - 1, token_out_type=tf.int32
