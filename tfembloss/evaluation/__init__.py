@@ -1,4 +1,11 @@
-"""How good embeddings are: retrieval metrics, and a callback that reports them."""
+"""How good embeddings are: retrieval metrics, and a callback that reports them.
+
+| what you have | take |
+|---|---|
+| queries, a corpus and what is relevant, during `fit` | `RetrievalEvaluator` |
+| the same, ranked already | `retrieval_metrics`, by default `DEFAULT_METRICS` |
+| embeddings with a label each | `label_retrieval_metrics`, by default `LABEL_METRICS` |
+"""
 
 from tfembloss.evaluation.metrics import (
     DEFAULT_METRICS,

@@ -1,4 +1,18 @@
-"""Models that train encoders: columns of inputs in, columns of embeddings out."""
+"""Models that train encoders: columns of inputs in, columns of embeddings out.
+
+| model | trains | with |
+|---|---|---|
+| `EmbeddingModel` | one encoder of all columns | any loss on embeddings |
+| `EmbeddingClassifier` | an encoder and a head | a head of `tfembloss.layers`, its loss |
+| `DualEncoder` | two towers | `tfembloss.losses.CLIPLoss`, `tfembloss.losses.SigLIPLoss` |
+| `ContrastiveTensionModel` | an encoder and its `twin`, on texts alone | \
+`tfembloss.losses.ContrastiveTensionLossInBatchNegatives` |
+| `DenoisingAutoEncoder` | an encoder and a decoder, on texts alone | \
+`tfembloss.losses.DenoisingAutoEncoderLoss` |
+| `CrossEncoder` | an encoder of pairs, read together, to one score | a loss of Keras |
+
+`tfembloss.losses` says which loss for which data.
+"""
 
 from tfembloss.layers import SentenceDecoder
 from tfembloss.models.classifier import EmbeddingClassifier

@@ -1,7 +1,10 @@
 """Training data from texts alone: hard negatives, triplets with margins, no duplicates.
 
-`mine_hard_negatives` finds negatives for pairs, `synthesize` makes triplets of queries and
-a corpus without any pairs, `find_duplicates` cleans a corpus.
+| what you have | take | to train with |
+|---|---|---|
+| pairs and a corpus | `mine_hard_negatives` | an in-batch loss, a cross-encoder |
+| queries, a corpus, a cross-encoder | `synthesize` | `tfembloss.losses.MarginMSELoss` |
+| a corpus that may repeat itself | `find_duplicates` | what is left of it |
 """
 
 from tfembloss.synthesis.duplicates import Duplicates, find_duplicates

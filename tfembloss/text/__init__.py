@@ -1,4 +1,16 @@
-"""From text to token ids, and a small encoder for them."""
+"""From text to token ids, and a small encoder for them.
+
+| step | take |
+|---|---|
+| learn a vocabulary from your texts, once | `learn_vocabulary` |
+| texts to token ids, inside the model | `TextPreprocessor` |
+| pairs of texts to token ids, for `tfembloss.CrossEncoder` | `TextPairPreprocessor` |
+| token ids to embeddings, trained from scratch on a CPU | `TextEncoder` |
+| damaged texts, for `tfembloss.DenoisingAutoEncoder` | `DeleteWords` |
+
+A vocabulary begins with the `RESERVED` entries; the ids of two of them are `PADDING` and
+`UNKNOWN`.
+"""
 
 from tfembloss.text.encoder import TextEncoder
 from tfembloss.text.noise import DeleteWords
