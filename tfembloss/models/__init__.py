@@ -1,15 +1,13 @@
 """Models that train encoders: columns of inputs in, columns of embeddings out.
 
-| model | trains | with |
-|---|---|---|
-| `EmbeddingModel` | one encoder of all columns | any loss on embeddings |
-| `EmbeddingClassifier` | an encoder and a head | a head of `tfembloss.layers`, its loss |
-| `DualEncoder` | two towers | `tfembloss.losses.CLIPLoss`, `tfembloss.losses.SigLIPLoss` |
-| `ContrastiveTensionModel` | an encoder and its `twin`, on texts alone | \
-`tfembloss.losses.ContrastiveTensionLossInBatchNegatives` |
-| `DenoisingAutoEncoder` | an encoder and a decoder, on texts alone | \
-`tfembloss.losses.DenoisingAutoEncoderLoss` |
-| `CrossEncoder` | an encoder of pairs, read together, to one score | a loss of Keras |
+| model | what it trains |
+|---|---|
+| `EmbeddingModel` | one encoder of all columns, with any loss on embeddings |
+| `EmbeddingClassifier` | an encoder and a head of `tfembloss.layers`, with its loss |
+| `DualEncoder` | two towers, as of images and texts, with their loss |
+| `ContrastiveTensionModel` | an encoder and its `twin`, on texts alone |
+| `DenoisingAutoEncoder` | an encoder and a `SentenceDecoder`, on texts alone |
+| `CrossEncoder` | an encoder of pairs, read together, to one score; with a loss of Keras |
 
 `tfembloss.losses` says which loss for which data.
 """
