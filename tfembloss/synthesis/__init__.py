@@ -4,6 +4,7 @@
 |---|---|---|
 | pairs and a corpus | `mine_hard_negatives` | an in-batch loss, a cross-encoder |
 | queries, a corpus, a cross-encoder | `synthesize` | `tfembloss.losses.MarginMSELoss` |
+| what `synthesize` has made | `load_synthesized` | the same |
 | a corpus that may repeat itself | `find_duplicates` | what is left of it |
 """
 

@@ -8,8 +8,7 @@
 | token ids to embeddings, trained from scratch on a CPU | `TextEncoder` |
 | damaged texts, for `tfembloss.DenoisingAutoEncoder` | `DeleteWords` |
 
-A vocabulary begins with the `RESERVED` entries; the ids of two of them are `PADDING` and
-`UNKNOWN`.
+A vocabulary holds the `RESERVED` entries; two of them are `PADDING` and `UNKNOWN`.
 """
 
 from tfembloss.text.encoder import TextEncoder
