@@ -1,13 +1,34 @@
 """Embedding losses for Keras and TensorFlow, and what training with them needs.
 
-The data's way is the order of the modules: `data` and `text` feed `models`, whose
-embeddings are gathered over `replicas`, compared by `distances`, selected by `masks` and
-`miners` and reduced by `losses`; `search`, `evaluation` and `export` use what was trained,
-and `synthesis` makes data of it for the next training.
+| you want to | take |
+|---|---|
+| train an encoder on pairs, labels, scores or a teacher's outputs | `EmbeddingModel` |
+| train it with a head of class centers or labels of pairs | `EmbeddingClassifier` |
+| train two towers, as of images and texts | `DualEncoder` |
+| train it on texts alone | `ContrastiveTensionModel`, `DenoisingAutoEncoder` |
+| score pairs of texts, read together | `CrossEncoder` |
+| choose a loss, a miner, a head | `tfembloss.losses`, `tfembloss.miners`, \
+`tfembloss.layers` |
+| make token ids of texts | `tfembloss.text` |
+| read files, make batches | `tfembloss.data` |
+| make training data of texts | `tfembloss.synthesis` |
+| search, and measure how good it is | `tfembloss.search`, `tfembloss.evaluation` |
+| resume a training that was stopped | `tfembloss.callbacks` |
+| serve an encoder without tfembloss | `export_encoder` |
+
+>>> import keras, tfembloss
+>>> encoder = keras.Sequential([keras.Input([8]), keras.layers.Dense(4)])
+>>> model = tfembloss.EmbeddingModel(encoder)
+>>> model.compile("adam", loss=tfembloss.losses.MultipleNegativesRankingLoss())
+>>> pairs = keras.random.normal([16, 8]), keras.random.normal([16, 8])
+>>> history = model.fit(pairs, verbose=0)
+>>> model.predict(pairs[0], verbose=0).shape
+(16, 4)
 """
 
 import importlib.metadata
 import os
+import sys
 
 # Keras imports the backend that it is told to use, and fails with that backend's own
 # error where it is not installed: so look before Keras is imported.
@@ -33,6 +54,7 @@ from tfembloss import (  # noqa: E402
     losses,
     miners,
     models,
+    reference,
     search,
     synthesis,
     text,
@@ -69,3 +91,6 @@ __all__ = [
     "synthesis",
     "text",
 ]
+
+if "pdoc.doc" in sys.modules:  # which makes the API reference
+    reference.set_up(sys.modules["pdoc.doc"])

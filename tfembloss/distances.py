@@ -2,12 +2,12 @@
 
 | name | distance of a and b | range |
 |---|---|---|
-| `"cosine"` | 1 - a.b / (|a| |b|) | 0 to 2 |
+| `"cosine"` | 1 - a.b, of a and b at length 1 | 0 to 2 |
 | `"dot"` | -a.b | any |
-| `"squared_euclidean"` | |a - b|^2 | 0 and up |
-| `"euclidean"` | |a - b| | 0 and up |
-| `"normalized_euclidean"` | |a/|a| - b/|b|| | 0 to 2 |
-| `"manhattan"` | sum of |a_d - b_d| | 0 and up |
+| `"squared_euclidean"` | sum of (a_d - b_d)^2 | 0 and up |
+| `"euclidean"` | its root | 0 and up |
+| `"normalized_euclidean"` | the same, of a and b at length 1 | 0 to 2 |
+| `"manhattan"` | sum of abs(a_d - b_d) | 0 and up |
 
 Each is a `Distance` with two forms, row by row and all pairs. Wherever the package
 takes a distance it takes a name, or a function `(a, b) -> distances` that reduces the
@@ -33,6 +33,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfembloss.kernels import compiled, differentiable
+
+__all__ = ["Distance", "get", "l2_normalize"]
 
 
 class Distance(NamedTuple):

@@ -1,4 +1,8 @@
-"""Exact nearest neighbours, in memory that does not grow with the corpus."""
+"""Exact nearest neighbours, in memory that does not grow with the corpus.
+
+`top_k` finds the nearest rows of a corpus for each query, `nearest_besides` the same
+without the rows that a query excludes.
+"""
 
 import functools
 import operator
@@ -11,6 +15,8 @@ import tensorflow as tf
 
 from tfembloss import distances
 from tfembloss.checks import integer
+
+__all__ = ["nearest_besides", "top_k"]
 
 _QUERY_CHUNK = 1024
 _BLOCK = 16  # columns whose smallest is compared first

@@ -1,4 +1,7 @@
-"""Callbacks for `fit`."""
+"""Callbacks for `fit`: `ResumableCheckpoint` goes on where a stopped training was.
+
+What reports retrieval metrics is `tfembloss.evaluation.RetrievalEvaluator`.
+"""
 
 from tfembloss.callbacks.resumable import ResumableCheckpoint
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfembloss.checks import flag, integer
 from tfembloss.data import dealing
-from tfembloss.data.columns import as_element, short
+from tfembloss.data.column_datasets import as_element, short
 from tfembloss.data.in_memory import labeled_rows, rows_with_texts
 
 

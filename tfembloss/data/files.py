@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfembloss.checks import integer
-from tfembloss.data.columns import as_element
+from tfembloss.data.column_datasets import as_element
 from tfembloss.data.formats import HEAD, open_file, readable
 from tfembloss.data.rows import BadRow, short
 

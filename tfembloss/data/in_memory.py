@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from tfembloss.data.columns import as_columns, as_rows
+from tfembloss.data.column_datasets import as_columns, as_rows
 
 
 def labeled_rows(x, y):

@@ -1,4 +1,11 @@
-"""Layers with the variables that losses and encoders need; models own them."""
+"""Layers with the variables that losses and encoders need; models own them.
+
+- Heads, for `tfembloss.EmbeddingClassifier`: `CosineHead` for labeled rows, `PairHead` for
+  pairs with a relation.
+- `CrossBatchMemory`: more negatives than a batch has, for `tfembloss.EmbeddingModel`.
+- In an encoder of token ids: `PositionEmbedding` and `TokenPooling`.
+- `SentenceDecoder`: the decoder of a `tfembloss.DenoisingAutoEncoder`.
+"""
 
 from tfembloss.layers.decoder import SentenceDecoder
 from tfembloss.layers.heads import CosineHead, PairHead

@@ -1,4 +1,31 @@
-"""Losses for embeddings: `keras.losses.Loss` subclasses for `model.compile(loss=...)`."""
+"""Losses for embeddings: `keras.losses.Loss` subclasses for `model.compile(loss=...)`.
+
+| what you have | y | losses |
+|---|---|---|
+| pairs | none | `MultipleNegativesRankingLoss`, `MegaBatchMarginLoss` |
+| pairs, and negatives of each | none | `MultipleNegativesRankingLoss`, `TripletLoss` |
+| pairs, and a guide's embeddings | those, `[B, n, G]` | `GISTEmbedLoss` |
+| pairs of two modalities | none | `CLIPLoss`, `SigLIPLoss` |
+| pairs, and their likeness | `[B]` | `CoSENTLoss`, `CosineSimilarityLoss`, `AnglELoss` |
+| pairs, and whether they match | 1, 0 `[B]` | `OnlineContrastiveLoss`, `ContrastiveLoss` |
+| pairs, and their relation | label `[B]` from 0 | `SoftmaxLoss` |
+| labeled rows | label `[B]` | on triplets: `TripletMarginLoss`, `BatchAllTripletLoss`, \
+`BatchHardTripletLoss`, `BatchHardSoftMarginTripletLoss`, `BatchSemiHardTripletLoss` |
+| | | on pairs: `SupConLoss`, `NTXentLoss`, `MultiSimilarityLoss`, `CircleLoss`, \
+`MarginLoss`, `NPairsLoss`, `LiftedStructureLoss`, `GeneralizedLiftedStructureLoss` |
+| | label `[B]` from 0 | with a head: `ArcFaceLoss`, `CosFaceLoss`, \
+`NormalizedSoftmaxLoss`, `ProxyAnchorLoss`, `ProxyNCALoss` |
+| a teacher's scores | `[B, n]` | `DistillKLDivLoss` |
+| a teacher's margins | `[B]` or `[B, n]` | `MarginMSELoss` |
+| a teacher's embeddings | `[B, D]` | `MSELoss` |
+| texts | none | `ContrastiveTensionLossInBatchNegatives`, `DenoisingAutoEncoderLoss` |
+| | 1, 0 `[B]` | `ContrastiveTensionLoss` |
+
+The first loss of a row is the first to try; `for_data` makes them by the kind of data.
+`tfembloss.models` says which model goes with them, `tfembloss.miners` which pairs and
+triplets of labeled rows count. Around a loss, `MatryoshkaLoss` trains embeddings that can
+be cut short. Bases for your own: `EmbeddingLoss`, `InBatchLoss`, `LabelLoss`, `PairLoss`.
+"""
 
 from tfembloss.losses.base import EmbeddingLoss, InBatchLoss
 from tfembloss.losses.classification.proxies import ProxyAnchorLoss, ProxyNCALoss

@@ -9,6 +9,21 @@ the rows of all replicas. Called by itself on embeddings and ids it shows what i
 SelectedPairs(positive=array([[0, 1], [1, 0], [2, 3], [3, 2]]),
               negative=array([[0, 2], [1, 2], [2, 1], [3, 1]]))
 
+| miner | what it selects |
+|---|---|
+| `BatchHardMiner` | each anchor's farthest positive and nearest negative |
+| `BatchEasyHardMiner` | one of each, by a strategy |
+| `MultiSimilarityMiner` | pairs that are in the wrong order, up to a margin |
+| `PairMarginMiner` | pairs on the wrong side of a margin |
+| `HDCMiner` | the hardest share of the pairs |
+| `UniformHistogramMiner` | pairs of all distances alike, at random |
+| `TripletMarginMiner` | triplets by their gap: hard, semi-hard or easy |
+| `AngularMiner` | triplets by the angle at the negative |
+| `DistanceWeightedMiner` | a negative of each pair at random, of any distance alike |
+
+Without a miner a loss takes all; `TripletMarginMiner(type_of_triplets="semihard")` with
+`tfembloss.losses.TripletMarginLoss` is a good first choice.
+
 Two kinds. A `PairMiner` selects positive and negative pairs; a triplet loss then takes
 every triplet whose two pairs are selected. A `TripletMiner` selects triplets; a pair
 loss then takes each pair as often as it stands in them. Miners of both kinds are masks of

@@ -1,4 +1,16 @@
-"""Models that train encoders: columns of inputs in, columns of embeddings out."""
+"""Models that train encoders: columns of inputs in, columns of embeddings out.
+
+| model | what it trains |
+|---|---|
+| `EmbeddingModel` | one encoder of all columns, with any loss on embeddings |
+| `EmbeddingClassifier` | an encoder and a head of `tfembloss.layers`, with its loss |
+| `DualEncoder` | two towers, as of images and texts, with their loss |
+| `ContrastiveTensionModel` | an encoder and its `twin`, on texts alone |
+| `DenoisingAutoEncoder` | an encoder and a `SentenceDecoder`, on texts alone |
+| `CrossEncoder` | an encoder of pairs, read together, to one score; with a loss of Keras |
+
+`tfembloss.losses` says which loss for which data.
+"""
 
 from tfembloss.layers import SentenceDecoder
 from tfembloss.models.classifier import EmbeddingClassifier

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tfembloss import data, replicas
 from tfembloss.checks import integer
 from tfembloss.config import Configurable
-from tfembloss.data.columns import as_columns
+from tfembloss.data.column_datasets import as_columns
 from tfembloss.losses.base import EmbeddingLoss
 from tfembloss.losses.inputs import no_targets
 from tfembloss.losses.names import one_of_ours

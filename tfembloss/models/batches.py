@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from tfembloss import data
 from tfembloss.checks import integer
-from tfembloss.data.columns import short
+from tfembloss.data.column_datasets import short
 from tfembloss.models.inputs import input_rank, targets_as_array
 
 

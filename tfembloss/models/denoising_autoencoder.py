@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from tfembloss.checks import is_function_of
-from tfembloss.data.columns import as_columns
+from tfembloss.data.column_datasets import as_columns
 from tfembloss.layers.decoder import SentenceDecoder
 from tfembloss.losses.base import EmbeddingLoss
 from tfembloss.losses.reconstruction import DenoisingAutoEncoderLoss

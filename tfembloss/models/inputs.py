@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfembloss import masks
-from tfembloss.data.columns import as_rows, short
+from tfembloss.data.column_datasets import as_rows, short
 
 
 def preprocess(preprocessor, x, training, columns=False):

@@ -1,7 +1,11 @@
 """Training data from texts: hard negatives, triplets with margins, deduplication.
 
-`mine_hard_negatives` finds negatives for pairs, `synthesize` makes triplets from queries
-and a corpus without any pairs, `find_duplicates` finds what to remove from a corpus.
+| what you have | take | to train with |
+|---|---|---|
+| pairs and a corpus | `mine_hard_negatives` | an in-batch loss, a cross-encoder |
+| queries, a corpus, a cross-encoder | `synthesize` | `tfembloss.losses.MarginMSELoss` |
+| what `synthesize` has made | `load_synthesized` | the same |
+| a corpus that may repeat itself | `find_duplicates` | what is left of it |
 """
 
 from tfembloss.synthesis.duplicates import Duplicates, find_duplicates

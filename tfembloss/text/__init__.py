@@ -1,4 +1,15 @@
-"""Text preprocessing, vocabularies, and a small text encoder."""
+"""Text preprocessing, vocabularies, and a small text encoder.
+
+| step | take |
+|---|---|
+| learn a vocabulary from your texts, once | `learn_vocabulary` |
+| texts to token ids, inside the model | `TextPreprocessor` |
+| pairs of texts to token ids, for `tfembloss.CrossEncoder` | `TextPairPreprocessor` |
+| token ids to embeddings, trained from scratch on a CPU | `TextEncoder` |
+| damaged texts, for `tfembloss.DenoisingAutoEncoder` | `DeleteWords` |
+
+A vocabulary holds the `RESERVED` entries; two of them are `PADDING` and `UNKNOWN`.
+"""
 
 from tfembloss.text.encoder import TextEncoder
 from tfembloss.text.noise import DeleteWords

@@ -22,7 +22,7 @@ class TripletMarginLoss(LabelLoss):
     Over all triplets of the batch, an anchor a with a positive p and a negative n:
 
     $$L = \frac{\sum_{(a,p,n)} \max(0,\; d(a, p) - d(a, n) + m)}
-               {|\{(a,p,n): d(a, p) - d(a, n) + m > 0\}|}$$
+               {|\lbrace (a,p,n): d(a, p) - d(a, n) + m > 0 \rbrace|}$$
 
     The triplets are counted, not built: memory is a few `[B, N]`.
 
@@ -111,7 +111,7 @@ class BatchAllTripletLoss(_BatchTripletLoss):
     r"""All triplets of the batch that violate the margin.
 
     $$L = \frac{\sum_{(a,p,n)} \max(0,\; d(a, p) - d(a, n) + m)}
-               {|\{(a,p,n): d(a, p) - d(a, n) + m > 0\}|}$$
+               {|\lbrace (a,p,n): d(a, p) - d(a, n) + m > 0 \rbrace|}$$
 
     Call arguments: `y_pred [B, D]`; `y_true` class ids `[B]`, integers or strings.
 
