@@ -49,21 +49,40 @@ class EmbeddingLoss(Configurable, keras.losses.Loss):
     takes_memory = False  # whether `call` has a further argument `memory`
 
     # For bases whose subclasses write a static method `formula`: makes a kernel of it.
-    _kernel_of = None
+    _kernel_of, _kernel, _option_names = None, None, ()
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        if cls._kernel_of is not None and isinstance(
-            vars(cls).get("formula"), staticmethod
-        ):
-            parameters = inspect.signature(cls.formula).parameters.values()
-            cls._option_names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-            cls._kernel = staticmethod(cls._kernel_of(cls.formula))
+        formula = vars(cls).get("formula")
+        if cls._kernel_of is None or formula is None:
+            return
+        if not isinstance(formula, staticmethod):
+            raise ValueError(
+                f"Expected {cls.__name__}.formula as a static method of distances and "
+                "masks. Received one that takes `self`. Write @staticmethod above it, and "
+                "the loss's attributes that it uses as keyword-only arguments."
+            )
+        parameters = inspect.signature(cls.formula).parameters.values()
+        cls._option_names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+        cls._kernel = staticmethod(cls._kernel_of(cls.formula))
 
     @property
     def options(self):
         """The formula's keyword arguments: this loss's attributes of the same names."""
-        return {name: getattr(self, name) for name in self._option_names}
+        name = type(self).__name__
+        if self._kernel is None:
+            raise ValueError(
+                f"{name} has no formula. Expected a static method `formula`, as its base "
+                "class describes it."
+            )
+        missing = [option for option in self._option_names if not hasattr(self, option)]
+        if missing:
+            raise ValueError(
+                f"{name}.formula has a keyword argument `{missing[0]}`: expected an "
+                f"attribute of the loss with that name. Set self.{missing[0]} in the "
+                "constructor."
+            )
+        return {option: getattr(self, option) for option in self._option_names}
 
     def __init__(self, reduction="sum_over_batch_size", name=None, dtype=None):
         if dtype is None:
@@ -272,7 +291,8 @@ class InBatchLoss(EmbeddingLoss):
     def compare(self, anchors, keys, batch):
         """The formula of prepared anchors and keys, and the pairs of a `Batch`."""
         x = distances.get(self.distance).of_prepared(anchors, keys)  # [B, N]
-        return self._kernel(x, self.selected_pairs(batch, x), **self.options)
+        options = self.options
+        return self._kernel(x, self.selected_pairs(batch, x), **options)
 
     def selected_pairs(self, batch, x):
         """The pairs that count of a `Batch` with distances x `[B, N]`."""
