@@ -1,16 +1,19 @@
-"""Embedding losses for Keras and TensorFlow, and what training with them needs.
+"""Embedding losses for Keras and TensorFlow, and tools to train with them.
 
-The data's way is the order of the modules: `data` and `text` feed `models`, whose
+Data flows through the modules in this order: `data` and `text` feed `models`, whose
 embeddings are gathered over `replicas`, compared by `distances`, selected by `masks` and
-`miners` and reduced by `losses`; `search`, `evaluation` and `export` use what was trained,
-and `synthesis` makes data of it for the next training.
+`miners`, and reduced by `losses`. `search`, `evaluation` and `export` use the trained
+model, and `synthesis` generates data for the next training with it.
+
+`jit_compile=True` together with a distribution strategy is not supported, which is a limit
+of Keras and TensorFlow.
 """
 
 import importlib.metadata
 import os
 
-# Keras imports the backend that it is told to use, and fails with that backend's own
-# error where it is not installed: so look before Keras is imported.
+# Keras imports its configured backend, and fails with that backend's own error if it is not
+# installed, so this checks before Keras is imported.
 _backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
 if _backend == "tensorflow":
     import keras
