@@ -1,4 +1,4 @@
-"""Embedding losses for Keras and TensorFlow, and what training with them needs.
+"""Embedding losses for Keras and TensorFlow, and tools to train with them.
 
 | you want to | take |
 |---|---|
@@ -24,14 +24,17 @@
 >>> history = model.fit(pairs, verbose=0)
 >>> model.predict(pairs[0], verbose=0).shape
 (16, 4)
+
+`jit_compile=True` together with a distribution strategy is not supported, which is a limit
+of Keras and TensorFlow.
 """
 
 import importlib.metadata
 import os
 import sys
 
-# Keras imports the backend that it is told to use, and fails with that backend's own
-# error where it is not installed: so look before Keras is imported.
+# Keras imports its configured backend, and fails with that backend's own error if it is not
+# installed, so this checks before Keras is imported.
 _backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
 if _backend == "tensorflow":
     import keras

@@ -1,4 +1,4 @@
-"""Checks of plain arguments, each of which returns the value or raises a ValueError."""
+"""Checks of plain arguments. Each returns the value or raises a ValueError."""
 
 import inspect
 import math
@@ -11,15 +11,15 @@ import tensorflow as tf
 
 
 def number(name, value, expected="a finite number", right=lambda value: True):
-    """A finite number, as a float.
+    """Returns a finite number as a float.
 
     Args:
-        name: the argument's name, for the error.
-        value: what was given.
-        expected: what is expected, for the error.
-        right: function of a finite number that says whether it is as expected.
+        name: name of the argument, for the error message.
+        value: the given value.
+        expected: what is expected, for the error message.
+        right: function of a finite number to whether it is as expected.
     """
-    # Also of numpy's numbers, which the kernels would take for tensors.
+    # A float also for numpy's numbers, which the kernels would take for tensors.
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if is_number and math.isfinite(value) and right(value):
         return float(value)
@@ -27,29 +27,29 @@ def number(name, value, expected="a finite number", right=lambda value: True):
 
 
 def positive(name, value):
-    """A number above 0."""
+    """Returns a number above 0."""
     return number(name, value, "a number > 0", lambda x: x > 0)
 
 
 def non_negative(name, value):
-    """A number of at least 0."""
+    """Returns a number of at least 0."""
     return number(name, value, "a number >= 0", lambda x: x >= 0)
 
 
 def fraction(name, value):
-    """A number from 0 to 1."""
+    """Returns a number from 0 to 1."""
     return number(name, value, "a number from 0 to 1", lambda x: 0 <= x <= 1)
 
 
 def integer(name, value, at_least=None, at_most=None, hint=""):
-    """An integer between two bounds, where there are any; not a bool.
+    """Returns an integer within bounds; a bool is refused.
 
     Args:
-        name: the argument's name, for the error.
-        value: what was given.
-        at_least: the smallest that is allowed, or None.
-        at_most: the largest that is allowed, or None.
-        hint: what else to say of it in the error.
+        name: name of the argument, for the error message.
+        value: the given value.
+        at_least: the smallest allowed integer, or None.
+        at_most: the largest allowed integer, or None.
+        hint: further words about the argument, for the error message.
     """
     try:
         found = None if isinstance(value, bool) else operator.index(value)
@@ -68,7 +68,7 @@ def integer(name, value, at_least=None, at_most=None, hint=""):
 
 
 def one_of(name, value, options):
-    """One of some values."""
+    """Returns a value that is one of the options."""
     if any(value is option or value == option for option in options):
         return value
     expected = ", ".join(map(repr, options))
@@ -76,14 +76,14 @@ def one_of(name, value, options):
 
 
 def flag(name, value):
-    """True or False, of Python or of numpy."""
+    """Returns True or False, from a bool of Python or numpy."""
     if value is True or value is False or type(value).__name__ in ("bool_", "bool"):
         return bool(value)
     raise ValueError(f"`{name}` must be True or False. Received: {name}={value!r}")
 
 
 def is_function_of(function, num_arguments):
-    """Whether this can be called with n arguments, as far as its signature says."""
+    """Whether a function can be called with n arguments, according to its signature."""
     if not callable(function):
         return False
     try:
@@ -96,7 +96,7 @@ def is_function_of(function, num_arguments):
 
 
 def with_grade(grades, place):
-    """The keys of a dict to a grade whose grade is above 0."""
+    """Returns the keys of a dict of grades whose grade is above 0."""
     for grade in grades.values():
         if not isinstance(grade, numbers.Real) or math.isnan(grade):
             raise ValueError(
@@ -107,7 +107,7 @@ def with_grade(grades, place):
 
 
 def as_list(values, expected, place=""):
-    """A list of the values, where they are several, in an order, and not one text."""
+    """Returns a list of values. Raises ValueError if they have no order or are a text."""
     mend = ""
     if isinstance(values, set | frozenset):
         mend = " A set has no order: give sorted(...)."
@@ -131,6 +131,6 @@ def as_list(values, expected, place=""):
 
 
 def shown(value):
-    """A value for an error, cut where it is long."""
+    """Returns the repr of a value for an error message, shortened if it is long."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,4 +1,4 @@
-"""`get_config` and `from_config` of everything that Keras saves by its constructor."""
+"""`get_config` and `from_config` for objects that Keras saves by constructor arguments."""
 
 import inspect
 
@@ -8,9 +8,9 @@ import keras
 class Configurable:
     """A class whose constructor arguments are attributes of the same names.
 
-    Arguments that Keras can serialize, as losses, layers and registered functions, may be
-    nested, also in dicts. Where the constructor takes `**kwargs`, the arguments of the
-    class that gets them belong to it; those of a layer are in Keras's own config.
+    Arguments that Keras can serialize, such as losses, layers and registered functions,
+    may be nested, also in dicts. If the constructor takes `**kwargs`, the arguments of the
+    base class that gets them are included; those of a layer are in Keras's own config.
     """
 
     def get_config(self):
@@ -26,7 +26,7 @@ class Configurable:
                 config[name] = _serialized(getattr(self, name))
             elif type(self).get_config is Configurable.get_config:
                 raise ValueError(
-                    f"{type(self).__name__} is saved by its constructor's arguments: "
+                    f"{type(self).__name__} is saved by its constructor arguments: "
                     f"expected an attribute `{name}` with the value of the argument. "
                     f"Received an object without it. Set self.{name} in the constructor, "
                     "or override get_config."
@@ -35,12 +35,12 @@ class Configurable:
 
     @classmethod
     def from_config(cls, config):
-        """Makes what `get_config` describes."""
+        """Creates an object from the result of `get_config`."""
         return cls(**{name: _deserialized(value) for name, value in config.items()})
 
 
 def _arguments(cls):
-    """Names of the constructor's arguments, and whether Keras takes further ones."""
+    """Returns names of the constructor arguments, and whether Keras takes others."""
     names = []
     for part in cls.__mro__:
         if not issubclass(part, Configurable):

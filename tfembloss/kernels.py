@@ -1,4 +1,4 @@
-"""Functions that XLA compiles, and how they get their gradients."""
+"""Functions that XLA compiles, and their gradients."""
 
 import contextvars
 import functools
@@ -6,28 +6,29 @@ import functools
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
-# XLA compiles a kernel again for each shape: half a second, and megabytes that stay. So it
-# gets numbers of rows that are usual, and those for which it bounds memory.
+# XLA compiles a kernel for each shape, which takes half a second, and megabytes that are
+# not freed. So it gets common numbers of rows, and large ones, for which it saves memory.
 _USUAL_ROWS = {
     *(factor * 2**n for factor in (2, 3, 5) for n in range(2, 10)),
     *(factor * 10**n for factor in (1, 2, 5) for n in range(1, 4)),
 }
 _MANY_ROWS, _MOST_ENTRIES = 2048, 2**22
-# Whether it gets a number of rows, 0 or 1: a table, as graphs look it up in every step.
+# Whether XLA gets a number of rows, 0 or 1; a table, since graphs use it in every step.
 _XLA_BY_ROWS = [int(rows in _USUAL_ROWS) for rows in range(_MANY_ROWS)] + [1]
 
 _in_kernel = contextvars.ContextVar("in_kernel", default=False)
 
 
 def compiled(function):
-    """Makes a function a kernel, one where eager code, a graph or XLA's function calls it.
+    """Turns a function into a kernel, for calls from eager code, a graph or XLA.
 
-    XLA compiles it where the number of rows, the first axis of the first tensor, is usual
-    (from 8 on 2, 3 or 5 times a power of two, or 1, 2 or 5 times a power of ten) or at
-    least 2,048, and where a tensor has more than 2^22 entries. Other batches, as the last
-    of an epoch, go through TensorFlow's own graph of the same function. In a function that
-    XLA compiles as a whole it is compiled with that, whatever the size. Collectives stay
-    outside of it.
+    XLA compiles it if the number of rows, the first axis of the first tensor, is common
+    (at least 8, and 2, 3 or 5 times a power of two, or 1, 2 or 5 times a power of ten) or
+    at least 2,048, or if a tensor has more than 2^22 entries. Other batches, such as the
+    last of an epoch, run as a TensorFlow graph of the same function, which takes at most
+    about twice as long and needs no compilation. Inside of a function that XLA compiles as
+    a whole (`jit_compile=True`), the kernel is compiled with it, whatever the size.
+    Collectives must stay outside of kernels.
     """
 
     def inner(*arguments, **options):
@@ -43,7 +44,7 @@ def compiled(function):
 
     @functools.wraps(function)
     def kernel(*arguments, **options):
-        if _in_kernel.get():  # which is compiled, or not, as one
+        if _in_kernel.get():  # which is compiled, or not, as a whole
             return function(*arguments, **options)
         use_xla = _in_xla() or _use_xla(arguments)
         if not tf.is_tensor(use_xla):
@@ -58,14 +59,14 @@ def compiled(function):
 
 
 def _in_xla():
-    # TensorFlow shows it nowhere else. Where XLA compiles all, a choice of branches costs
-    # it minutes: it follows each argument back to find out what is constant.
+    # TensorFlow has no public function for this. Under XLA, a choice of branches would cost
+    # minutes of compilation: it traces each argument back to find out what is constant.
     graph = tf.compat.v1.get_default_graph()
     return control_flow_util.GraphOrParentsInXlaContext(graph)
 
 
 def _use_xla(arguments):
-    """Whether XLA gets these arguments, 0 or 1; a tensor where shapes are not known."""
+    """Whether XLA gets these arguments, 0 or 1; a tensor if shapes are unknown."""
     tensors = [x for x in tf.nest.flatten(arguments) if tf.is_tensor(x) and x.shape.rank]
     if not tensors:
         return 1
@@ -81,17 +82,17 @@ def _use_xla(arguments):
 
 
 def differentiable(forward, backward=None):
-    """Makes a function of two kernels, of which nothing but the arguments is kept.
+    """Returns a function of two kernels that keeps only its arguments for the gradient.
 
-    TensorFlow's own gradient of a compiled function keeps every intermediate result,
-    which for a loss are several `[B, N]`, and cannot pass a loop.
+    TensorFlow's own gradient of a compiled function keeps every intermediate result, which
+    for a loss are several matrices `[B, N]`, and does not support loops.
 
     Args:
         forward: `(x, *constants, **options) -> result`, a tensor or a tuple of tensors; x
             a tensor or any nest of tensors. The options are plain values.
         backward: `(upstream, result, x, *constants, **options) -> gradients`, nested as x:
-            the gradients of `sum(upstream * result)`. By default `forward` is computed
-            again, under a tape.
+            the gradients of `sum(upstream * result)`. By default `forward` is recomputed
+            under a tape.
 
     Returns:
         Function like `forward`, with a gradient in x.
@@ -110,13 +111,13 @@ def differentiable(forward, backward=None):
     def function(x, *constants, **options):
         @tf.custom_gradient
         def evaluate(*tensors):
-            # The outer tape must not look into the kernel.
+            # The outer tape must not record operations in the kernel.
             inputs = tf.nest.pack_sequence_as(x, list(map(tf.stop_gradient, tensors)))
             result = forward_kernel(inputs, *constants, **options)
 
             def gradient(*upstream):
                 upstream = tf.nest.pack_sequence_as(result, upstream)
-                # What is not passed on need not be computed again in a tile's gradient.
+                # What is not passed on need not be recomputed in a tile's gradient.
                 known = (upstream, result) if backward else (upstream,)
                 gradients = backward_kernel(*known, inputs, *constants, **options)
                 return tf.nest.flatten(gradients)
@@ -129,14 +130,14 @@ def differentiable(forward, backward=None):
 
 
 def random_bits(shape, seed):
-    """Random integers of 32 bits from a seed `[2]`, the same of XLA and TensorFlow."""
+    """Returns random 32-bit integers from a seed `[2]`, equal in XLA and TensorFlow."""
     seed = tf.cast(seed, tf.int64)
-    # Of larger seeds and negative ones XLA takes a part.
+    # XLA uses only a part of larger or negative seeds.
     seed = (seed ^ tf.bitwise.right_shift(seed, tf.constant(32, tf.int64))) & (2**31 - 1)
     return tf.random.stateless_uniform(shape, seed, None, None, tf.uint32, "philox")
 
 
 def uniform(shape, seed, dtype):
-    """Random numbers in [0, 1) from a seed `[2]`, the same of XLA and TensorFlow."""
-    bits = random_bits(shape, seed)  # which they turn into different floats
+    """Returns random numbers in [0, 1) from a seed `[2]`, equal in XLA and TensorFlow."""
+    bits = random_bits(shape, seed)  # which the two convert to different floats
     return tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, bits.dtype)), dtype) / 2**24

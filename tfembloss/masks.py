@@ -8,9 +8,9 @@ _HASH_KEY = (0x2545F4914F6CDD1D, 0x1E3779B97F4A7C15)  # any two: they define the
 
 
 def integer_ids(ids):
-    """Ids as int64, which collectives carry, equal where the ids are.
+    """Returns ids as int64, which collectives support; equal ids stay equal.
 
-    Strings become hashes of 63 bits.
+    Strings become 63-bit hashes.
     """
     if ids.dtype == tf.string:
         return tf.strings.to_hash_bucket_strong(ids, 2**63 - 1, _HASH_KEY)
@@ -18,7 +18,7 @@ def integer_ids(ids):
 
 
 def equal_ids(ids, key_ids):
-    """Pairs with equal ids `[B, N]`.
+    """Returns the pairs with equal ids, a mask `[B, N]`.
 
     Args:
         ids: ids of this replica's rows `[B]`, as `integer_ids` returns them.
@@ -28,7 +28,7 @@ def equal_ids(ids, key_ids):
 
 
 def at_positions(positions, num_keys):
-    """Pairs of a row with the key at its position, `[B, N]`.
+    """Returns the pairs of a row with the key at its position, a mask `[B, N]`.
 
     Args:
         positions: position of each row among the keys `[B]`.
@@ -38,12 +38,12 @@ def at_positions(positions, num_keys):
 
 
 class MemoryRows(NamedTuple):
-    """Rows of earlier batches, which a loss compares with those of this one.
+    """Rows of earlier batches, which a loss compares with those of the current one.
 
     Args:
         embeddings: `[M, D]` or `[M, n, D]`, as in `y_pred`.
-        ids: `[M]`, as of `integer_ids`.
-        present: whether there is such a row, `[M]`.
+        ids: `[M]`, as `integer_ids` returns them.
+        present: whether each row is filled, `[M]`.
     """
 
     embeddings: tf.Tensor
@@ -52,14 +52,14 @@ class MemoryRows(NamedTuple):
 
 
 class LabelPairs(NamedTuple):
-    """Which pairs of this replica's rows with all rows are of one class.
+    """Which pairs of this replica's rows with all rows belong to the same class.
 
     Args:
         ids: ids of this replica's rows `[B]`.
         key_ids: ids of the rows of all replicas, and of the memory, `[N]`.
         positions: position of each of this replica's rows among all rows `[B]`.
-        present: whether there is such a key `[N]`, as in a queue that is not yet full; None
-            where there are all.
+        present: whether each key is filled `[N]`, for a queue that is not yet full; None
+            if all are.
     """
 
     ids: tf.Tensor
@@ -69,38 +69,38 @@ class LabelPairs(NamedTuple):
 
     @property
     def positive(self):
-        """Pairs of two different rows of one class `[B, N]`."""
+        """Pairs of two different rows of the same class `[B, N]`."""
         own = at_positions(self.positions, tf.shape(self.key_ids)[0])
         return _of_present(equal_ids(self.ids, self.key_ids) & ~own, self.present)
 
     @property
     def negative(self):
-        """Pairs of two classes `[B, N]`."""
+        """Pairs of rows of different classes `[B, N]`."""
         return _of_present(~equal_ids(self.ids, self.key_ids), self.present)
 
     def of_each_row(self):
-        """What there is of each of this replica's rows, tensors `[B]` or None by name."""
+        """Returns the parts with one entry per row, tensors `[B]` or None by name."""
         return {"ids": self.ids, "positions": self.positions}
 
     def all_rows(self):
-        """The same of all rows instead of this replica's, `[N, N]`."""
+        """Returns the same for all rows instead of this replica's, `[N, N]`."""
         return LabelPairs(self.key_ids, self.key_ids, tf.range(tf.shape(self.key_ids)[0]))
 
 
 class ColumnPairs(NamedTuple):
-    """Which pairs of this replica's anchors with the documents of all rows belong together.
+    """Which documents of all rows are positives or negatives of which anchors.
 
     A row has an anchor and m documents, the positive first. The N * m documents are those
     of the first row, those of the second, and so on.
 
     Args:
-        ids: ids of this replica's rows `[B]`; None where every row has one of its own.
+        ids: ids of this replica's rows `[B]`; None if every row has its own id.
         key_ids: ids of the rows of all replicas, and of the memory, `[N]`; or None.
         positions: position of each of this replica's rows among all rows `[B]`.
         present: as in `LabelPairs`.
         num_documents: m, a number or a tensor.
         num_keys: N, a number or a tensor.
-        is_row: False for what only fills a tile `[B]`; None where there is no such.
+        is_row: False for padding of a tile `[B]`; None if there is no padding.
     """
 
     ids: tf.Tensor | None
@@ -119,7 +119,7 @@ class ColumnPairs(NamedTuple):
 
     @property
     def negative(self):
-        """All others but the positives of rows with the same id, `[B, N * m]`."""
+        """All other documents, except those of rows with the same id, `[B, N * m]`."""
         mask = ~self.positive
         if self.ids is not None or self.present is not None:
             own = at_positions(self.positions, self.num_keys)  # [B, N]
@@ -132,7 +132,7 @@ class ColumnPairs(NamedTuple):
         return mask if self.is_row is None else mask & self.is_row[:, None]
 
     def of_each_row(self):
-        """What there is of each of this replica's rows, tensors `[B]` or None by name."""
+        """Returns the parts with one entry per row, tensors `[B]` or None by name."""
         return {"ids": self.ids, "positions": self.positions, "is_row": self.is_row}
 
 
@@ -141,11 +141,11 @@ def _of_present(mask, present):
 
 
 class Pairs(NamedTuple):
-    """Selected pairs: a mask, or how often each counts.
+    """Selected pairs: masks, or how often each pair counts.
 
     Args:
-        positive: of the pairs of one class `[B, N]`.
-        negative: of the pairs of two classes `[B, N]`.
+        positive: of the pairs of the same class `[B, N]`.
+        negative: of the pairs of different classes `[B, N]`.
     """
 
     positive: tf.Tensor
@@ -153,33 +153,33 @@ class Pairs(NamedTuple):
 
 
 def row_max(x, mask):
-    """Largest of each row's entries under the mask `[B]`; -inf where there is none."""
+    """Returns the maximum of each row under the mask `[B]`; -inf if there is none."""
     return tf.reduce_max(tf.where(mask, x, float("-inf")), axis=1)
 
 
 def row_min(x, mask):
-    """Smallest of each row's entries under the mask `[B]`; inf where there is none."""
+    """Returns the minimum of each row under the mask `[B]`; inf if there is none."""
     return tf.reduce_min(tf.where(mask, x, float("inf")), axis=1)
 
 
 def row_any(mask):
-    """Rows with an entry under the mask `[B]`."""
+    """Returns whether each row has an entry under the mask `[B]`."""
     return tf.reduce_any(mask, axis=1)
 
 
 def row_sum(x, weights):
-    """Weighted sum of each row `[B]`; what has no weight is not looked at."""
+    """Returns the weighted sum of each row `[B]`; NaN is ignored where the weight is 0."""
     weighted = x if weights.dtype == tf.bool else weights * x
     return tf.reduce_sum(tf.where(_counts(weights), weighted, tf.zeros_like(x)), axis=1)
 
 
 def row_mean(x, weights):
-    """Weighted mean of each row `[B]`; 0 where nothing has weight."""
+    """Returns the weighted mean of each row `[B]`; 0 if all weights are 0."""
     return tf.math.divide_no_nan(row_sum(x, weights), tf.reduce_sum(weights, axis=1))
 
 
 def row_logsumexp(x, weights):
-    """Log of each row's weighted sum of exponentials `[B]`; -inf where there is none.
+    """Returns the log of each row's weighted sum of exponentials `[B]`, or -inf.
 
     Args:
         x: `[B, N]`.
@@ -189,7 +189,7 @@ def row_logsumexp(x, weights):
 
 
 def column_logsumexp(x, weights):
-    """The same of each column, `[N]`."""
+    """Returns the same for each column, `[N]`."""
     return _logsumexp(x, weights, axis=0)
 
 

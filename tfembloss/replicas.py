@@ -1,36 +1,36 @@
-"""What the replicas of a tf.distribute strategy know of each other's rows.
+"""Exchange of rows between the replicas of a tf.distribute strategy.
 
-A loss compares this replica's rows with the rows of all replicas, so that the numbers
-are those of one replica with the whole batch. Outside a strategy, with one replica, and
-while Keras builds a model symbolically, every function here leaves its input as it is.
+A loss compares this replica's rows with the rows of all replicas, so that the results are
+those of one replica with the whole batch. Outside a strategy, with one replica, and while
+Keras builds a model symbolically, every function here returns its input unchanged.
 
-This is the only module that names tf.distribute's collectives. Call them at the top
-level of a computation: never under a condition on data, and never inside a function
-compiled by XLA, which has no kernel for them.
+This is the only module that uses tf.distribute's collectives. Call them at the top level of
+a computation: never under a condition on data, and never inside a function compiled by XLA,
+which does not implement them.
 """
 
 import tensorflow as tf
 
 
 def count():
-    """Number of replicas that train together; 1 outside a replica."""
+    """Returns the number of replicas that train together; 1 outside a replica."""
     context = tf.distribute.get_replica_context()
     return 1 if context is None else context.num_replicas_in_sync
 
 
 def is_building():
-    """Whether this is a graph under a strategy, but of none of its replicas.
+    """Whether this is a graph under a strategy, but not of one of its replicas.
 
-    So Keras calls a stock model and its loss, to learn of their shapes.
+    Keras calls a stock model and its loss in this way to infer their shapes.
     """
     return not tf.executing_eagerly() and tf.distribute.in_cross_replica_context()
 
 
 def gather(x):
-    """Rows of all replicas, in the order of the replicas, with gradient.
+    """Returns the rows of all replicas, in the order of the replicas, with gradient.
 
-    The gradient of a row is summed over all the replicas that used it and returns to
-    the replica that owns the row. Replicas may hold different numbers of rows.
+    The gradient of a row is summed over all replicas that used it, and returned to the
+    replica that owns the row. Replicas may hold different numbers of rows.
 
     Args:
         x: tensor `[B, ...]`, this replica's rows.
@@ -49,7 +49,7 @@ def gather(x):
             summed = context.all_reduce(tf.distribute.ReduceOp.SUM, upstream)
             return summed[start : start + tf.shape(rows)[0]]
 
-        # TensorFlow's own gradient of all_gather needs equal numbers of rows.
+        # TensorFlow's own gradient of all_gather requires equal numbers of rows.
         keys = context.all_gather(tf.stop_gradient(rows), axis=0)
         return tf.ensure_shape(keys, [None, *rows.shape[1:]]), gradient
 
@@ -57,7 +57,7 @@ def gather(x):
 
 
 def first_row(x):
-    """Position of this replica's first row among the rows of all replicas, int32."""
+    """Returns the position of this replica's first row among all rows, int32."""
     if count() == 1:
         return tf.constant(0)
     context = tf.distribute.get_replica_context()
@@ -67,7 +67,7 @@ def first_row(x):
 
 
 def total(x):
-    """Sum of `x` over all replicas, without gradient."""
+    """Returns the sum of `x` over all replicas, without gradient."""
     x = tf.stop_gradient(x)
     if count() == 1:
         return x
@@ -76,25 +76,25 @@ def total(x):
 
 
 def logsumexp(x):
-    """Log of the sum of the exponentials of `x` over all replicas, with gradient."""
+    """Returns the log of the sum of exp(x) over all replicas, with gradient."""
     return x if count() == 1 else tf.reduce_logsumexp(gather(x[None]), axis=0)
 
 
 def share(size):
-    """This replica's size, a number of rows say, over the mean of the replicas'.
+    """Returns this replica's size, such as a number of rows, over the mean of all sizes.
 
-    By it the mean of the replicas' means becomes the mean over all rows.
+    As a factor, it turns the mean of the replicas' means into the mean over all rows.
     """
     return tf.math.divide_no_nan(size * count(), total(size))
 
 
 def alike(x):
-    """The mean of `x` over all replicas, with the gradient of this replica's own."""
+    """Returns the mean of `x` over all replicas, with the gradient of this replica's x."""
     return x if count() == 1 else x + tf.stop_gradient(total(x) / count() - x)
 
 
 def first_local_spec(dataset):
-    """What the first local replica's elements of a distributed dataset are."""
+    """Returns the element spec of the first local replica in a distributed dataset."""
 
     def first(spec):
         return spec._value_specs[0] if hasattr(spec, "_value_specs") else spec
@@ -103,10 +103,10 @@ def first_local_spec(dataset):
 
 
 def worker_logs(logs):
-    """A training step's logs in the shape in which Keras reduces them.
+    """Returns a training step's logs in the shape in which Keras reduces them.
 
-    Keras reduces the logs of several workers along axis 0, which a scalar has not
-    (Keras 3.15); with one worker the logs stay scalars.
+    Keras (3.15) reduces the logs of several workers along axis 0, which a scalar does not
+    have; with one worker the logs stay scalars.
     """
     strategy = tf.distribute.get_strategy()
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
@@ -117,5 +117,5 @@ def worker_logs(logs):
 
 
 def has_several_workers(strategy):
-    """Whether a strategy's replicas are those of several processes."""
+    """Whether a strategy has replicas in several processes."""
     return getattr(strategy.extended, "_in_multi_worker_mode", bool)()

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours, in memory that does not grow with the corpus.
+"""Exact nearest-neighbor search, in memory that does not grow with the corpus.
 
 `top_k` finds the nearest rows of a corpus for each query, `nearest_besides` the same
 without the rows that a query excludes.
@@ -19,36 +19,34 @@ from tfembloss.checks import integer
 __all__ = ["nearest_besides", "top_k"]
 
 _QUERY_CHUNK = 1024
-_BLOCK = 16  # columns whose smallest is compared first
-_MANY = 256  # neighbors from which sorting integers takes less time than TensorFlow's top_k
-_ENTRIES = 2**22  # of a ranking [queries, k] that is made at a time
+_BLOCK = 16  # columns whose minimum is compared first
+_MANY = 256  # neighbors from which on sorting integers is faster than TensorFlow's top_k
+_ENTRIES = 2**22  # of a ranking [queries, k] computed at a time
 
 
 def top_k(queries, corpus, k, distance="cosine", chunk_size=16384, verbose=0):
-    """The k nearest rows of the corpus for each query, nearest first.
+    """Finds the k nearest rows of the corpus for each query, nearest first.
 
-    Exact: every query is compared with every row, `[1024, chunk_size]` distances at a
-    time. Of rows at equal distance the earlier comes first.
+    The search is exact: every query is compared with every row, `[1024, chunk_size]`
+    distances at a time. Of rows at equal distance, the earlier comes first.
 
     Args:
         queries: embeddings `[Q, D]`.
-        corpus: embeddings `[N, D]`; an array, also one that `np.load(..., mmap_mode="r")`
-            leaves on disk.
-        k: number of neighbours, 1 to N.
+        corpus: embeddings `[N, D]`; an array, which `np.load(..., mmap_mode="r")` may
+            leave on disk.
+        k: number of neighbors, 1 to N.
         distance: a distance of `tfembloss.distances`: its name, or a function. For
-            cosine and dot the similarity is 1 - distance and -distance.
-        chunk_size: rows of the corpus compared at a time, > 0. A function as distance
-            needs D times the memory: make it smaller.
+            `"cosine"` the similarity is 1 - distance, for `"dot"` it is -distance.
+        chunk_size: rows of the corpus compared at a time, > 0. If `distance` is a
+            function, this needs D times the memory, so use a smaller size.
         verbose: 1 for a progress bar.
 
     Returns:
         Distances `[Q, k]` and row numbers `[Q, k]`, numpy arrays of float32 and int64.
 
     Raises:
-        ValueError: queries or corpus are no arrays `[n, D]` of numbers or do not fit, `k`
-            is not within 1 to N, the distance is unknown, or a distance is NaN, which has
-            no place in an order, or infinite: then an embedding is, or it is too large.
-            A function of distance may return infinity.
+        ValueError: if an argument is invalid, or a distance is NaN or infinite, because an
+            embedding is, or is too large. A function as `distance` may return infinity.
 
     Example:
 
@@ -98,22 +96,22 @@ def top_k(queries, corpus, k, distance="cosine", chunk_size=16384, verbose=0):
 def nearest_besides(
     queries, corpus, counts, excluded, distance="cosine", chunk_size=16384, verbose=0
 ):
-    """The nearest rows of the corpus for each query, but none that it excludes.
+    """Finds the nearest rows of the corpus for each query, except excluded rows.
 
-    One query that excludes many rows takes its own memory and time, not everyone's.
+    A query that excludes many rows does not increase memory and time of the others.
 
     Args:
         queries: as in `top_k`.
         corpus: as in `top_k`.
-        counts: how many rows for each query, `[Q]`; fewer where there are no more.
-        excluded: for each query row numbers that it does not find.
+        counts: number of rows for each query, `[Q]`; fewer are returned if there are fewer.
+        excluded: for each query, row numbers that are not returned.
         distance: as in `top_k`.
         chunk_size: as in `top_k`.
         verbose: as in `top_k`.
 
     Returns:
-        For each query its distances and its row numbers, nearest first, in two lists of
-        arrays.
+        Two lists of arrays: for each query its distances, and its row numbers, nearest
+        first.
 
     Example:
 
@@ -136,14 +134,14 @@ def nearest_besides(
 
 
 def parts_of_like_depth(depths):
-    """The queries in parts, by depth, so that a ranking [part, depth] is never large.
+    """Splits queries into parts of similar depth, to bound the ranking [part, depth].
 
     Args:
         depths: `[Q]`, how many rows are ranked for each query.
 
     Returns:
-        Arrays of query numbers, in each the deepest last. They have few sizes, for each
-        of which kernels are compiled.
+        Arrays of query numbers, each with the deepest last. They have few distinct sizes,
+        because kernels are compiled for each size.
 
     Example:
 
@@ -163,7 +161,7 @@ def parts_of_like_depth(depths):
 
 
 def as_embeddings(x, name):
-    """An array or tensor [N, D] of numbers; a ValueError where it is none."""
+    """Returns an array or tensor [N, D] of numbers. Raises ValueError otherwise."""
     expected = f"Expected {name} as an array [n, D] of numbers. Received: "
     if hasattr(x, "toarray"):
         raise ValueError(f"{expected}{type(x).__name__}: give {name}.toarray().")
@@ -184,7 +182,7 @@ def as_embeddings(x, name):
 
 
 def check_finite(x, name):
-    """A ValueError that says which row is not, in float32."""
+    """Raises ValueError if a row is not finite in float32, and names it."""
     for start in range(0, len(x), _QUERY_CHUNK):
         rows = tf.cast(x[start : start + _QUERY_CHUNK], "float32")
         finite = tf.reduce_all(tf.math.is_finite(rows), axis=1).numpy()
@@ -196,7 +194,7 @@ def check_finite(x, name):
 
 
 def _refuse(queries, corpus, distance, query):
-    """Says which embedding made a distance NaN or infinite, or that none did."""
+    """Raises ValueError with the embedding that made a distance NaN or infinite."""
     check_finite(queries, "queries")
     check_finite(corpus, "corpus")
     raise ValueError(
@@ -206,7 +204,7 @@ def _refuse(queries, corpus, distance, query):
 
 
 def _tiles(queries, corpus, pairwise, chunk_size):
-    """The distances `[Q, chunk]` of each chunk of the corpus, with its first row."""
+    """Yields the first row of each chunk of the corpus, and distances `[Q, chunk]`."""
     for start in range(0, len(corpus), chunk_size):
         chunk = tf.cast(corpus[start : start + chunk_size], "float32")
         tile = tf.cast(pairwise(queries, chunk), "float32")
@@ -220,11 +218,11 @@ def _tiles(queries, corpus, pairwise, chunk_size):
 
 
 def _nearest(tiles, num_queries, k, finite):
-    """Distances and row numbers `[Q, k]`; where a distance is not good, NaN."""
+    """Returns distances and row numbers `[Q, k]`; NaN for queries with bad distances."""
     nearest = tf.zeros([num_queries, 0])
     rows = tf.zeros([num_queries, 0], "int64")
     for start, tile in tiles:
-        by_blocks = tile.shape[1] > 4 * _BLOCK * k  # else that is not faster
+        by_blocks = tile.shape[1] > 4 * _BLOCK * k  # otherwise blocks are not faster
         options = {"by_blocks": by_blocks, "finite": finite}
         start, limit = tf.constant(start, "int64"), tf.constant(k)
         nearest, rows = _merge(nearest, rows, tile, start, limit, **options)
@@ -233,7 +231,7 @@ def _nearest(tiles, num_queries, k, finite):
 
 @tf.function(reduce_retracing=True, autograph=False)
 def _merge(nearest, rows, tile, start, k, by_blocks, finite):
-    """The k nearest of those found so far, which stand first, and of one more tile."""
+    """Returns the k nearest of those found so far, which come first, and a new tile."""
     wrong = tf.math.logical_not(tf.math.is_finite(tile)) if finite else tf.math.is_nan(tile)
     wrong = tf.reduce_any(wrong, axis=1, keepdims=True)
     wrong |= tf.reduce_any(tf.math.is_nan(nearest), axis=1, keepdims=True)
@@ -248,10 +246,10 @@ def _merge(nearest, rows, tile, start, k, by_blocks, finite):
 
 
 def _blocks_of_smallest(x, rows, k):
-    """Columns of x, and of rows, among which are the k smallest of each row of x.
+    """Returns columns of x, and of rows, that include the k smallest of each row of x.
 
-    They are in the k blocks of columns whose minima are the smallest, also by order where
-    they are equal, or among the last columns, which make no block.
+    These are in the k blocks of columns with the smallest minima, the earlier block if
+    minima are equal, or among the last columns, which do not fill a block.
     """
     num_queries, num_columns = tf.unstack(tf.shape(x))
     end = num_columns - num_columns % _BLOCK
@@ -269,14 +267,14 @@ def _blocks_of_smallest(x, rows, k):
 
 
 def _nearest_of_many(tiles, num_queries, k, finite):
-    """As `_nearest`, for a large k: a distance and its row are sorted as one integer."""
+    """Like `_nearest`, for a large k: sorts a distance and its row as one integer."""
     parts = range(0, num_queries, 64)
     found = [np.empty([0, 0], "int64")] * len(parts)
     wrong = np.zeros(num_queries, bool)
     num_threads = min(os.cpu_count() or 1, 8)
     smallest_first = functools.partial(np.ndarray.partition, kth=k - 1, axis=1)
-    # numpy uses one core for an array. Threads order them in place: what they allocate
-    # would stay with them.
+    # numpy uses one core for an array. Threads sort in place, because memory that they
+    # allocate would not be returned.
     with ThreadPoolExecutor(num_threads) as pool:
         for start, tile in tiles:
             tile = tile.numpy()
@@ -299,7 +297,7 @@ def _nearest_of_many(tiles, num_queries, k, finite):
 
 
 def _keys(x, first_row):
-    """Integers `[Q, n]` in the order of the distances x, and of equal ones by row."""
+    """Returns integers `[Q, n]` in the order of the distances x, and of rows if equal."""
     bits = _flipped((x + np.float32(0)).view("int32"))  # -0.0 is 0.0
     keys = bits.astype("int64")
     keys <<= 32
@@ -308,5 +306,5 @@ def _keys(x, first_row):
 
 
 def _flipped(bits):
-    """The bits of floats as integers of the same order, and back."""
+    """Maps the bits of floats to integers of the same order, and back."""
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)

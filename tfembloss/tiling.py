@@ -1,37 +1,38 @@
-"""In-batch losses without their matrix `[B, N]`: by tiles of rows.
+"""In-batch losses in tiles of rows, without the whole matrix `[B, N]`.
 
-The values of a tile `[T, N]` are computed and forgotten; the gradient computes them again,
-tile by tile. So memory is that of the embeddings and of one tile, whatever B. A tile is
-the formula itself on fewer rows, so that its size does not change the result.
+The values of a tile `[T, N]` are not stored; they are recomputed in the backward pass, tile
+by tile. So memory is that of the embeddings and of one tile, whatever B. A tile applies the
+formula to fewer rows, so that its size does not change the result.
 
-The loop and the matrix products in it are TensorFlow's own, the rest of a tile is a kernel
-of XLA's: the products in a loop of XLA's take ten times as long on CPU.
+The loop and its matrix products are TensorFlow's own, and the rest of a tile is an XLA
+kernel: matrix products in an XLA loop take ten times as long on CPU.
 """
 
 import tensorflow as tf
 
-# Entries of a tile, 16 MB in float32, and rows that a product needs to be fast.
+# Entries of a tile, 16 MB in float32, and the rows that a fast matrix product needs.
 ENTRIES, LEAST_ROWS = 2**22, 512
 
 
 def by_tiles(function, x, keys, constants=(), tile_size=None, log_sums=False):
-    """A function of rows and all keys, by tiles of rows where there are many.
+    """Applies a function of rows and all keys, in tiles of rows if there are many.
 
     Args:
         function: `(x, keys, *constants) -> values` of some rows, `[B]` or `[B, k]`; with
-            `log_sums` `(values, log_sums)`, for each key the logarithm of a sum over these
-            rows `[N]`. Nothing else that it uses gets a gradient.
+            `log_sums` it returns `(values, log_sums)`, for each key the log of a sum over
+            these rows `[N]`. Nothing else that it uses gets a gradient.
         x: tensor `[B, ...]`: the rows.
         keys: tensor `[N, ...]`.
         constants: tensors `[B, ...]` of the rows, without gradient, or None.
-        tile_size: largest number of rows of a tile, >= 1; None for as many as are fast.
-            Where B and N are known when this is traced, and B is no more, `function` is
-            called once and nothing is computed again. If tiles do not divide B, the last
-            is filled with zeros, the constants as well.
-        log_sums: whether `function` gives them.
+        tile_size: largest number of rows of a tile, >= 1; None for tiles of at most
+            `ENTRIES` entries, but at least `LEAST_ROWS` rows. If B and N are known when
+            this is traced, and B is not larger, `function` is called once and nothing is
+            recomputed. If tiles do not divide B, the last one is padded with zeros, and so
+            are the constants.
+        log_sums: whether `function` returns them.
 
     Returns:
-        What `function` gives of all rows, with gradients in x and keys.
+        What `function` returns for all rows, with gradients in x and keys.
     """
     sizes = [x.shape[0], keys.shape[0]]
     known = None not in sizes
@@ -104,6 +105,6 @@ def _tiled(function, x, keys, constants, num_rows, tile_size):
 
 
 def _loop(steps, body, *state):
-    # One step at a time: more would hold a tile each.
+    # One step at a time: parallel steps would hold a tile each.
     steps_left = lambda i, *_: i < steps  # noqa: E731
     return tf.while_loop(steps_left, body, (0, *state), parallel_iterations=1)[1:]

@@ -68,7 +68,7 @@ class CosineHead(Configurable, keras.layers.Layer):
         )
 
     def call(self, embeddings, classes=None):
-        """Cosines `[B, C]`, or `[B, S]` of the `classes [S]`."""
+        """Returns cosines `[B, C]`, or `[B, S]` of the `classes [S]`."""
         x = distances.directions(tf.cast(embeddings, self.variable_dtype))  # [B, D]
         centers = self.centers.value  # [C * K, D]
         if classes is not None:
@@ -159,7 +159,7 @@ class PairHead(Configurable, keras.layers.Layer):
         )
 
     def call(self, columns):
-        """Logits `[B, num_labels]`."""
+        """Returns logits `[B, num_labels]`."""
         columns = tf.cast(columns, self.variable_dtype)
         u, v = tf.unstack(columns, 2, axis=1)  # [B, D] each
         parts = [u, v] if self.embeddings else []

@@ -25,30 +25,30 @@ from tfembloss.losses.inputs import (
 class EmbeddingLoss(Configurable, keras.losses.Loss):
     """Base of the losses: one value per anchor, exact on any number of replicas.
 
-    A subclass writes `call(y_true, y_pred)`: `y_pred` are this replica's embeddings in
-    `dtype`, `[B, D]` or columns `[B, n, D]`; `y_true` is in the caller's own dtype, so
-    that ids stay exact (Keras would cast them to float32). It returns the values `[B]`
-    of this replica's anchors, computed against the gathered rows of all replicas.
-    `sample_weight [B]` weighs anchors.
+    A subclass defines `call(y_true, y_pred)`. `y_pred` are this replica's embeddings in
+    `dtype`, `[B, D]` or columns `[B, n, D]`. `y_true` keeps the caller's dtype, so that
+    ids stay exact (Keras would cast them to float32). `call` returns the values `[B]` of
+    this replica's anchors, computed against the gathered rows of all replicas.
+    `sample_weight [B]` weights anchors.
 
     Args:
         reduction: `"sum_over_batch_size"` or `"mean"` (the mean over the anchors of all
             replicas), `"mean_with_sample_weight"` (divided by the sum of the weights
-            instead), `"sum"`, or `None` for the values themselves.
-        name: the loss's name; by default the class's, in snake case.
+            instead), `"sum"`, or `None` for no reduction.
+        name: name of the loss; by default that of the class, in snake case.
         dtype: `"float32"` (default) or `"float64"`: the precision of the loss, whatever
             the precision of the embeddings.
 
     Raises:
-        ValueError: another dtype.
+        ValueError: if `dtype` is neither of these.
     """
 
     targets_are_embeddings = False  # of the same dimensions as y_pred
     targets_are_ids = False  # or there are none
-    takes_scores = False  # of classes, [B, C]: y_pred are those of a head, no embeddings
-    takes_memory = False  # whether `call` has a further argument `memory`
+    takes_scores = False  # whether y_pred are class scores [B, C], not embeddings
+    takes_memory = False  # whether `call` has another argument, `memory`
 
-    # For bases whose subclasses write a static method `formula`: makes a kernel of it.
+    # Makes a kernel of the static method `formula` that subclasses of some bases define.
     _kernel_of, _kernel, _option_names = None, None, ()
 
     def __init_subclass__(cls, **kwargs):
@@ -97,13 +97,13 @@ class EmbeddingLoss(Configurable, keras.losses.Loss):
         self._reduce = _Reduce(reduction=reduction, name=self.name, dtype=dtype)
 
     def __call__(self, y_true, y_pred, sample_weight=None, memory=None):
-        """The reduced loss.
+        """Computes the reduced loss.
 
         Args:
             y_true: the targets, or None.
             y_pred: the embeddings.
             sample_weight: weights of the anchors `[B]`, or None.
-            memory: what a `tfembloss.layers.CrossBatchMemory` holds, or None.
+            memory: the contents of a `tfembloss.layers.CrossBatchMemory`, or None.
         """
         if memory is not None:
             memory = self._check_memory(memory)
@@ -123,17 +123,17 @@ class EmbeddingLoss(Configurable, keras.losses.Loss):
     def _reduced(self, values, weights):
         if self.reduction in ("none", None):
             return self._reduce(values, values, weights)
-        if values.shape[0] == 0:  # of which Keras makes no scalar
+        if values.shape[0] == 0:  # which Keras does not reduce to a scalar
             return replicas.alike(tf.reduce_sum(values))
-        # Keras logs the replicas' losses by their numbers of rows.
+        # Keras weights the logged losses of replicas by their numbers of rows.
         return replicas.alike(self._reduce(values, values, weights))
 
     def first_batch_warning(self, y_true, shape):
-        """Why a batch of such targets would teach the model little, or None.
+        """Returns why a batch of these targets would teach the model little, or None.
 
         Args:
-            y_true: numpy array, as `call` takes it; `[B, 0]` where there is none.
-            shape: tuple, that of `y_pred`; with None for what is not known.
+            y_true: numpy array, as `call` takes it; `[B, 0]` if there is none.
+            shape: tuple, that of `y_pred`; None for an unknown dimension.
         """
         return None
 
@@ -148,14 +148,14 @@ class EmbeddingLoss(Configurable, keras.losses.Loss):
         )
 
     def truncate(self, y_pred, dim):
-        """The first `dim` dimensions of embeddings, as vectors of length 1."""
+        """Returns the first `dim` dimensions of embeddings, normalized to length 1."""
         return distances.l2_normalize(y_pred[..., :dim])
 
     def _share_of_the_mean(self, values, sample_weight):
-        """Turns Keras's mean of the replicas' means into the mean over all anchors.
+        """Returns the factor from the mean of replicas' means to the mean over anchors.
 
-        They differ where replicas hold different numbers of rows, as the last batch of
-        an epoch does, or different sums of weights.
+        They differ where replicas hold different numbers of rows, as in the last batch of
+        an epoch, or different sums of weights.
         """
         if replicas.count() == 1 or self.reduction in ("sum", "none", None):
             return 1
@@ -170,11 +170,11 @@ class Batch(NamedTuple):
     """What an `InBatchLoss` compares.
 
     Args:
-        anchors: of this replica `[B, D]`.
-        keys: of all replicas, and of the memory if there is one, `[N, D]`, or `[N * m, D]`
-            where each row has m documents.
+        anchors: those of this replica `[B, D]`.
+        keys: those of all replicas, and of the memory if there is one, `[N, D]`, or
+            `[N * m, D]` where each row has m documents.
         pairs: `masks.LabelPairs` or `masks.ColumnPairs`.
-        num_rows: of all replicas, without the memory; a number.
+        num_rows: number of rows of all replicas, without the memory.
         first: position of this replica's first row among all rows.
     """
 
@@ -188,23 +188,26 @@ class Batch(NamedTuple):
 class InBatchLoss(EmbeddingLoss):
     """Base of the losses that compare each anchor with the rows of all replicas.
 
-    `y_pred` are columns `[B, n, D]`: an anchor, its positive, and negatives if there are
-    any. The documents of all other rows are an anchor's negatives, too. A subclass names
-    its `distance` and writes a static method, by which the loss reads as its formula:
+    `y_pred` are columns `[B, n, D]`: an anchor, its positive, and any negatives. The
+    documents of all other rows are also an anchor's negatives. A subclass sets its
+    `distance` and defines a static method, so that the loss reads as its formula:
 
         formula(distances, positive, negative, *, temperature) -> values [B]
 
-    Args of the formula: distances `[B, N]` of the anchors to the documents of all replicas,
-    and of a memory, if there is one; masks `[B, N]` of the pairs of an anchor with its own
-    positive, and of those with a negative; and by keyword the loss's attributes of the same
-    names. It is one kernel, recomputed in the backward pass, and may see a tile of the
-    anchors at a time. What is not finite in any embedding makes the loss NaN.
+    The arguments of the formula are the distances `[B, N]` of the anchors to the documents
+    of all replicas, and of a memory, if there is one; masks `[B, N]` of the pairs of an
+    anchor with its own positive, and with a negative; and by keyword the loss's attributes
+    of the same names. The formula is one kernel, recomputed in the backward pass, and may
+    be called on a tile of the anchors at a time. A value that is not finite in any
+    embedding makes the loss NaN.
 
     Args:
         exclude_equal_ids: if true, `y_true` are ids (integers or strings), and the
-            documents of another row with the same id are no negatives.
-        tile_size: how many of the B anchors are compared with all documents at a time,
-            >= 1; by default as many as are fast. It sets the memory, not the result.
+            documents of another row with the same id are not used as negatives. Strings
+            are compared by a 63-bit hash; in a stock Keras model with `jit_compile=True`
+            ids must be integers.
+        tile_size: how many of the B anchors are compared with all documents at a time; see
+            `MultipleNegativesRankingLoss`.
         reduction, name, dtype: see `EmbeddingLoss`.
     """
 
@@ -218,7 +221,7 @@ class InBatchLoss(EmbeddingLoss):
 
     @staticmethod
     def _kernel_of(formula):
-        # The masks are made in the kernel, from what tells them.
+        # The kernel makes the masks itself, so that they are never stored.
         def of_pairs(x, pairs, **options):
             return formula(x, pairs.positive, pairs.negative, **options)
 
@@ -239,13 +242,13 @@ class InBatchLoss(EmbeddingLoss):
             self.tile_size = integer("tile_size", tile_size, 1, hint=", or None")
 
     def call(self, y_true, y_pred, memory=None):
-        """Values `[B]` of this replica's anchors."""
+        """Returns values `[B]` of this replica's anchors."""
         batch = self.batch(y_true, y_pred, memory)
         # A mask would hide what is not finite.
         return self.values(batch) + nan_where_not_finite(batch.keys)
 
     def batch(self, y_true, y_pred, memory):
-        """The columns `y_pred [B, n, D]` as a `Batch`."""
+        """Returns the columns `y_pred [B, n, D]` as a `Batch`."""
         columns = check_columns(y_pred, *self.num_columns)  # [B, n, D]
         ids = check_ids(y_true, columns) if self.exclude_equal_ids else None  # [B]
         anchors, documents = _anchors_and_documents(columns)
@@ -260,11 +263,11 @@ class InBatchLoss(EmbeddingLoss):
         return Batch(tf.squeeze(anchors, axis=1), keys, pairs, num_rows, first)
 
     def values(self, batch):
-        """The formula's values `[B]`."""
+        """Returns the formula's values `[B]`."""
         return self.by_tiles(batch)
 
     def by_tiles(self, batch, log_sums=False):
-        """What the formula gives, computed on tiles of anchors where there are many.
+        """Returns what the formula does, in tiles of anchors if there are many.
 
         Args:
             batch: `Batch`.
@@ -275,7 +278,7 @@ class InBatchLoss(EmbeddingLoss):
         anchors = keys if batch.anchors is batch.keys else prepare(batch.anchors)
         of_each_row = batch.pairs.of_each_row()
         names, constants = list(of_each_row), list(of_each_row.values())
-        # A miner may have a distance of its own, for which it prepares them otherwise.
+        # A miner's own distance may prepare the anchors in another way.
         unprepared = None if self.miner is None else batch.anchors
 
         def of_tile(anchors, keys, unprepared, *of_each_row):
@@ -289,37 +292,37 @@ class InBatchLoss(EmbeddingLoss):
         return tiling.by_tiles(of_tile, anchors, keys, constants, self.tile_size, log_sums)
 
     def compare(self, anchors, keys, batch):
-        """The formula of prepared anchors and keys, and the pairs of a `Batch`."""
+        """Applies the formula to prepared anchors and keys, and the pairs of a `Batch`."""
         x = distances.get(self.distance).of_prepared(anchors, keys)  # [B, N]
         options = self.options
         return self._kernel(x, self.selected_pairs(batch, x), **options)
 
     def selected_pairs(self, batch, x):
-        """The pairs that count of a `Batch` with distances x `[B, N]`."""
+        """Returns the pairs that count in a `Batch` with distances x `[B, N]`."""
         return batch.pairs
 
     def first_batch_warning(self, y_true, shape):
-        """Of a batch without negatives."""
+        """Returns a warning of a batch without negatives, or None."""
         return in_batch_warning(y_true if self.exclude_equal_ids else None, shape)
 
 
 def _anchors_and_documents(columns):
-    # Split, not sliced: the gradient of a slice is a whole [B, n, D] each.
+    # Split, not sliced: the gradient of each slice would be a whole [B, n, D].
     return tf.split(columns, [1, tf.shape(columns)[1] - 1], axis=1)
 
 
 def keys_and_pairs(rows, ids, memory=None):
-    """All replicas' rows and those of the memory, and what tells their pairs.
+    """Returns the rows of all replicas and of the memory, and what defines their pairs.
 
     Args:
         rows: tensor `[B, ...]` of this replica's rows.
-        ids: of this replica's rows `[B]`, as `check_ids` returns them, or None.
-        memory: `masks.MemoryRows`, its embeddings such as the rows are; or None.
+        ids: ids of this replica's rows `[B]`, as `check_ids` returns them, or None.
+        memory: `masks.MemoryRows` with embeddings in the form of the rows; or None.
 
     Returns:
         keys `[N, ...]`; a dict of `ids`, `key_ids`, `positions` and `present`, see
-        `masks.LabelPairs`; the number of all replicas' rows; the position of this replica's
-        first row among them.
+        `masks.LabelPairs`; the number of rows of all replicas; the position of this
+        replica's first row among them.
     """
     keys, first = replicas.gather(rows), replicas.first_row(rows)
     num_rows, present = tf.cast(tf.shape(keys)[0], rows.dtype), None
@@ -341,15 +344,15 @@ class _Reduce(keras.losses.Loss):
 
 
 def nan_where_not_finite(x, dtype=None):
-    """0, or NaN if any entry of x is not finite: what is not to be hidden by a mask."""
+    """Returns 0, or NaN if any entry of x is not finite, which a mask must not hide."""
     x = tf.cast(tf.stop_gradient(x), dtype or x.dtype)
     return 0 * tf.reduce_sum(0 * x)
 
 
 def parts_of_log_sum(log_terms, log_sum):
-    """Each term's part of log(1 + sum of terms): the parts add up to it.
+    """Returns each term's part of log(1 + sum of terms): the parts add up to it.
 
-    So do their gradients: to weigh a part is to weigh what its term adds to the gradient.
+    So do their gradients: the weight of a part weights its term's part of the gradient.
 
     Args:
         log_terms: logarithms of terms, -inf for none; of any shape.
@@ -359,6 +362,6 @@ def parts_of_log_sum(log_terms, log_sum):
     log_terms = tf.where(none, tf.zeros_like(log_terms), log_terms)
     constant, log_sum = tf.stop_gradient(log_terms), tf.stop_gradient(log_sum)
     fraction = tf.where(none, tf.zeros_like(constant), tf.exp(constant - log_sum))
-    # Of log(1 + sum) by the logarithm of a term.
+    # Of log(1 + sum) with respect to the logarithm of a term.
     gradient = fraction * tf.sigmoid(log_sum)
     return fraction * tf.nn.softplus(log_sum) + gradient * (log_terms - constant)

@@ -1,4 +1,4 @@
-"""Losses that learn from a teacher: its embeddings, its scores, what it finds similar."""
+"""Losses that learn from a teacher: its embeddings, scores, or similarities."""
 
 import functools
 from typing import NamedTuple
@@ -27,20 +27,20 @@ def _mean_squared_error(columns, targets):
 
 @keras.saving.register_keras_serializable("tfembloss")
 class MSELoss(EmbeddingLoss):
-    r"""Embeddings equal to the teacher's: mean squared error.
+    r"""Mean squared error between the embeddings and a teacher's.
 
     $$L_i = \frac{1}{n D} \sum_{c=1}^n |u_{ic} - t_{ic}|^2$$
 
     Call arguments: `y_pred [B, D]` or columns `[B, n, D]`; `y_true` the teacher's
-    embeddings of the same shape, or `[B, D]` for all columns alike, as for a text and its
-    translations. Where the teacher's dimension is another one, train a projection with the
-    encoder: `tfembloss.EmbeddingClassifier(encoder, keras.layers.Dense(dimension))`.
+    embeddings of the same shape, or `[B, D]` for all columns, as for a text and its
+    translations. If the teacher's dimension differs, train a projection with the encoder:
+    `tfembloss.EmbeddingClassifier(encoder, keras.layers.Dense(dimension))`.
 
     Args:
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: the shapes do not agree.
+        ValueError: if the shapes do not match.
 
     Example:
 
@@ -54,14 +54,14 @@ class MSELoss(EmbeddingLoss):
         Knowledge Distillation", 2020, https://arxiv.org/abs/2004.09813
 
     Relations:
-        Equal to sentence-transformers' class of this name, whose `projection_dim` is the
-        projection above.
+        Equal to sentence-transformers' class of the same name, whose `projection_dim` is
+        the projection above.
     """
 
     targets_are_embeddings = True
 
     def call(self, y_true, y_pred):
-        """Values `[B]` of embeddings `y_pred` with the teacher's `y_true`."""
+        """Returns values `[B]` of embeddings `y_pred` with the teacher's `y_true`."""
         message = (
             "Expected the teacher's embeddings as y_true, of the shape of y_pred, [B, D] "
             "or [B, n, D], or [B, D] for all columns. Received: "
@@ -85,13 +85,13 @@ class MSELoss(EmbeddingLoss):
 
 @differentiable
 def _similarities(columns, rowwise):
-    """Similarities of the first of columns `[B, 1 + m, D]` to the others, `[B, m]`."""
+    """Returns similarities of the first column `[B, 1 + m, D]` to the others, `[B, m]`."""
     return -rowwise(columns[:, :1], columns[:, 1:])  # [B, m]
 
 
 @keras.saving.register_keras_serializable("tfembloss")
 class MarginMSELoss(EmbeddingLoss):
-    r"""The teacher's margins between a positive and negatives: mean squared error.
+    r"""Mean squared error between the model's and a teacher's margins of triplets.
 
     $$L_i = \frac{1}{n} \sum_{k=1}^n
           \big(s(q_i, p_i) - s(q_i, n_{ik}) - m_{ik}\big)^2$$
@@ -101,12 +101,12 @@ class MarginMSELoss(EmbeddingLoss):
     the positive and the negatives.
 
     Args:
-        similarity: the negative of any distance of `tfembloss.distances`. With `"dot"` the
-            trained model must be searched by dot product.
+        similarity: the negative of any distance of `tfembloss.distances`. With `"dot"`,
+            search with the trained model must use the dot product.
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: `similarity` is unknown, or the shapes do not agree.
+        ValueError: if `similarity` is unknown, or the shapes do not match.
 
     Example:
 
@@ -120,7 +120,7 @@ class MarginMSELoss(EmbeddingLoss):
         Cross-Architecture Knowledge Distillation", 2020, https://arxiv.org/abs/2010.02666
 
     Relations:
-        Equal to sentence-transformers' class of this name.
+        Equal to sentence-transformers' class of the same name.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class MarginMSELoss(EmbeddingLoss):
         self._distance = distances.get(similarity, argument="similarity")
 
     def call(self, y_true, y_pred):
-        """Values `[B]` of the columns `y_pred [B, 2 + n, D]` with margins `y_true`."""
+        """Returns values `[B]` of columns `y_pred [B, 2 + n, D]` with margins `y_true`."""
         columns = check_known_columns(y_pred, at_least=3)  # [B, 2 + n, D]
         num_negatives = columns.shape[1] - 2
         margins = _teacher_scores(
@@ -149,7 +149,7 @@ class MarginMSELoss(EmbeddingLoss):
 
 
 def _teacher_scores(y_true, columns, widths, dtype):
-    """The teacher's numbers `[B, m]`, m one of the widths, or a ValueError."""
+    """Returns the teacher's numbers `[B, m]`, m one of the widths."""
     message = (
         f"Expected the teacher's numbers y_true of shape [B, m], m = "
         f"{' or '.join(map(str, widths))} for {columns.shape[1]} columns. Received: "
@@ -168,7 +168,7 @@ def _teacher_scores(y_true, columns, widths, dtype):
 
 @keras.saving.register_keras_serializable("tfembloss")
 class DistillKLDivLoss(EmbeddingLoss):
-    r"""The teacher's distribution over a query's documents: Kullback-Leibler divergence.
+    r"""Kullback-Leibler divergence from a teacher's distribution over a query's documents.
 
     With p the softmax of the teacher's scores divided by its temperature and q that of the
     similarities divided by the student's:
@@ -180,14 +180,13 @@ class DistillKLDivLoss(EmbeddingLoss):
 
     Args:
         similarity: the negative of any distance of `tfembloss.distances`.
-        temperature: of both, > 0.
-        student_temperature, teacher_temperature: $T_s$ and $T_t$, if they are not
+        temperature: the temperature of both, > 0.
+        student_temperature, teacher_temperature: $T_s$ and $T_t$, if they differ from
             `temperature`.
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: a temperature is not positive, `similarity` is unknown, or the shapes
-            do not agree.
+        ValueError: if an argument is invalid, or the shapes do not match.
 
     Example:
 
@@ -203,7 +202,7 @@ class DistillKLDivLoss(EmbeddingLoss):
         https://arxiv.org/abs/1503.02531
 
     Relations:
-        Equal to sentence-transformers' class of this name.
+        Equal to sentence-transformers' class of the same name.
     """
 
     def __init__(
@@ -226,7 +225,7 @@ class DistillKLDivLoss(EmbeddingLoss):
         self.teacher_temperature = positive("teacher_temperature", teacher)
 
     def call(self, y_true, y_pred):
-        """Values `[B]` of the columns `y_pred [B, 1 + m, D]` with scores `y_true`."""
+        """Returns values `[B]` of columns `y_pred [B, 1 + m, D]` with scores `y_true`."""
         columns = check_known_columns(y_pred, at_least=3)  # [B, 1 + m, D]
         scores = _teacher_scores(y_true, columns, (columns.shape[1] - 1,), self.dtype)
         log_p = tf.nn.log_softmax(scores / self.teacher_temperature)  # [B, m]
@@ -238,33 +237,33 @@ class DistillKLDivLoss(EmbeddingLoss):
 
 @keras.saving.register_keras_serializable("tfembloss")
 class GISTEmbedLoss(InBatchLoss):
-    r"""In-batch negatives without those that a guide finds too much like the positive.
+    r"""In-batch negatives without those that a guide model finds too similar.
 
-    A softmax as in `MultipleNegativesRankingLoss`, over the positives and the negatives of
-    all rows and, if wanted, over the other anchors and the positives among each other:
+    A softmax as in `MultipleNegativesRankingLoss`, over the positives and negatives of all
+    rows and, optionally, over pairs of two anchors and pairs of two positives:
 
     $$L_i = -\log \frac{e^{\cos(a_i, p_i) / T}}
           {\sum_{(x, y) \in K_i} e^{\cos(x, y) / T}}$$
 
-    where $K_i$ has $(a_i, p_i)$ and of the pairs $(a_i, p_j)$, $(a_i, a_j)$, $(p_i, p_j)$,
-    $(a_i, n_j)$ those whose cosine by the guide is at most that of $(a_i, p_i)$ less a
-    margin. No row is contrasted with itself.
+    where $K_i$ has $(a_i, p_i)$ and those of the pairs $(a_i, p_j)$, $(a_i, a_j)$,
+    $(p_i, p_j)$, $(a_i, n_j)$ whose cosine by the guide is at most that of $(a_i, p_i)$
+    minus a margin. No row is contrasted with itself.
 
     Call arguments: `y_pred` columns `[B, n, D]`, n >= 2: anchor, positive, negatives.
     `y_true` the guide's embeddings of the same texts, `[B, n, G]`.
 
     Args:
         temperature: T, > 0.
-        margin_strategy: `"absolute"`: the guide's cosine less `margin`; `"relative"`: less
-            so much of its size.
-        margin: a cosine, or a share of one, >= 0.
-        contrast_anchors, contrast_positives: whether $(a_i, a_j)$ and $(p_i, p_j)$ count.
+        margin_strategy: `"absolute"` subtracts `margin` from the guide's cosine;
+            `"relative"` subtracts the fraction `margin` of its absolute value.
+        margin: a cosine, or a fraction of one, >= 0.
+        contrast_anchors, contrast_positives: whether to use $(a_i, a_j)$ and
+            $(p_i, p_j)$.
         tile_size: see `MultipleNegativesRankingLoss`.
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: a number is out of range, `margin_strategy` is unknown, or the shapes
-            do not agree.
+        ValueError: if an argument is invalid, or the shapes do not match.
 
     Example:
 
@@ -273,8 +272,8 @@ class GISTEmbedLoss(InBatchLoss):
     >>> guide = tf.constant([[[1.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 1.0]]])
     >>> round(float(GISTEmbedLoss(temperature=1.0)(guide, pairs)), 4)
     1.4359
-    >>> alike = tf.ones([2, 2, 2])   # equal, not more alike: only a margin takes them out
-    >>> float(GISTEmbedLoss(margin=0.1)(alike, pairs))
+    >>> equal = tf.ones([2, 2, 2])   # equal cosines: only a margin excludes the negatives
+    >>> float(GISTEmbedLoss(margin=0.1)(equal, pairs))
     0.0
 
     Reference:
@@ -282,9 +281,9 @@ class GISTEmbedLoss(InBatchLoss):
         Embedding Fine-tuning", 2024, https://arxiv.org/abs/2402.16829
 
     Relations:
-        Equal to sentence-transformers' class of this name, but that there an anchor is
-        contrasted with itself where the guide does not tell it from its positive. Several
-        negatives are its `CachedGISTEmbedLoss`.
+        Equal to sentence-transformers' class of the same name, except that there an anchor
+        is contrasted with itself if the guide does not distinguish it from its positive.
+        With several negatives it is equal to `CachedGISTEmbedLoss` there.
     """
 
     targets_are_ids = False
@@ -312,7 +311,7 @@ class GISTEmbedLoss(InBatchLoss):
         self.contrast_positives = bool(contrast_positives)
 
     def batch(self, y_true, y_pred, memory):
-        """The columns `y_pred [B, n, D]` with those of the guide `y_true [B, n, G]`."""
+        """Returns columns `y_pred [B, n, D]` and the guide's `y_true [B, n, G]`."""
         columns = check_known_columns(y_pred, at_least=2)  # [B, n, D]
         message = (
             "Expected the guide's embeddings of all columns as y_true, [B, n, G] with "
@@ -326,11 +325,11 @@ class GISTEmbedLoss(InBatchLoss):
         return Batch(columns, keys, pairs, num_rows, first)
 
     def values(self, batch):
-        """Those of the formula."""
+        """Returns the formula's values `[B]`."""
         return super().values(batch) + nan_where_not_finite(batch.pairs.key_guides)
 
     def compare(self, columns, keys, batch):
-        """The formula of the cosines between columns a of the rows and b of the keys."""
+        """Applies the formula to the cosines between columns of the rows and the keys."""
         num_columns = columns.shape[1]
         return self._kernel((columns, keys), batch.pairs, num_columns, **self.options)
 
@@ -356,7 +355,7 @@ class GISTEmbedLoss(InBatchLoss):
         contrast_anchors,
         contrast_positives,
     ):
-        """-log of the own pair's part of all pairs that the guide leaves."""
+        """Returns -log of the own pair's fraction of all pairs that the guide keeps."""
         limit = masks.row_sum(guide_cosines(0, 1), own)  # [B]
         limit -= tf.abs(limit) * margin if margin_strategy == "relative" else margin
         # Anchors with positives, anchors, positives with positives, anchors with negatives.
@@ -373,7 +372,7 @@ class GISTEmbedLoss(InBatchLoss):
 
 
 class _GuidedPairs(NamedTuple):
-    """What a guide says of this replica's rows `[B, n, G]` and of all, `[N, n, G]`."""
+    """A guide's embeddings of this replica's rows `[B, n, G]` and of all `[N, n, G]`."""
 
     positions: tf.Tensor
     guides: tf.Tensor
@@ -384,7 +383,7 @@ class _GuidedPairs(NamedTuple):
 
 
 def _cosines(columns, keys):
-    """Function of two columns that gives the cosines `[B, N]` of rows of length 1."""
+    """Returns a function of two columns to the cosines `[B, N]` of rows of length 1."""
 
     @functools.cache
     def cosines(a, b):

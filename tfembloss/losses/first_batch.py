@@ -1,6 +1,6 @@
 """Warnings of a batch that teaches a model little or nothing, given once for each loss.
 
-A compiled step has no warnings: losses look here when they are called eagerly, and models
+A compiled step cannot warn, so losses check when they are called eagerly, and models
 before their first step.
 """
 
@@ -10,12 +10,12 @@ import numpy as np
 
 
 def check_first_batch(loss, y_true, shape):
-    """Warns of the first batch that this loss sees, if its `first_batch_warning` says so.
+    """Warns of the first batch that this loss gets, if its `first_batch_warning` says so.
 
     Args:
         loss: any loss; those of other packages have no warnings.
         y_true: array or tensor that holds values, or None.
-        shape: that of the predictions, `(B, D)` or `(B, n, D)`; None where not known.
+        shape: that of the predictions, `(B, D)` or `(B, n, D)`; None where unknown.
     """
     if not is_awaited(loss):
         return
@@ -26,12 +26,12 @@ def check_first_batch(loss, y_true, shape):
 
 
 def is_awaited(loss):
-    """Whether a loss has not seen its first batch yet."""
+    """Whether a loss has not had its first batch yet."""
     return not getattr(loss, "_first_batch_was_checked", True)
 
 
 def ids_warning(ids, positives):
-    """Of ids that are all equal; where positives matter, also of ids all distinct."""
+    """Returns a warning of ids all equal; if positives matter, also of ids all distinct."""
     ids = ids.reshape(-1)
     num_ids = len(np.unique(ids))
     if num_ids == len(ids) and positives and num_ids:
@@ -51,10 +51,10 @@ def ids_warning(ids, positives):
 
 
 def in_batch_warning(ids, shape):
-    """Of a batch in which no row has another row's documents as negatives.
+    """Returns a warning of a batch in which no row has negatives, or None.
 
     Args:
-        ids: array of the rows' ids, or None where rows with equal ids are not excluded.
+        ids: array of the rows' ids, or None if rows with equal ids are not excluded.
         shape: that of the predictions, `(B, n, D)`.
     """
     if len(shape) == 3 and shape[1] is not None and shape[1] > 2:
@@ -68,7 +68,7 @@ def in_batch_warning(ids, shape):
 
 
 def range_warning(y_true, low, high, meaning, advice):
-    """Of targets outside of the range that the loss's formula is made for."""
+    """Returns a warning of targets outside of the range of the loss, or None."""
     if not y_true.size or (y_true.min() >= low - 1e-6 and y_true.max() <= high + 1e-6):
         return None
     return (
@@ -78,7 +78,7 @@ def range_warning(y_true, low, high, meaning, advice):
 
 
 def order_warning(y_true):
-    """Of scores without an order: all equal, or only one."""
+    """Returns a warning of scores without an order: all equal, or only one."""
     if not y_true.size or (y_true != y_true.flat[0]).any():
         return None
     return (

@@ -1,7 +1,7 @@
 """Losses in which each row's documents are the negatives of all other rows.
 
-Columns `[B, n, D]`: an anchor, its positive, and negatives if there are any; on several
-replicas the documents are those of all.
+They take columns `[B, n, D]`: an anchor, its positive, and any negatives. On several
+replicas, the documents of all replicas are compared.
 """
 
 import keras
@@ -14,15 +14,15 @@ from tfembloss.losses.base import InBatchLoss
 
 @keras.saving.register_keras_serializable("tfembloss")
 class MultipleNegativesRankingLoss(InBatchLoss):
-    r"""Softmax over all documents of the batch: each anchor finds its own positive.
+    r"""Softmax cross-entropy over all documents of the batch, with in-batch negatives.
 
     With anchors $a_i$, positives $p_i$ and the documents $d$ of the batch (all positives
     and all negatives, of all replicas):
 
     $$L_i = -\log \frac{\exp(s \cdot sim(a_i, p_i))}{\sum_d \exp(s \cdot sim(a_i, d))}$$
 
-    Also known as InfoNCE, NT-Xent of pairs, or in-batch negatives. The larger the batch,
-    the harder the task and the better the embeddings.
+    Also known as InfoNCE, NT-Xent on pairs, or in-batch negatives loss. The larger the
+    batch, the harder the task and the better the embeddings.
 
     Call arguments: `y_pred` columns `[B, n, D]`, n >= 2: anchor, positive, negatives.
     `y_true` is not used, or ids `[B]` with `exclude_equal_ids=True`.
@@ -32,29 +32,31 @@ class MultipleNegativesRankingLoss(InBatchLoss):
             cosine; use 1 with `"dot"`.
         similarity: the negative of any distance of `tfembloss.distances`: `"cosine"`,
             `"dot"`, `"euclidean"`, ... or a function `(a, b) -> distances`.
-        symmetric: if true, the mean of this loss and of the one in which each positive
-            finds its anchor among the anchors of all rows.
+        symmetric: if true, the mean of this loss and of the same loss in the other
+            direction, from each positive to the anchors of all rows.
         exclude_equal_ids: if true, `y_true` are ids (integers or strings), and the
-            documents of another row with the same id are no negatives. Without it a
-            positive that stands twice in a batch is its own negative, and the loss
-            cannot fall below log 2.
-        tile_size: how many of the B rows are compared with all documents at a time, >= 1;
-            by default as many as are fast. It sets the memory, not the result.
+            documents of another row with the same id are not used as negatives. Without
+            it, a positive that occurs twice in a batch is its own negative, and the loss
+            cannot fall below log 2 there.
+        tile_size: how many of the B rows are compared with all documents at a time, >= 1.
+            By default a tile has at most 2^22 pairs, but at least 512 rows. It changes
+            the memory used, not the result: tiles are recomputed in the backward pass.
+            With `jit_compile=True` tiles are slow on CPUs, because XLA then computes the
+            matrix products inside the loop.
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: a number is out of range, `similarity` is unknown, `y_pred` has fewer
-            than two columns, or the ids are missing.
+        ValueError: if an argument, `y_pred` or the ids are invalid.
 
     Example:
 
     >>> import tensorflow as tf
     >>> loss = MultipleNegativesRankingLoss()
     >>> pairs = tf.constant([[[1.0, 0.0], [0.6, 0.8]], [[0.0, 1.0], [0.8, 0.6]]])
-    >>> round(float(loss(None, pairs)), 4)   # the wrong one is nearer
+    >>> round(float(loss(None, pairs)), 4)   # each wrong positive is nearer
     4.0181
     >>> loss = MultipleNegativesRankingLoss(exclude_equal_ids=True)
-    >>> float(loss(tf.constant(["same", "same"]), pairs))   # and here it is no negative
+    >>> float(loss(tf.constant(["same", "same"]), pairs))   # and is not a negative here
     0.0
 
     Reference:
@@ -62,9 +64,9 @@ class MultipleNegativesRankingLoss(InBatchLoss):
         Reply", 2017, https://arxiv.org/abs/1705.00652
 
     Relations:
-        Equal to sentence-transformers' class of this name; `symmetric=True` is its
-        directions ("query_to_doc", "doc_to_query") per direction. Finetuner spells it
-        `MultipleNegativeRankingLoss`. On several replicas it is what
+        Equal to sentence-transformers' class of the same name. `symmetric=True` is its
+        directions ("query_to_doc", "doc_to_query"), with a softmax per direction.
+        Finetuner spells it `MultipleNegativeRankingLoss`. On several replicas it is what
         sentence-transformers computes with `gather_across_devices=True`. Its
         `CachedMultipleNegativesRankingLoss` is this loss with
         `tfembloss.EmbeddingModel(encoder, mini_batch_size=...)`.
@@ -89,17 +91,17 @@ class MultipleNegativesRankingLoss(InBatchLoss):
 
     @property
     def distance(self):
-        """The similarity's negative; a softmax is blind to constants."""
+        """The negative of the similarity, up to a constant, which softmax ignores."""
         return self.similarity
 
     @property
     def takes_memory(self):
-        """Not if symmetric: the positives of the memory would have to find anchors, too."""
+        """Whether the loss takes a memory: only if it is not symmetric."""
         return not self.symmetric
 
     @staticmethod
     def formula(distances, positive, negative, *, scale, symmetric):
-        """The cross-entropy of each anchor; if symmetric also log sums of the documents."""
+        """Returns each anchor's cross-entropy; if symmetric, also documents' log sums."""
         logits = -scale * distances  # [B, N * m]
         candidates = positive | negative
         own = masks.row_sum(logits, positive)  # [B]
@@ -109,10 +111,10 @@ class MultipleNegativesRankingLoss(InBatchLoss):
         return values - own, masks.column_logsumexp(logits, candidates)  # [B], [N * m]
 
     def values(self, batch):
-        """Those of the formula; if symmetric, with the log sums of the own documents."""
+        """Returns values `[B]`; if symmetric, with the log sums of the own documents."""
         if not self.symmetric:
             return super().values(batch)
-        # Zeros fill the last tile, which are no anchors of the documents.
+        # The last tile is padded with zeros, which must not count as anchors.
         is_row = tf.ones_like(batch.pairs.positions, tf.bool)
         batch = batch._replace(pairs=batch.pairs._replace(is_row=is_row))
         values, log_sums = self.by_tiles(batch, log_sums=True)  # [B], [N * m]
@@ -127,28 +129,27 @@ MultipleNegativeRankingLoss = MultipleNegativesRankingLoss
 
 @keras.saving.register_keras_serializable("tfembloss")
 class MegaBatchMarginLoss(InBatchLoss):
-    r"""Each anchor near its positive and far from the nearest of all other positives.
+    r"""Margin loss that contrasts each anchor with its hardest negative of a large batch.
 
     With cosines s of the anchors $a_i$ and the positives $p_j$ of all replicas, and
     $[x] = \max(0, x)$:
 
     $$L_i = [m_p - s(a_i, p_i)] + [\max_{j \ne i} s(a_i, p_j) - m_n]$$
 
-    One negative for each anchor, which is the harder the larger the batch: large ones need
-    `tfembloss.EmbeddingModel(encoder, mini_batch_size=...)`.
+    There is one negative for each anchor. The larger the batch, the harder it is; large
+    batches need `tfembloss.EmbeddingModel(encoder, mini_batch_size=...)`.
 
     Call arguments: `y_pred` columns `[B, 2, D]`. `y_true` is not used, or ids `[B]` with
     `exclude_equal_ids=True`.
 
     Args:
-        positive_margin: $m_p$, the cosine that a positive should have at least.
-        negative_margin: $m_n$, the cosine that a negative should have at most.
+        positive_margin: $m_p$, the smallest cosine that a positive should have.
+        negative_margin: $m_n$, the largest cosine that a negative should have.
         exclude_equal_ids, tile_size: see `MultipleNegativesRankingLoss`.
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: a number is out of range, `y_pred` does not have two columns, or the ids
-            are missing.
+        ValueError: if an argument, `y_pred` or the ids are invalid.
 
     Example:
 
@@ -163,8 +164,8 @@ class MegaBatchMarginLoss(InBatchLoss):
         https://arxiv.org/abs/1711.05732
 
     Relations:
-        Equal to sentence-transformers' class of this name. Its mini-batched version is this
-        loss with `mini_batch_size`; there the negatives are those of one device.
+        Equal to sentence-transformers' class of the same name, whose negatives are those
+        of one device. Its mini-batched version is this loss with `mini_batch_size`.
     """
 
     num_columns = (2, 2)
@@ -185,7 +186,7 @@ class MegaBatchMarginLoss(InBatchLoss):
 
     @staticmethod
     def formula(distances, positive, negative, *, positive_margin, negative_margin):
-        """The two hinges of each anchor."""
+        """Returns the sum of the two hinges of each anchor."""
         cosines = 1 - distances  # [B, N]
         own = masks.row_sum(cosines, positive)  # [B]
         hardest = masks.row_max(cosines, negative)  # [B], -inf without a negative
@@ -195,7 +196,7 @@ class MegaBatchMarginLoss(InBatchLoss):
 
 @keras.saving.register_keras_serializable("tfembloss")
 class CLIPLoss(MultipleNegativesRankingLoss):
-    r"""Each image finds its text, and each text its image: a softmax both ways.
+    r"""Symmetric cross-entropy between two modalities, such as images and their texts.
 
     With the columns a and b, over the rows j of all replicas:
 
@@ -209,14 +210,13 @@ class CLIPLoss(MultipleNegativesRankingLoss):
         scale: factor s on the dot product, > 0: 1 for `tfembloss.DualEncoder`, whose
             columns carry its learned scale.
         exclude_equal_ids: if true, `y_true` are ids (integers or strings), and rows with
-            equal ids, as images of one class with the same text, are no negatives of each
-            other.
+            equal ids, such as images of one class with the same text, are not negatives of
+            each other.
         tile_size: see `MultipleNegativesRankingLoss`.
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: a number is out of range, `y_pred` does not have two columns, or the ids
-            are missing.
+        ValueError: if an argument, `y_pred` or the ids are invalid.
 
     Example:
 
@@ -232,8 +232,8 @@ class CLIPLoss(MultipleNegativesRankingLoss):
     Relations:
         Equal to open_clip's ClipLoss, on several replicas to that with
         `gather_with_grad=True, local_loss=True`; and to `MultipleNegativesRankingLoss(
-        scale, "dot", symmetric=True)`. On embeddings of any length, with a fixed scale,
-        that loss with `similarity="cosine"` is the one.
+        scale, "dot", symmetric=True)`. For embeddings of any length and a fixed scale use
+        that loss with `similarity="cosine"`.
     """
 
     num_columns = (2, 2)
@@ -252,7 +252,7 @@ class CLIPLoss(MultipleNegativesRankingLoss):
         )
 
     def truncate(self, y_pred, dim):
-        """The first dimensions, of the length of all, which carries the learned scale."""
+        """Returns the first `dim` dimensions, at the old length, which has the scale."""
         return distances.l2_normalize(y_pred[..., :dim]) * tf.norm(
             y_pred, axis=-1, keepdims=True
         )
@@ -260,7 +260,7 @@ class CLIPLoss(MultipleNegativesRankingLoss):
 
 @keras.saving.register_keras_serializable("tfembloss")
 class SigLIPLoss(InBatchLoss):
-    r"""Each pair of an image and a text by itself: do they belong together?
+    r"""Sigmoid loss: for each image and each text, do the two belong together?
 
     With the columns a and b, over the rows j of all replicas:
 
@@ -276,13 +276,12 @@ class SigLIPLoss(InBatchLoss):
         bias: t: 0 for `tfembloss.DualEncoder(..., initial_bias=-10.0)`, whose columns
             carry its learned bias.
         exclude_equal_ids: if true, `y_true` are ids (integers or strings), and rows with
-            equal ids are no negatives of each other.
+            equal ids are not negatives of each other.
         tile_size: see `MultipleNegativesRankingLoss`.
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: a number is out of range, `y_pred` does not have two columns, or the ids
-            are missing.
+        ValueError: if an argument, `y_pred` or the ids are invalid.
 
     Example:
 
@@ -298,7 +297,7 @@ class SigLIPLoss(InBatchLoss):
     Relations:
         Equal to big_vision's and open_clip's SigLIP loss, the sum over j and the mean over
         the rows. `tfembloss.DualEncoder(towers, initial_scale=10.0, initial_bias=-10.0)`
-        learns both numbers from where the paper begins.
+        learns both numbers, starting from the paper's initial values.
     """
 
     distance = "dot"
@@ -321,25 +320,25 @@ class SigLIPLoss(InBatchLoss):
 
     @staticmethod
     def formula(distances, positive, negative, *, scale, bias):
-        """The sum over the pairs of each row of the first column."""
+        """Returns the sum over the pairs of each row of the first column."""
         logits = bias - scale * distances  # [B, N]
         values = tf.nn.softplus(tf.where(positive, -logits, logits))  # [B, N]
         return masks.row_sum(values, positive | negative)
 
     def truncate(self, y_pred, dim):
-        """Not where the last dimension may carry the bias."""
+        """Raises ValueError: the last dimension may carry the bias."""
         raise ValueError(
             "SigLIPLoss takes columns that carry a learned scale and bias, which do not "
-            "survive truncation: expected another loss, as CLIPLoss."
+            "survive truncation: expected another loss, such as CLIPLoss."
         )
 
 
 @keras.saving.register_keras_serializable("tfembloss")
 class ContrastiveTensionLossInBatchNegatives(MultipleNegativesRankingLoss):
-    r"""Each text finds itself among the batch, in the other encoder: a softmax both ways.
+    r"""Contrastive tension with in-batch negatives, between two encoders of the same texts.
 
-    With the columns u, of one encoder, and v, of the other, both of the same texts, over
-    the rows j of all replicas:
+    With the embeddings u of one encoder and v of the other, of the same texts, over the
+    rows j of all replicas:
 
     $$L_i = -\frac{1}{2} \log \frac{e^{s \cos(u_i, v_i)}}{\sum_j e^{s \cos(u_i, v_j)}}
             -\frac{1}{2} \log \frac{e^{s \cos(u_i, v_i)}}{\sum_j e^{s \cos(u_j, v_i)}}$$
@@ -350,13 +349,12 @@ class ContrastiveTensionLossInBatchNegatives(MultipleNegativesRankingLoss):
     Args:
         scale: factor s on the cosine, > 0.
         exclude_equal_ids: if true, `y_true` are ids (integers or strings), and rows with
-            equal ids, as copies of one text, are no negatives of each other.
+            equal ids, such as copies of one text, are not negatives of each other.
         tile_size: see `MultipleNegativesRankingLoss`.
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: a number is out of range, `y_pred` does not have two columns, or the ids
-            are missing.
+        ValueError: if an argument, `y_pred` or the ids are invalid.
 
     Example:
 
@@ -372,9 +370,9 @@ class ContrastiveTensionLossInBatchNegatives(MultipleNegativesRankingLoss):
 
     Relations:
         `MultipleNegativesRankingLoss(scale, symmetric=True)` of two encoders. Equal to
-        sentence-transformers' class of this name, where the scale is learned from its
-        first value on: `CLIPLoss` and `tfembloss.DualEncoder({"twin":
-        tfembloss.models.twin(encoder), "text": encoder}, initial_scale=20.0)` do that.
+        sentence-transformers' class of the same name at its initial scale, which is
+        learned there. To learn it here, use `CLIPLoss` with `tfembloss.DualEncoder(
+        {"twin": tfembloss.models.twin(encoder), "text": encoder}, initial_scale=20.0)`.
     """
 
     num_columns = (2, 2)

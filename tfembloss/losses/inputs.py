@@ -9,7 +9,7 @@ _EXACT = {tf.float32: 2**24, tf.float64: 2**53}
 
 
 def as_tensor(x, name):
-    """A dense tensor, or a ValueError that says how."""
+    """Returns a dense tensor. Raises ValueError otherwise."""
     of_tensors = isinstance(x, list | tuple) and any(
         hasattr(part, "shape") and len(part.shape) > 1 for part in x
     )
@@ -22,13 +22,13 @@ def as_tensor(x, name):
         reason = ""
     raise ValueError(
         f"Expected {name} as one dense tensor or array. Received: {type(x).__name__}"
-        f"{reason}. Columns are stacked to one, tf.stack((anchors, positives), axis=1); of "
-        "ragged and sparse ones there is to_tensor()."
+        f"{reason}. Stack columns into one, tf.stack((anchors, positives), axis=1); "
+        "convert ragged and sparse ones by to_tensor()."
     )
 
 
 def as_predictions(y_pred, dtype):
-    """`y_pred` in the loss's dtype, or a ValueError that says how."""
+    """Returns `y_pred` in the loss's dtype. Raises ValueError otherwise."""
     y_pred = as_tensor(y_pred, "y_pred")
     is_real = y_pred.dtype.is_floating or y_pred.dtype.is_integer
     if is_real and y_pred.shape.rank != 0:
@@ -40,7 +40,7 @@ def as_predictions(y_pred, dtype):
 
 
 def as_weights(sample_weight, values):
-    """Weights of rows, None as it is, or a ValueError that says how."""
+    """Returns weights of rows, or None. Raises ValueError otherwise."""
     if sample_weight is None:
         return None
     weights = as_tensor(sample_weight, "sample_weight")
@@ -61,32 +61,32 @@ def as_weights(sample_weight, values):
 
 
 def no_targets(y_pred):
-    """What a model hands to its loss as `y_true` when it was given no y: `[B, 0]`."""
+    """Returns what a model passes to its loss as `y_true` if there is no y: `[B, 0]`."""
     return tf.zeros([tf.shape(y_pred)[0], 0])
 
 
 def are_missing(y_true):
-    """Whether `y_true` is what `no_targets` makes."""
+    """Whether `y_true` is what `no_targets` returns."""
     return y_true.shape.rank == 2 and y_true.shape[1] == 0
 
 
 def described(x, name):
-    """A tensor's shape and dtype, for an error: the shape a plain tuple."""
+    """Returns a tensor's shape, as a plain tuple, and dtype for an error message."""
     shape = "of unknown rank" if x.shape.rank is None else tuple(x.shape)
     return f"{name}.shape={shape} of {x.dtype.name}"
 
 
 def described_both(y_true, y_pred):
-    """The same of targets and predictions; of targets that were not given, that."""
+    """Returns the same for targets, if there are any, and predictions."""
     y = "no y" if are_missing(y_true) else described(y_true, "y_true")
     return f"{y}, {described(y_pred, 'y_pred')}"
 
 
 def require(holds, x, message):
-    """x, where a condition on values holds; an error where it does not.
+    """Returns x if a condition on values holds, and raises an error otherwise.
 
-    A ValueError in eager code. In a graph it is TensorFlow's InvalidArgumentError, and in
-    what XLA compiles there is no such check.
+    The error is a ValueError in eager code and TensorFlow's InvalidArgumentError in a
+    graph. Code that XLA compiles does not check.
     """
     if not tf.executing_eagerly():
         with tf.control_dependencies([tf.debugging.Assert(holds, [message])]):
@@ -97,7 +97,7 @@ def require(holds, x, message):
 
 
 def check_columns(y_pred, at_least, at_most=None):
-    """Columns `[B, n, D]` of so many columns, or a ValueError that says how."""
+    """Returns columns `[B, n, D]` with n in bounds. Raises ValueError otherwise."""
     shape = y_pred.shape
     number = f"n = {at_most}" if at_most == at_least else f"n >= {at_least}"
     columns = ["an anchor", "its positive (or the other of a pair)", "any negatives"]
@@ -123,7 +123,7 @@ def check_columns(y_pred, at_least, at_most=None):
 
 
 def check_known_columns(y_pred, at_least):
-    """The same, where the loss must know their number when it is traced."""
+    """Returns the same, for a loss that must know n when it is traced."""
     columns = check_columns(y_pred, at_least)
     if columns.shape[1] is not None:
         return columns
@@ -135,7 +135,7 @@ def check_known_columns(y_pred, at_least):
 
 
 def check_rows(y_pred):
-    """Embeddings `[B, D]`, or a ValueError that says how."""
+    """Returns embeddings `[B, D]`. Raises ValueError otherwise."""
     if y_pred.shape.rank == 2:
         return y_pred
     raise ValueError(
@@ -147,17 +147,17 @@ def check_rows(y_pred):
 
 
 def of_rows(y_true, y_pred, expected, advice, right_type):
-    """Targets `[B]`, one for each row of `y_pred`, or a ValueError that says how.
+    """Returns targets `[B]`, one for each row of `y_pred`. Raises ValueError otherwise.
 
-    Of `[B]` or `[B, 1]`, also where the rank is not known when this is traced: then the
-    sizes are compared when it runs.
+    The targets may be `[B]` or `[B, 1]`. If their rank is unknown when this is traced, the
+    sizes are compared at run time.
 
     Args:
         y_true: the targets.
         y_pred: rows `[B, ...]`.
         expected: what is expected, for the error.
         advice: what to do, for the error.
-        right_type: whether the dtype is such as is expected.
+        right_type: whether the dtype is as expected.
     """
     given, shape, num_rows = y_true, y_true.shape, tf.shape(y_pred)[0]
     same = tf.reduce_all(tf.shape(y_true)[:1] == num_rows)  # of [B], not of [B / 2, 2]
@@ -175,9 +175,9 @@ def of_rows(y_true, y_pred, expected, advice, right_type):
 
 
 def of_shape(y_true, expected, y_pred, message):
-    """Numbers of the expected shape, or a ValueError with the message.
+    """Returns numbers of the expected shape. Raises ValueError with the message otherwise.
 
-    What is not known when this is traced is compared when it runs.
+    Dimensions that are unknown when this is traced are compared at run time.
     """
     shape = y_true.shape
     are_numbers = y_true.dtype.is_floating or y_true.dtype.is_integer
@@ -196,7 +196,7 @@ def of_shape(y_true, expected, y_pred, message):
 
 
 def check_scores(y_true, y_pred):
-    """Numbers `[B]`, one for each row of `y_pred`, or a ValueError that says how.
+    """Returns numbers `[B]`, one for each row of `y_pred`. Raises ValueError otherwise.
 
     They stay exact: integers become int64, floating-point numbers float32 or float64.
     """
@@ -214,7 +214,7 @@ def check_scores(y_true, y_pred):
 
 
 def check_ids(y_true, y_pred):
-    """Integer ids `[B]`, one for each row of `y_pred`, or a ValueError that says how.
+    """Returns integer ids `[B]`, one for each row of `y_pred`. Raises ValueError otherwise.
 
     See `masks.integer_ids`.
     """
@@ -239,7 +239,7 @@ def check_ids(y_true, y_pred):
 
 
 def check_integers(y_true, message):
-    """Integers as int64, of any shape, or a ValueError with the message."""
+    """Returns integers of any shape as int64. Raises ValueError otherwise."""
     if y_true.dtype.is_floating:
         return _averaged_integers(y_true, message)
     if y_true.dtype.is_integer:
@@ -248,11 +248,11 @@ def check_integers(y_true, message):
 
 
 def _averaged_integers(y_true, message):
-    """int64 where Keras made floats of integers, or a ValueError with the message.
+    """Returns int64 where Keras turned integers into floats. Raises ValueError otherwise.
 
     While Keras (3.15) builds a stock model under a strategy, it calls the loss once, to
-    learn of its shape, with the average of what the replicas will get. A step never runs
-    there; if other code does, only numbers are taken that are integers, exactly.
+    infer its shape, with the average of the replicas' inputs. No step runs there; if other
+    code does, only numbers that are exact integers are accepted.
     """
     if not replicas.is_building():
         raise ValueError(message)

@@ -11,10 +11,10 @@ _WORDS = re.compile("(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 def make_known(losses):
-    """So that `keras.losses.get`, and with it `compile`, finds losses by their names.
+    """Lets `keras.losses.get`, and with it `compile`, find losses by their names.
 
-    Also in snake case. Keras looks names up in a table of its own losses (3.15), and not
-    among what is registered; names of its own stay what they are.
+    Also in snake case. Keras (3.15) looks names up in a table of its own losses, and not
+    among registered classes; its own names are not replaced.
 
     Args:
         losses: classes of losses by name.
@@ -26,9 +26,9 @@ def make_known(losses):
 
 
 def one_of_ours(loss):
-    """An instance of the loss of this package that a name or a class means.
+    """Returns an instance of the loss of this package with this name or class.
 
-    Anything else as it is: Keras has names of its own, some of no loss alone.
+    Anything else is returned unchanged, since Keras has names of its own.
     """
     if isinstance(loss, type) and issubclass(loss, keras.losses.Loss):
         return loss()

@@ -18,8 +18,8 @@ from tfembloss.losses.scored_pairs import (
     OnlineContrastiveLoss,
 )
 
-# The kinds of data, by what stands in a row, and the losses for them, the first choice
-# first. README's table says which shapes x and y have.
+# The kinds of data, by what a row holds, and the losses for them, the best choice first.
+# README's table says which shapes x and y have.
 _LOSSES = {
     "article-label": (TripletMarginLoss, ArcFaceLoss, CosFaceLoss),
     "query-article": (MultipleNegativesRankingLoss,),
@@ -39,20 +39,20 @@ _LOSSES = {
 
 
 def for_data(kind):
-    """The losses recommended for a kind of data, the first choice first.
+    """Returns the losses recommended for a kind of data, the best choice first.
 
     | kind | y |
     |---|---|
     | `"article-label"` | a class of each article |
     | `"query-article"` | none: the other rows' articles are the negatives |
-    | `"query-article-irrelevant_article"` | none; for `MarginMSELoss` a teacher's margins |
-    | `"query-article-score"` | how alike the two are, a number |
+    | `"query-article-irrelevant_article"` | none; a teacher's margins for `MarginMSELoss` |
+    | `"query-article-score"` | how similar the two are, a number |
     | `"query-article-match"` | 1 for a match, 0 for none |
     | `"query-article-teacher_scores"` | a teacher's score of each article of a query |
-    | `"premise-hypothesis-label"` | what two texts are to each other, a class |
-    | `"text-image"` | none: two kinds of things, for `tfembloss.DualEncoder` |
+    | `"premise-hypothesis-label"` | the relation of two texts, a class |
+    | `"text-image"` | none: two modalities, for `tfembloss.DualEncoder` |
     | `"text-teacher_embedding"` | a teacher's embedding of each text |
-    | `"text"` | none: texts alone, in models of their own |
+    | `"text"` | none: texts only, for models of their own |
 
     The README's table "Which loss for your data" says the same with the shapes of x and y.
 
@@ -63,7 +63,7 @@ def for_data(kind):
         Tuple of losses with their default options, for `model.compile(loss=...)`.
 
     Raises:
-        ValueError: another kind.
+        ValueError: if the kind is unknown.
 
     Example:
 
@@ -71,7 +71,7 @@ def for_data(kind):
     ['TripletMarginLoss', 'ArcFaceLoss', 'CosFaceLoss']
 
     Relations:
-        Finetuner's five kinds of data and its losses for them; and five more.
+        These are Finetuner's five kinds of data and its losses for them, and five more.
     """
     if kind in _LOSSES:
         return tuple(loss() for loss in _LOSSES[kind])

@@ -1,4 +1,4 @@
-"""A loss on words that a decoder makes of an embedding."""
+"""A loss on the tokens that a decoder reconstructs from an embedding."""
 
 import keras
 import tensorflow as tf
@@ -11,10 +11,10 @@ from tfembloss.losses.inputs import check_integers, described_both, of_shape
 
 @keras.saving.register_keras_serializable("tfembloss")
 class DenoisingAutoEncoderLoss(EmbeddingLoss):
-    r"""How well a text is told from its embedding: cross-entropy of its tokens.
+    r"""Cross-entropy of the tokens of a text, as reconstructed from its embedding.
 
     With the decoder's distribution $p_{it}$ over the vocabulary at token t of text i, M
-    tokens that are not padding on all replicas, and N texts:
+    tokens on all replicas that are not padding, and N texts:
 
     $$L_i = -\frac{N}{M} \sum_{t:\; y_{it} \ne \text{padding}} \log p_{it}(y_{it})$$
 
@@ -23,12 +23,12 @@ class DenoisingAutoEncoderLoss(EmbeddingLoss):
     Call arguments: `y_pred` logits `[B, T, V]`; `y_true` token ids `[B, T]`, integers.
 
     Args:
-        padding: the token id that stands for no token.
+        padding: the token id of padding.
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: `padding` is no whole number, the logits have not three axes, or the
-            token ids are no integers of shape `[B, T]`.
+        ValueError: if `padding` is not an integer, the logits do not have three axes, or
+            the token ids are not integers of shape `[B, T]`.
 
     Example:
 
@@ -42,8 +42,8 @@ class DenoisingAutoEncoderLoss(EmbeddingLoss):
         Unsupervised Sentence Embedding Learning", 2021, https://arxiv.org/abs/2104.06979
 
     Relations:
-        For `tfembloss.DenoisingAutoEncoder`, which makes the logits. Equal to
-        sentence-transformers' class of this name, which is given the texts and owns the
+        For `tfembloss.DenoisingAutoEncoder`, which computes the logits. Equal to
+        sentence-transformers' class of the same name, which takes the texts and owns the
         decoder.
     """
 
@@ -52,7 +52,7 @@ class DenoisingAutoEncoderLoss(EmbeddingLoss):
         self.padding = integer("padding", padding)
 
     def call(self, y_true, y_pred):
-        """Values `[B]` of the logits `y_pred [B, T, V]` with tokens `y_true [B, T]`."""
+        """Returns values `[B]` of logits `y_pred [B, T, V]` with tokens `y_true [B, T]`."""
         tokens = _check_tokens(y_true, y_pred)  # [B, T]
         is_token = tokens != self.padding
         targets = tf.where(is_token, tokens, tf.zeros_like(tokens))  # any within V
@@ -64,7 +64,7 @@ class DenoisingAutoEncoderLoss(EmbeddingLoss):
         return share * tf.reduce_sum(errors, axis=1) + nan_where_not_finite(y_pred)
 
     def truncate(self, y_pred, dim):
-        """Not of logits."""
+        """Raises ValueError: logits cannot be truncated."""
         raise ValueError(
             "DenoisingAutoEncoderLoss takes logits, which cannot be truncated: expected a "
             "loss on embeddings."

@@ -14,14 +14,14 @@ from tfembloss.losses.inputs import are_missing, check_columns, check_scores, re
 
 
 class ScoredPairLoss(EmbeddingLoss):
-    """Base of the losses on each pair by itself, of its distance and its score.
+    """Base of the losses of each pair by itself, by its distance and its score.
 
-    A subclass names its `distance` and writes a static method
+    A subclass sets its `distance` and defines a static method
 
         formula(distances, scores, *, margin) -> values [B]
 
-    of the distances `[B]` of the pairs' embeddings and of the targets `[B]`; it takes the
-    loss's attributes by name.
+    of the distances `[B]` between the pairs' embeddings and the targets `[B]`. Its keyword
+    arguments are the loss's attributes of the same names.
     """
 
     distance: str | Callable = "cosine"
@@ -35,7 +35,7 @@ class ScoredPairLoss(EmbeddingLoss):
         return differentiable(of_columns)
 
     def call(self, y_true, y_pred):
-        """Values `[B]` of the columns `y_pred [B, 2, D]` with scores `y_true [B]`."""
+        """Returns values `[B]` of columns `y_pred [B, 2, D]` with scores `y_true [B]`."""
         columns = check_columns(y_pred, at_least=2, at_most=2)  # [B, 2, D]
         scores = tf.cast(check_scores(y_true, columns), self.dtype)  # [B]
         distance = distances.get(self.distance)
@@ -44,7 +44,7 @@ class ScoredPairLoss(EmbeddingLoss):
 
 @keras.saving.register_keras_serializable("tfembloss")
 class CosineSimilarityLoss(ScoredPairLoss):
-    r"""The cosine of a pair is its score: squared error.
+    r"""Squared error between the cosine similarity of a pair and its score.
 
     $$L_i = (\cos(u_i, v_i) - y_i)^2$$
 
@@ -55,7 +55,7 @@ class CosineSimilarityLoss(ScoredPairLoss):
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: `y_pred` does not have two columns, or the scores are missing.
+        ValueError: if `y_pred` or the scores are invalid.
 
     Example:
 
@@ -69,30 +69,30 @@ class CosineSimilarityLoss(ScoredPairLoss):
         BERT-Networks", 2019, https://arxiv.org/abs/1908.10084
 
     Relations:
-        Equal to sentence-transformers' class of this name. `CoSENTLoss` and `AnglELoss`
-        ask for the order of the scores only, and usually learn more.
+        Equal to sentence-transformers' class of the same name. `CoSENTLoss` and `AnglELoss`
+        only ask for the order of the scores, and usually give better embeddings.
     """
 
     @staticmethod
     def formula(distances, scores):
-        """The squared error of each cosine."""
+        """Returns the squared error of each cosine."""
         return tf.square(1 - distances - scores)
 
     def first_batch_warning(self, y_true, shape):
-        """Of scores that no cosine reaches."""
+        """Returns a warning of scores outside of the range of cosines, or None."""
         advice = "Divide them by the greatest possible, as y / 5 for scores from 0 to 5."
         return range_warning(y_true, -1, 1, "scores in the range of cosines", advice)
 
 
 @keras.saving.register_keras_serializable("tfembloss")
 class ContrastiveLoss(ScoredPairLoss):
-    r"""Matching pairs together, others apart until a margin.
+    r"""Pulls matching pairs together, and pushes others apart up to a margin.
 
     $$L_i = \frac{1}{2} \big(y_i\, d_i^2 + (1 - y_i) \max(0,\; m - d_i)^2\big),\quad
       d_i = d(u_i, v_i)$$
 
     Call arguments: `y_pred` columns `[B, 2, D]`; `y_true` labels `[B]`: 1 for a match, 0
-    for none; what is between weighs both terms.
+    for none; a number in between weights both terms.
 
     Args:
         margin: m, a distance, >= 0.
@@ -100,8 +100,7 @@ class ContrastiveLoss(ScoredPairLoss):
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: `margin` is negative, `distance` is unknown, `y_pred` has not two
-            columns, or the labels are missing.
+        ValueError: if an argument, `y_pred` or the labels are invalid.
 
     Example:
 
@@ -135,12 +134,12 @@ class ContrastiveLoss(ScoredPairLoss):
 
     @staticmethod
     def formula(distances, labels, *, margin):
-        """Half the square of each distance, or of what it lacks of the margin."""
+        """Returns half the square of each distance, or of what it lacks to the margin."""
         far, near = tf.square(distances), tf.square(tf.nn.relu(margin - distances))
         return (labels * far + (1 - labels) * near) / 2
 
     def first_batch_warning(self, y_true, shape):
-        """Of labels that would push matches apart, or others together."""
+        """Returns a warning of labels outside of 0 to 1, or None."""
         advice = "For scores of another range use CoSENTLoss, which compares them only."
         return range_warning(y_true, 0, 1, "labels, 1 for a match and 0 for none", advice)
 
@@ -157,16 +156,16 @@ def _mean(x, mask):
 
 @keras.saving.register_keras_serializable("tfembloss")
 class OnlineContrastiveLoss(ContrastiveLoss):
-    r"""`ContrastiveLoss` of the hard pairs of the batch only, summed.
+    r"""Sum of `ContrastiveLoss` over the hard pairs of the batch only.
 
     With P the matching pairs of all replicas and N the others:
 
     $$L = \sum_{i \in P,\; d_i > \min_N d} d_i^2
         + \sum_{i \in N,\; d_i < \max_P d} \max(0,\; m - d_i)^2$$
 
-    A batch without pairs of one kind compares those of the other with their own mean.
-    Each row's value is its term times the number of rows of all replicas, so that the
-    mean of the values is the sum above.
+    Where a batch has pairs of one kind only, they are compared with their own mean
+    distance. Each row's value is its term times the number of rows of all replicas, so
+    that the mean of the values is the sum above.
 
     Call arguments: `y_pred` columns `[B, 2, D]`; `y_true` labels `[B]`: 1 for a match, 0
     for none.
@@ -177,8 +176,8 @@ class OnlineContrastiveLoss(ContrastiveLoss):
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: as `ContrastiveLoss`, and if a label is neither 0 nor 1 (in a graph the
-            error is TensorFlow's InvalidArgumentError, with the same words).
+        ValueError: as for `ContrastiveLoss`, and if a label is neither 0 nor 1 (in a graph
+            this is TensorFlow's InvalidArgumentError, with the same message).
 
     Example:
 
@@ -197,7 +196,7 @@ class OnlineContrastiveLoss(ContrastiveLoss):
     """
 
     def call(self, y_true, y_pred):
-        """Values `[B]` of the columns `y_pred [B, 2, D]` with labels `y_true [B]`."""
+        """Returns values `[B]` of columns `y_pred [B, 2, D]` with labels `y_true [B]`."""
         columns = check_columns(y_pred, at_least=2, at_most=2)  # [B, 2, D]
         labels = check_scores(y_true, columns)  # [B]
         labels = require(
@@ -214,7 +213,7 @@ class OnlineContrastiveLoss(ContrastiveLoss):
         return tf.where(hard, num_rows * value, 0 * d)  # 0 * d: NaN stays
 
     def _is_hard(self, d, match):
-        """Matches farther than the nearest other pair, others nearer than the farthest."""
+        """Returns matches beyond the nearest other pair, and others within the farthest."""
         keys, key_match = replicas.gather(d), replicas.gather(tf.cast(match, tf.int64)) == 1
         infinity = tf.constant(float("inf"), d.dtype)
         farthest = tf.reduce_max(tf.where(key_match, keys, -infinity))
@@ -250,27 +249,27 @@ def _scaled_cosines(columns, scale):
 
 @keras.saving.register_keras_serializable("tfembloss")
 class CoSENTLoss(EmbeddingLoss):
-    r"""Pairs in the order of their scores: the higher score, the higher cosine.
+    r"""Ranks pairs by their scores: a pair with a higher score gets a higher cosine.
 
-    One number for the pairs of all replicas:
+    There is one loss for the pairs of all replicas:
 
     $$L = \log\Big(1 + \sum_{i,j:\; y_i < y_j} e^{s_i - s_j}\Big),\quad
       s_i = scale \cdot \cos(u_i, v_i)$$
 
-    The mean of the values is L: row i has the number of rows times its share
-    $\sum_{j: y_i < y_j} e^{s_i - s_j}$ of the sum. So a weight of 0 takes a row out as the
-    one that is too high. Sorted, not compared pair by pair: memory is a few `[N]`.
+    The mean of the values is L: the value of row i is the number of rows times the
+    fraction of L that is due to its terms $\sum_{j: y_i < y_j} e^{s_i - s_j}$. So a weight
+    of 0 removes the terms in which this row is ranked too high. Rows are sorted, not
+    compared pair by pair: memory is a few vectors `[N]`.
 
     Call arguments: `y_pred` columns `[B, 2, D]`; `y_true` scores `[B]`, any numbers,
-    compared exactly as they are.
+    compared exactly, without a cast to a lower precision.
 
     Args:
         scale: factor on the cosine, > 0: the inverse of a temperature.
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: `scale` is not positive, `y_pred` does not have two columns, or the
-            scores are missing.
+        ValueError: if an argument, `y_pred` or the scores are invalid.
 
     Example:
 
@@ -292,17 +291,17 @@ class CoSENTLoss(EmbeddingLoss):
         self.scale = positive("scale", scale)
 
     def call(self, y_true, y_pred):
-        """Values `[B]` of the columns `y_pred [B, 2, D]` with scores `y_true [B]`."""
+        """Returns values `[B]` of columns `y_pred [B, 2, D]` with scores `y_true [B]`."""
         columns = check_columns(y_pred, at_least=2, at_most=2)  # [B, 2, D]
         scores = check_scores(y_true, columns)[:, None]  # [B, 1]
         return self._rank(_scaled_cosines(columns, self.scale), scores)
 
     def first_batch_warning(self, y_true, shape):
-        """Of scores without an order."""
+        """Returns a warning of scores that are all equal, or None."""
         return order_warning(y_true)
 
     def _rank(self, similarities, scores):
-        """Values `[B]` of pairs `[B, m]`, of which each is ranked among all."""
+        """Returns values `[B]` of pairs `[B, m]`, of which each is ranked among all."""
         keys = tf.reshape(replicas.gather(similarities), [-1])  # [N * m]
         key_scores = tf.reshape(replicas.gather(scores), [-1])
         log_terms = keys + _log_sums_over_greater(-keys, key_scores)  # [N * m]
@@ -330,14 +329,15 @@ def _scaled_angles(columns, scale):
 
 @keras.saving.register_keras_serializable("tfembloss")
 class AnglELoss(CoSENTLoss):
-    r"""`CoSENTLoss` on angles in the complex plane, whose slope does not vanish near 1.
+    r"""`CoSENTLoss` on angles in the complex plane, whose gradient does not vanish near 1.
 
     The halves of a vector of length 1 are the real and the imaginary part of complex
     numbers, $u = a + ib$ and $v = c + id$, and
 
     $$s_i = scale \cdot |\textstyle\sum (a c + b d) + \sum (b c - a d)|$$
 
-    stands for the cosine of `CoSENTLoss`. A vector of odd dimension is padded with a 0.
+    takes the place of the scaled cosine in `CoSENTLoss`. A vector of odd dimension is
+    padded with a 0.
 
     Call arguments: `y_pred` columns `[B, 2, D]` and `y_true` scores `[B]`; or columns
     `[B, n, D]`, n >= 3, and no `y_true`: an anchor, its positive and negatives, which are
@@ -348,8 +348,8 @@ class AnglELoss(CoSENTLoss):
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: `scale` is not positive, `y_pred` has fewer than two columns, the
-            scores of two columns are missing, or there are scores for more.
+        ValueError: if `scale` or `y_pred` is invalid, if the scores of two columns are
+            missing, or if scores are given for more than two.
 
     Example:
 
@@ -367,7 +367,7 @@ class AnglELoss(CoSENTLoss):
     """
 
     def call(self, y_true, y_pred):
-        """Values `[B]` of the columns `y_pred [B, n, D]`."""
+        """Returns values `[B]` of columns `y_pred [B, n, D]`."""
         columns = check_columns(y_pred, at_least=2)  # [B, n, D]
         angles = _scaled_angles(columns, self.scale)  # [B, n - 1]
         if columns.shape[1] == 2:
@@ -385,9 +385,9 @@ class AnglELoss(CoSENTLoss):
 
 @keras.saving.register_keras_serializable("tfembloss")
 class ContrastiveTensionLoss(EmbeddingLoss):
-    r"""Are two texts the same? Binary cross-entropy of the two encoders' dot product.
+    r"""Binary cross-entropy of whether two texts are the same, by two encoders.
 
-    With the columns u, of one encoder, and v, of the other, and labels y:
+    With the embeddings u of one encoder and v of the other, and labels y:
 
     $$L = \sum_i -y_i \log \sigma(u_i \cdot v_i)
           - (1 - y_i) \log (1 - \sigma(u_i \cdot v_i))$$
@@ -403,9 +403,8 @@ class ContrastiveTensionLoss(EmbeddingLoss):
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: `y_pred` does not have two columns, the labels are not of shape `[B]`,
-            or one is not within 0 to 1 (in a graph the error is TensorFlow's
-            InvalidArgumentError, with the same words).
+        ValueError: if `y_pred` is invalid, or a label is not within 0 to 1 (in a graph this
+            is TensorFlow's InvalidArgumentError, with the same message).
 
     Example:
 
@@ -419,12 +418,12 @@ class ContrastiveTensionLoss(EmbeddingLoss):
         https://openreview.net/forum?id=Ov_sMNau-PF
 
     Relations:
-        Equal to sentence-transformers' class of this name, which owns the second encoder
-        and sums over each device's rows.
+        Equal to sentence-transformers' class of the same name, which owns the second
+        encoder and sums over each device's rows.
     """
 
     def call(self, y_true, y_pred):
-        """Values `[B]` of the columns `y_pred [B, 2, D]` with labels `y_true [B]`."""
+        """Returns values `[B]` of columns `y_pred [B, 2, D]` with labels `y_true [B]`."""
         columns = check_columns(y_pred, at_least=2, at_most=2)  # [B, 2, D]
         if are_missing(y_true):
             raise ValueError(
@@ -445,5 +444,5 @@ class ContrastiveTensionLoss(EmbeddingLoss):
         return replicas.total(tf.cast(tf.size(values), self.dtype)) * values
 
     def truncate(self, y_pred, dim):
-        """The first `dim` dimensions, of their own length: it tells dot products apart."""
+        """Returns the first `dim` dimensions as they are: dot products depend on length."""
         return y_pred[..., :dim]

@@ -1,4 +1,4 @@
-"""Losses around another loss."""
+"""Losses that wrap another loss."""
 
 import keras
 
@@ -9,26 +9,28 @@ from tfembloss.losses.inputs import described
 
 @keras.saving.register_keras_serializable("tfembloss")
 class MatryoshkaLoss(EmbeddingLoss):
-    r"""A loss on the first dimensions of the embeddings too, so that they can be cut short.
+    r"""Applies a loss also to truncated embeddings, so that they can be shortened later.
 
-    With $x_{:d}$ the first d dimensions, at length 1:
+    With $x_{:d}$ the first d dimensions, normalized to length 1:
 
     $$L_i = \sum_d w_d\, loss_i(x_{:d})$$
 
     `tfembloss.export_encoder(..., dimensions=d)` then exports an encoder to d dimensions.
+    Losses on class scores and `SigLIPLoss` cannot be wrapped, because their inputs cannot
+    be truncated.
 
-    Call arguments: those of `loss`. Embeddings of a teacher (`MSELoss`) are truncated, and
-    keep their length.
+    Call arguments: those of `loss`. Embeddings of a teacher (`MSELoss`) are truncated
+    without normalization.
 
     Args:
         loss: a loss of this package on embeddings; its reduction is not used.
-        dims: the numbers of dimensions, different, 1 to D, as `[384, 128, 32]`.
-        weights: $w_d$, as many, >= 0; by default 1 each.
+        dims: distinct numbers of dimensions, 1 to D, such as `[384, 128, 32]`.
+        weights: $w_d$, one for each of `dims`, >= 0; by default 1 each.
         reduction, name: see `EmbeddingLoss`. The dtype is that of `loss`.
 
     Raises:
-        ValueError: `loss` is no loss of this package or not on embeddings, `dims` or
-            `weights` are not as above, or the embeddings have fewer dimensions.
+        ValueError: if an argument is invalid or the embeddings have fewer dimensions than
+            `dims`; for `SigLIPLoss` at the first call.
 
     Example:
 
@@ -44,8 +46,8 @@ class MatryoshkaLoss(EmbeddingLoss):
         https://arxiv.org/abs/2205.13147
 
     Relations:
-        Equal to sentence-transformers' class of this name that uses all dimensions in
-        every step. `CLIPLoss` keeps its learned scale.
+        Equal to sentence-transformers' class of the same name when that uses all
+        dimensions in every step. `CLIPLoss` keeps its learned scale.
     """
 
     def __init__(
@@ -79,16 +81,16 @@ class MatryoshkaLoss(EmbeddingLoss):
 
     @property
     def targets_are_ids(self):
-        """Where they are those of the loss."""
+        """Whether the wrapped loss compares ids."""
         return self.loss.targets_are_ids
 
     @property
     def takes_memory(self):
-        """Where the loss does."""
+        """Whether the wrapped loss takes a memory."""
         return self.loss.takes_memory
 
     def call(self, y_true, y_pred, memory=None):
-        """Values `[B]`, the weighted sum of the loss's own."""
+        """Returns values `[B]`, the weighted sum of the wrapped loss's values."""
         if not y_pred.shape.rank or (y_pred.shape[-1] or 0) < max(self.dims):
             raise ValueError(
                 f"Expected embeddings of at least {max(self.dims)} dimensions, the largest "
@@ -106,5 +108,5 @@ class MatryoshkaLoss(EmbeddingLoss):
         return total
 
     def first_batch_warning(self, y_true, shape):
-        """That of the loss."""
+        """Returns the warning of the wrapped loss."""
         return self.loss.first_batch_warning(y_true, shape)

@@ -120,7 +120,7 @@ class EmbeddingClassifier(EncoderModel):
         return loss
 
     def call(self, x, training=None):
-        """Embeddings `[B, D]` of one column, `[B, n, D]` of a tuple of n columns."""
+        """Returns embeddings `[B, D]` of one column, `[B, n, D]` of a tuple of n."""
         embeddings = super().call(x, training=training)
         self._build_parts(embeddings.shape)  # of which only the loss and metrics know
         return embeddings
@@ -155,7 +155,7 @@ class EmbeddingClassifier(EncoderModel):
         return [layer for layer in super()._encoder_layers() if id(layer) not in of_head]
 
     def _sampled_scores(self, embeddings, y):
-        """Scores `[B, S]` of the sampled classes, and the labels as numbers of these."""
+        """Returns scores `[B, S]` of sampled classes, and the labels as their indices."""
         y = no_targets(embeddings) if y is None else tf.convert_to_tensor(y)
         labels = check_labels(y, embeddings, self.head.num_classes)  # [B]
         keys = replicas.gather(labels)  # [N], so that all replicas draw the same

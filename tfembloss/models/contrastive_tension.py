@@ -101,7 +101,7 @@ class ContrastiveTensionModel(EncoderModel):
         self.twin = twin(encoder)
 
     def call(self, x, training=None):
-        """Embeddings `[B, D]` of one column; of two `[B, 2, D]`, the copy's first."""
+        """Returns embeddings `[B, D]` of one column, `[B, 2, D]` of two, the copy first."""
         if not isinstance(x, (tuple, list)):
             return super().call(x, training=training)
         check_no_strings(x)

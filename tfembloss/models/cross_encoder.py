@@ -90,7 +90,7 @@ class CrossEncoder(ColumnModel):
         self.score = keras.layers.Dense(1, dtype="float32")
 
     def call(self, x, training=None):
-        """Scores `[B, 1]` of the encoder's input."""
+        """Returns scores `[B, 1]` of the encoder's input."""
         check_no_strings(x)
         embeddings = self.encoder(x, training=training)
         if tf.is_tensor(embeddings) and embeddings.shape.rank == 3:

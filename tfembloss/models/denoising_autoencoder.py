@@ -117,7 +117,7 @@ class DenoisingAutoEncoder(EncoderModel):
             self.decoder.build(tokens, tuple(shape))
 
     def call(self, x, training=None):
-        """Embeddings `[B, D]` of token ids."""
+        """Returns embeddings `[B, D]` of token ids."""
         embeddings = super().call(x, training=training)
         self._build_parts(embeddings.shape)  # which only the loss calls
         return embeddings
@@ -174,7 +174,7 @@ class DenoisingAutoEncoder(EncoderModel):
         )
 
     def logits(self, tokens, embeddings, training=None):
-        """Logits `[B, T, V]` of each token, given those before it and the embedding."""
+        """Returns logits `[B, T, V]` of tokens, given those before and the embedding."""
         embedded = self.token_embedding(tokens)  # [B, T, D]
         states = self.decoder(embedded, embeddings, training=training)
         table = tf.cast(self.token_embedding.embeddings, states.dtype)  # [V, D]

@@ -174,7 +174,7 @@ class DualEncoder(ColumnModel):
         return keras.KerasTensor((None, 2, *dims), "float32")
 
     def call(self, x, training=None):
-        """Embeddings `[B, 2, D]` of length 1."""
+        """Returns embeddings `[B, 2, D]` of length 1."""
         check_no_strings(x)
         columns = [
             directions(tf.cast(tower(column, training=training), tf.float32))

@@ -48,7 +48,7 @@ class EncoderModel(ColumnModel):
         self.built = True
 
     def call(self, x, training=None):
-        """Embeddings `[B, D]` of one column, `[B, n, D]` of a tuple of n columns."""
+        """Returns embeddings `[B, D]` of one column, `[B, n, D]` of a tuple of n."""
         check_no_strings(x)
 
         def embed(rows):

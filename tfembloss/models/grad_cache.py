@@ -107,7 +107,7 @@ class MiniBatches:
 
 
 def embed(model, batches, states, training):
-    """Embeddings `[M, m, ...]` of the mini-batches."""
+    """Returns embeddings `[M, m, ...]` of the mini-batches."""
     first = model(batches[0], training=training)
     _check_losses(model)
     states.moved_by_first()

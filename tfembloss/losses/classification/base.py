@@ -9,20 +9,20 @@ from tfembloss.losses.inputs import described, of_rows, require
 class ClassLoss(EmbeddingLoss):
     """Base of the losses on class scores `[B, C]` with labels `[B]` from 0 to C - 1.
 
-    A subclass writes `values(labels, scores) -> values [B]`.
+    A subclass defines `values(labels, scores) -> values [B]`.
     """
 
     takes_scores = True
     cosines = True  # whether the scores must be cosines
 
     def call(self, y_true, y_pred):
-        """Values `[B]` of the class scores `y_pred [B, C]` with labels `y_true [B]`."""
+        """Returns values `[B]` of scores `y_pred [B, C]` with labels `y_true [B]`."""
         scores = self.check_scores(y_pred)
         labels = check_labels(y_true, scores, num_classes(scores))  # [B]
         return self.values(labels, scores)
 
     def check_scores(self, y_pred):
-        """Scores `[B, C]`, or a ValueError that says how."""
+        """Returns scores `[B, C]`. Raises ValueError otherwise."""
         if y_pred.shape.rank != 2:
             raise ValueError(
                 f"{type(self).__name__} expects class scores [B, C]. Received: "
@@ -31,7 +31,7 @@ class ClassLoss(EmbeddingLoss):
                 "num_classes), or PairHead(num_labels) with SoftmaxLoss."
             )
         if self.cosines:
-            # Of some rows: where embeddings or logits are given, any row shows it.
+            # A few rows suffice: embeddings or logits show in any row.
             largest = tf.reduce_max(tf.abs(y_pred[:16]))
             return require(
                 ~(largest > 1.01),
@@ -43,7 +43,7 @@ class ClassLoss(EmbeddingLoss):
         return y_pred
 
     def truncate(self, y_pred, dim):
-        """Not of scores."""
+        """Raises ValueError: scores cannot be truncated."""
         raise ValueError(
             f"{type(self).__name__} takes class scores, not embeddings: expected another "
             "loss to truncate embeddings for."
@@ -51,7 +51,7 @@ class ClassLoss(EmbeddingLoss):
 
 
 def check_labels(y_true, y_pred, num_classes):
-    """Labels `[B]`, int64 from 0 to C - 1, or a ValueError that says how.
+    """Returns labels `[B]`, int64 from 0 to C - 1. Raises ValueError otherwise.
 
     Args:
         y_true: labels `[B]` or `[B, 1]`.
@@ -81,17 +81,17 @@ def check_labels(y_true, y_pred, num_classes):
 
 
 def num_classes(scores):
-    """The number of columns of scores `[B, C]`, a number or a tensor."""
+    """Returns the number of columns of scores `[B, C]`, a number or a tensor."""
     return scores.shape[1] or tf.shape(scores)[1]
 
 
 def hits(labels, scores):
-    """Where a column is its row's label, `[B, C]`."""
+    """Returns where a column is the label of its row, `[B, C]`."""
     return labels[:, None] == tf.range(tf.shape(scores, tf.int64)[1])[None, :]
 
 
 def of_label(scores, labels):
-    """Each row's score of its own label `[B]`; NaN without one, where no check was made."""
+    """Returns the score of each row's label `[B]`; NaN for an unchecked, invalid label."""
     last = tf.shape(scores, tf.int64)[1] - 1
     right = (labels >= 0) & (labels <= last)
     inside = tf.clip_by_value(labels, 0, last)

@@ -1,4 +1,4 @@
-"""Losses on cosines `[B, C]` with a proxy of each class.
+"""Losses on cosines `[B, C]` to a proxy of each class.
 
 The proxies are the centers of `tfembloss.layers.CosineHead`, which
 `tfembloss.EmbeddingClassifier` trains with the encoder.
@@ -17,7 +17,7 @@ from tfembloss.losses.classification.softmax import ClassSoftmaxLoss
 
 @keras.saving.register_keras_serializable("tfembloss")
 class ProxyNCALoss(ClassSoftmaxLoss):
-    r"""Softmax over the squared distances between directions, to a proxy of each class.
+    r"""Softmax over the squared distances of normalized embeddings to class proxies.
 
     $$L_i = -\log \frac{e^{-s |\hat x_i - \hat p_{y_i}|^2}}
           {\sum_c e^{-s |\hat x_i - \hat p_c|^2}},\quad
@@ -31,7 +31,7 @@ class ProxyNCALoss(ClassSoftmaxLoss):
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: as `ArcFaceLoss`.
+        ValueError: as for `ArcFaceLoss`.
 
     Example:
 
@@ -45,8 +45,8 @@ class ProxyNCALoss(ClassSoftmaxLoss):
         https://arxiv.org/abs/1703.07464
 
     Relations:
-        Equal to pytorch-metric-learning's loss of this name; unlike in the paper, the own
-        proxy stands in the denominator. It is `NormalizedSoftmaxLoss(1 / (2 s))`.
+        Equal to pytorch-metric-learning's loss of the same name; unlike in the paper, the
+        own proxy occurs in the denominator. It is `NormalizedSoftmaxLoss(1 / (2 s))`.
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class ProxyNCALoss(ClassSoftmaxLoss):
 
     @property
     def scale(self):
-        """Twice, as the square of a distance has the cosine twice."""
+        """Twice `softmax_scale`, since a squared distance has twice the cosine."""
         return 2 * self.softmax_scale
 
 
 def _log_terms(cosines, labels, margin, alpha):
-    """Logarithms of what a row adds to its own proxy's sum and to the others', `[B, C]`."""
+    """Returns logs of what a row adds to its own proxy's and others' sums, `[B, C]`."""
     at_label = hits(labels, cosines)
     near = tf.where(at_label, -alpha * (cosines - margin), float("-inf"))
     return near, tf.where(~at_label, alpha * (cosines + margin), float("-inf"))
@@ -92,7 +92,7 @@ def _proxy_anchor(cosines, labels, log_sums, margin, alpha):
 
 @keras.saving.register_keras_serializable("tfembloss")
 class ProxyAnchorLoss(ClassLoss):
-    r"""Each class's proxy pulls its far rows most, and pushes the near ones of others most.
+    r"""Each proxy mostly pulls its farthest rows, and pushes the nearest of other classes.
 
     With $X_c$ the rows of class c of all replicas and $s$ the cosine, $C^+$ the classes
     that have rows in the batch:
@@ -101,7 +101,8 @@ class ProxyAnchorLoss(ClassLoss):
           e^{-\alpha (s_{ic} - m)}\Big) + \frac{1}{C} \sum_c \log\Big(1 +
           \sum_{i \notin X_c} e^{\alpha (s_{ic} + m)}\Big)$$
 
-    The mean of the values is L: a row has the number of rows times its shares of the sums.
+    The mean of the values is L: a row's value is the number of rows times its fraction of
+    the sums.
 
     Call arguments: `y_pred` cosines `[B, C]`, of `tfembloss.layers.CosineHead`; `y_true`
     labels `[B]`, integers from 0 to C - 1.
@@ -112,7 +113,7 @@ class ProxyAnchorLoss(ClassLoss):
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: as `ArcFaceLoss`.
+        ValueError: as for `ArcFaceLoss`.
 
     Example:
 
@@ -126,8 +127,8 @@ class ProxyAnchorLoss(ClassLoss):
         https://arxiv.org/abs/2003.13911
 
     Relations:
-        Equal to pytorch-metric-learning's loss of this name. All classes must be scored:
-        with sampled classes its second term is that of the sample.
+        Equal to pytorch-metric-learning's loss of the same name. All classes must be
+        scored: with sampled classes, the second term is that of the sample.
     """
 
     def __init__(
@@ -143,7 +144,7 @@ class ProxyAnchorLoss(ClassLoss):
         self.alpha = positive("alpha", alpha)
 
     def values(self, labels, scores):
-        """Values `[B]`: parts of the sums of all replicas."""
+        """Returns values `[B]`: parts of the sums of all replicas."""
         options = {"margin": self.margin, "alpha": self.alpha}
         log_sums = _column_log_sums(tf.stop_gradient(scores), labels, **options)
         log_sums = tf.reduce_logsumexp(replicas.gather(log_sums), axis=0)  # [2, C]

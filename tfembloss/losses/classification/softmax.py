@@ -1,7 +1,7 @@
-"""Losses by a softmax over classes: of cosines with class centers, or of logits.
+"""Losses by a softmax over classes: of cosines to class centers, or of logits.
 
 The centers and the classifier are layers, `tfembloss.layers.CosineHead` and `PairHead`,
-that `tfembloss.EmbeddingClassifier` trains with the encoder.
+which `tfembloss.EmbeddingClassifier` trains with the encoder.
 """
 
 import math
@@ -17,7 +17,7 @@ from tfembloss.losses.inputs import of_shape
 
 
 def _softmax_over_classes(formula):
-    """The cross-entropy of scores, of which each row's own has a margin."""
+    """Cross-entropy of scores, with a margin on the score of each row's own class."""
 
     def forward(scores, labels, scale, **options):
         own = formula(of_label(scores, labels), **options)  # [B]
@@ -25,7 +25,7 @@ def _softmax_over_classes(formula):
         return tf.reduce_logsumexp(scale * scores, axis=1) - scale * own
 
     def backward(upstream, values, scores, labels, scale, **options):
-        # The values have the logarithm of the sum in them, which is not summed again.
+        # The log sum is recovered from the values, instead of summing again.
         cosines = of_label(scores, labels)  # [B]
         with tf.GradientTape() as tape:
             tape.watch(cosines)
@@ -41,14 +41,15 @@ def _softmax_over_classes(formula):
 
 
 class ClassSoftmaxLoss(ClassLoss):
-    """Base of the losses by a softmax over classes, with a margin on the own one.
+    """Base of the losses by a softmax over classes, with a margin on the own class.
 
-    A subclass has an attribute `scale`, the factor on the scores, and may write a static
+    A subclass has an attribute `scale`, the factor on the scores, and may define a static
     method
 
         formula(own, *, margin) -> own with the margin [B]
 
-    of each row's score with its own class `[B]`; it takes the loss's attributes by name.
+    of the score of each row's own class `[B]`. Its keyword arguments are the loss's
+    attributes of the same names.
     """
 
     scale = 1.0
@@ -57,11 +58,11 @@ class ClassSoftmaxLoss(ClassLoss):
 
     @staticmethod
     def formula(own):
-        """No margin."""
+        """Returns the scores without a margin."""
         return own
 
     def values(self, labels, scores):
-        """Values `[B]`."""
+        """Returns values `[B]`."""
         return self._kernel(scores, labels, self.scale, **self.options)
 
 
@@ -72,14 +73,14 @@ def _cross_entropy(logits, probabilities):
 
 @keras.saving.register_keras_serializable("tfembloss")
 class ArcFaceLoss(ClassSoftmaxLoss):
-    r"""Softmax over class centres, with an angle added between a row and its own centre.
+    r"""Softmax over class centers, with a margin added to the angle to the own center.
 
-    With $\theta_c$ the angle between an embedding and the centre of class c:
+    With $\theta_c$ the angle between an embedding and the center of class c:
 
     $$L_i = -\log \frac{e^{s \cos(\theta_{y_i} + m)}}
           {e^{s \cos(\theta_{y_i} + m)} + \sum_{c \ne y_i} e^{s \cos \theta_c}}$$
 
-    Where $\theta + m$ passes 180 degrees, $\cos \theta - m \sin m$ stands for
+    Where $\theta + m$ exceeds 180 degrees, $\cos \theta - m \sin m$ replaces
     $\cos(\theta + m)$.
 
     Call arguments: `y_pred` cosines `[B, C]`, of `tfembloss.layers.CosineHead`; `y_true`
@@ -91,9 +92,10 @@ class ArcFaceLoss(ClassSoftmaxLoss):
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: a number is out of range; `y_pred` are no cosines; a label is missing,
-            negative or too large. In a graph, what takes the values to see is TensorFlow's
-            InvalidArgumentError at the first batch, with the same words.
+        ValueError: if an argument is out of range, `y_pred` are not cosines, or a label is
+            invalid. In a graph, checks of values raise TensorFlow's InvalidArgumentError
+            at the first batch, with the same message. With `jit_compile=True` they are
+            left out, and a label out of range makes the loss NaN.
 
     Example:
 
@@ -107,8 +109,9 @@ class ArcFaceLoss(ClassSoftmaxLoss):
         2018, https://arxiv.org/abs/1801.07698
 
     Relations:
-        Equal to pytorch-metric-learning's loss of this name, whose margin is in degrees;
-        with `CosineHead(num_classes, sub_centers=3)` it is its SubCenterArcFaceLoss.
+        Equal to pytorch-metric-learning's loss of the same name, whose margin is in
+        degrees. With `CosineHead(num_classes, sub_centers=3)` it is its
+        SubCenterArcFaceLoss.
     """
 
     def __init__(
@@ -130,17 +133,17 @@ class ArcFaceLoss(ClassSoftmaxLoss):
 
     @staticmethod
     def formula(own, *, margin):
-        """cos(angle + margin), the angle that of the cosine with the own center `[B]`."""
+        """Returns cos(angle + margin) from the cosine to the own center `[B]`."""
         sine = distances.root(1 - own * own)
         turned = own * math.cos(margin) - sine * math.sin(margin)
-        # Beyond 180 degrees the cosine would rise again.
+        # Beyond 180 degrees the cosine would increase again.
         beyond = own < math.cos(math.pi - margin)
         return tf.where(beyond, own - margin * math.sin(margin), turned)
 
 
 @keras.saving.register_keras_serializable("tfembloss")
 class CosFaceLoss(ClassSoftmaxLoss):
-    r"""Softmax over class centres, with a margin off the cosine of a row's own centre.
+    r"""Softmax over class centers, with a margin subtracted from the own class's cosine.
 
     $$L_i = -\log \frac{e^{s (\cos \theta_{y_i} - m)}}
           {e^{s (\cos \theta_{y_i} - m)} + \sum_{c \ne y_i} e^{s \cos \theta_c}}$$
@@ -154,7 +157,7 @@ class CosFaceLoss(ClassSoftmaxLoss):
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: as `ArcFaceLoss`.
+        ValueError: as for `ArcFaceLoss`.
 
     Example:
 
@@ -168,7 +171,7 @@ class CosFaceLoss(ClassSoftmaxLoss):
         https://arxiv.org/abs/1801.09414
 
     Relations:
-        Equal to pytorch-metric-learning's loss of this name.
+        Equal to pytorch-metric-learning's loss of the same name.
     """
 
     def __init__(
@@ -185,13 +188,13 @@ class CosFaceLoss(ClassSoftmaxLoss):
 
     @staticmethod
     def formula(own, *, margin):
-        """The cosine with the own center `[B]`, less the margin."""
+        """Returns the cosine to the own center `[B]`, minus the margin."""
         return own - margin
 
 
 @keras.saving.register_keras_serializable("tfembloss")
 class NormalizedSoftmaxLoss(ClassSoftmaxLoss):
-    r"""Softmax over the cosines with class centres.
+    r"""Softmax over the cosines to class centers.
 
     $$L_i = -\log \frac{e^{\cos \theta_{y_i} / T}}{\sum_c e^{\cos \theta_c / T}}$$
 
@@ -203,7 +206,7 @@ class NormalizedSoftmaxLoss(ClassSoftmaxLoss):
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: as `ArcFaceLoss`.
+        ValueError: as for `ArcFaceLoss`.
 
     Example:
 
@@ -218,7 +221,7 @@ class NormalizedSoftmaxLoss(ClassSoftmaxLoss):
         https://arxiv.org/abs/1811.12649
 
     Relations:
-        Equal to pytorch-metric-learning's loss of this name.
+        Equal to pytorch-metric-learning's loss of the same name.
     """
 
     def __init__(
@@ -239,7 +242,7 @@ class NormalizedSoftmaxLoss(ClassSoftmaxLoss):
 
 @keras.saving.register_keras_serializable("tfembloss")
 class SoftmaxLoss(ClassSoftmaxLoss):
-    r"""Cross-entropy of a classifier's logits, as of `tfembloss.layers.PairHead` on pairs.
+    r"""Cross-entropy of a classifier's logits, such as `tfembloss.layers.PairHead`'s.
 
     $$L_i = -\log \frac{e^{z_{i y_i}}}{\sum_l e^{z_{il}}}$$
 
@@ -250,7 +253,7 @@ class SoftmaxLoss(ClassSoftmaxLoss):
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: the shapes do not agree, or a label is negative or too large.
+        ValueError: if the shapes do not match, or a label is invalid, as for `ArcFaceLoss`.
 
     Example:
 
@@ -267,13 +270,13 @@ class SoftmaxLoss(ClassSoftmaxLoss):
 
     Relations:
         With `tfembloss.EmbeddingClassifier(encoder, PairHead(num_labels))` equal to
-        sentence-transformers' class of this name.
+        sentence-transformers' class of the same name.
     """
 
     cosines = False
 
     def call(self, y_true, y_pred):
-        """Values `[B]` of the logits `y_pred [B, L]` with `y_true`."""
+        """Returns values `[B]` of logits `y_pred [B, L]` with `y_true`."""
         logits = self.check_scores(y_pred)
         similar = y_true.shape.rank == 2 and y_true.shape.is_compatible_with(logits.shape)
         if not (y_true.dtype.is_floating and similar):

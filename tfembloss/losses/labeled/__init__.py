@@ -1,1 +1,1 @@
-"""Losses on rows with a class each: embeddings `[B, D]`, ids `[B]`."""
+"""Losses on labeled rows: embeddings `[B, D]` with class ids `[B]`."""

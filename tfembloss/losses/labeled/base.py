@@ -1,4 +1,4 @@
-"""What the losses on rows with a class each have in common."""
+"""What the losses on labeled rows have in common."""
 
 import tensorflow as tf
 
@@ -11,14 +11,19 @@ from tfembloss.miners import base as mining
 
 
 class LabelLoss(InBatchLoss):
-    """Base of the losses on embeddings `[B, D]` of rows that have a class each.
+    """Base of the losses on embeddings `[B, D]` of labeled rows.
 
-    `y_true` are the classes' ids `[B]`, integers or strings. Rows with equal ids are each
-    other's positives, all others are negatives, on all replicas. A subclass writes
-    `sums_and_counts(batch)`: sums `[B]` and counts `[B]` of what each anchor contributes;
-    the loss is the quotient of their totals over all replicas, and each anchor's value its
-    part of that, so that the mean of the values is the loss. What is not finite in any
-    embedding makes it NaN.
+    `y_true` are class ids `[B]`, integers or strings. Rows with equal ids are each other's
+    positives, all others are negatives, on all replicas. Strings are compared by a 63-bit
+    hash; in a stock Keras model with `jit_compile=True` ids must be integers.
+
+    A subclass defines `sums_and_counts(batch)`: sums `[B]` and counts `[B]` of what each
+    anchor contributes. The loss is the quotient of their totals over all replicas, and each
+    anchor's value is its part of that, so that the mean of the values is the loss. A value
+    that is not finite in any embedding makes the loss NaN.
+
+    `NTXentLoss` and `SupConLoss` are computed in tiles; all others hold a matrix `[B, N]`
+    of the B rows of this replica and the N rows of all replicas.
 
     Args:
         distance: see `tfembloss.distances`.
@@ -27,7 +32,7 @@ class LabelLoss(InBatchLoss):
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: an argument, the ids or the embeddings are not of the kind.
+        ValueError: if an argument, the ids or the embeddings are invalid.
     """
 
     tiled = False
@@ -59,7 +64,7 @@ class LabelLoss(InBatchLoss):
 
     @property
     def takes_memory(self):
-        """Unless a miner looks at the distances between all keys."""
+        """Whether the loss takes a memory: not with a miner of distances between keys."""
         return not self.mines_all_pairs
 
     @property
@@ -68,40 +73,40 @@ class LabelLoss(InBatchLoss):
         return self.miner is not None and self.miner.needs_key_distances
 
     def batch(self, y_true, y_pred, memory):
-        """The rows `y_pred [B, D]` with ids `y_true [B]` as a `Batch`."""
+        """Returns the rows `y_pred [B, D]` with ids `y_true [B]` as a `Batch`."""
         rows = check_rows(y_pred)  # [B, D]
         ids = check_ids(y_true, rows)  # [B]
         keys, pairs, num_rows, first = keys_and_pairs(rows, ids, memory)  # [N, D]
         return Batch(rows, keys, masks.LabelPairs(**pairs), num_rows, first)
 
     def values(self, batch):
-        """Each anchor's part of the loss `[B]`."""
+        """Returns each anchor's part of the loss `[B]`."""
         sums, counts = self.sums_and_counts(batch)  # [B], [B]
         share = batch.num_rows / tf.maximum(replicas.total(tf.reduce_sum(counts)), 1)
         return sums * share + self._nan_where_miner_overflows(batch.keys)
 
     def sums_and_counts(self, batch):
-        """What each anchor contributes `[B]`, and how many terms that is `[B]`."""
+        """Returns what each anchor contributes `[B]`, and the number of its terms `[B]`."""
         raise NotImplementedError
 
     def _nan_where_miner_overflows(self, keys):
         """0, or NaN where a miner's own distances may overflow, which only select."""
         if self.miner is None or not isinstance(self.miner.distance, str):
             return 0
-        # Of all keys' distances that of the longest and its opposite is the largest.
+        # No distance between keys exceeds that of the longest key to its opposite.
         of_opposites = distances.get(self.miner.distance).rowwise(keys, -keys)
         return nan_where_not_finite(of_opposites)
 
     def first_batch_warning(self, y_true, shape):
-        """Of a batch without positives, or without negatives."""
+        """Returns a warning of a batch without positives or without negatives, or None."""
         return ids_warning(y_true, positives=True)
 
     def candidates(self, batch, x=None, key_distances=False):
-        """What a miner selects from, in the loss's distance: `miners.base.Candidates`.
+        """Returns `miners.base.Candidates`: what a miner selects from, by this distance.
 
         Args:
             batch: `Batch`.
-            x: the distances `[B, N]`, where they are known.
+            x: the distances `[B, N]`, if they are known.
             key_distances: whether to add the distances between all keys.
         """
         if self.miner is not None and self.miner.distance == self.distance:
@@ -109,7 +114,7 @@ class LabelLoss(InBatchLoss):
         return mining.candidates(self.distance, batch, key_distances, x)
 
     def miner_candidates(self, batch, candidates):
-        """The same in the miner's distance."""
+        """Returns the same candidates by the miner's distance."""
         if self.miner is None or self.miner.distance == self.distance:
             return candidates
         return mining.candidates(self.miner.distance, batch, self.miner.needs_key_distances)
@@ -118,12 +123,12 @@ class LabelLoss(InBatchLoss):
 class PairLoss(LabelLoss):
     """Base of the losses whose formula is one kernel on distances and pair weights.
 
-    A subclass writes a static method, see `InBatchLoss`:
+    A subclass defines a static method, see `InBatchLoss`:
 
         formula(distances, positive, negative, *, temperature) -> sums [B], counts [B]
 
-    of distances `[B, N]` and the weights `[B, N]` of the positive and of the negative
-    pairs, 0 where a pair does not count. A miner only changes the weights. Where a formula
+    of the distances `[B, N]` and the weights `[B, N]` of the positive and the negative
+    pairs, 0 where a pair does not count. A miner changes only the weights. Where a formula
     needs a similarity, it is the negative distance.
     """
 
@@ -140,11 +145,11 @@ class PairLoss(LabelLoss):
         return differentiable(of_pairs)
 
     def sums_and_counts(self, batch):
-        """Those of the formula."""
+        """Returns the formula's sums `[B]` and counts `[B]`."""
         return tf.unstack(self.by_tiles(batch), 2, axis=1)
 
     def selected_pairs(self, batch, x):
-        """`masks.LabelPairs` for all pairs, or `masks.Pairs` as mined."""
+        """Returns `masks.LabelPairs` for all pairs, or `masks.Pairs` as mined."""
         if self.miner is None:
             return batch.pairs
         return self._mined(batch, self.candidates(batch, x), _pairs)

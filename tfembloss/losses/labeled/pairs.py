@@ -1,4 +1,4 @@
-"""Losses on pairs of rows with a class each: positives near, negatives far."""
+"""Losses on pairs of labeled rows: positives near, negatives far."""
 
 import keras
 import tensorflow as tf
@@ -12,28 +12,27 @@ from tfembloss.miners import base as mining
 
 @keras.saving.register_keras_serializable("tfembloss")
 class MultiSimilarityLoss(PairLoss):
-    r"""Far positives and near negatives, each weighed against the others of its anchor.
+    r"""Weights far positives and near negatives by the other pairs of their anchor.
 
     $$L = \mathrm{mean}_a \frac{1}{\alpha} \log(1 + \sum_p e^{\alpha (d(a,p) - b)})
         + \frac{1}{\beta} \log(1 + \sum_n e^{\beta (b - d(a,n))})$$
 
     with b = 1 - base for the cosine, whose similarity is 1 - d. The mean is over all rows;
-    an anchor without positives has the second term only.
+    an anchor without positives has only the second term.
 
     Call arguments: `y_pred [B, D]`; `y_true` class ids `[B]`, integers or strings.
 
     Args:
         alpha, beta: scales of the positives and of the negatives, > 0.
         base: where a pair becomes too far or too near: with `"cosine"` and `"dot"` a
-            similarity (b is 1 - base, -base), with other distances the distance b.
+            similarity (b is 1 - base or -base), with other distances the distance b.
         distance: see `tfembloss.distances`.
         miner: of `tfembloss.miners`: only pairs that it selects; the paper's is
             `MultiSimilarityMiner`.
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: a number is out of range, `distance` or `miner` is unknown, or the ids
-            are missing.
+        ValueError: if an argument or the ids are invalid.
 
     Example:
 
@@ -47,7 +46,7 @@ class MultiSimilarityLoss(PairLoss):
         Learning", 2019, https://arxiv.org/abs/1904.06627
 
     Relations:
-        Equal to pytorch-metric-learning's loss of this name.
+        Equal to pytorch-metric-learning's loss of the same name.
     """
 
     def __init__(
@@ -68,13 +67,13 @@ class MultiSimilarityLoss(PairLoss):
 
     @property
     def boundary(self):
-        """The base as a distance."""
+        """The base, as a distance."""
         of_similarity = {"cosine": 1 - self.base, "dot": -self.base}
         return of_similarity.get(self.distance, self.base)
 
     @staticmethod
     def formula(distances, positive, negative, *, alpha, beta, boundary):
-        """The value of each anchor, and 1."""
+        """Returns the value of each anchor, and 1."""
         far = masks.row_logsumexp(alpha * (distances - boundary), positive)  # [B]
         near = masks.row_logsumexp(beta * (boundary - distances), negative)  # [B]
         values = tf.nn.softplus(far) / alpha + tf.nn.softplus(near) / beta
@@ -83,7 +82,7 @@ class MultiSimilarityLoss(PairLoss):
 
 @keras.saving.register_keras_serializable("tfembloss")
 class CircleLoss(PairLoss):
-    r"""Pairs weighed by how far they are from where they should be, on cosines.
+    r"""Weights each pair by how far its cosine is from its optimum.
 
     With $s = \cos$, and weights $w$ that have no gradient:
 
@@ -102,7 +101,7 @@ class CircleLoss(PairLoss):
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: a number is out of range, `miner` is unknown, or the ids are missing.
+        ValueError: if an argument or the ids are invalid.
 
     Example:
 
@@ -116,7 +115,7 @@ class CircleLoss(PairLoss):
         2020, https://arxiv.org/abs/2002.10857
 
     Relations:
-        Equal to pytorch-metric-learning's loss of this name.
+        Equal to pytorch-metric-learning's loss of the same name.
     """
 
     def __init__(
@@ -134,7 +133,7 @@ class CircleLoss(PairLoss):
 
     @staticmethod
     def formula(distances, positive, negative, *, m, gamma):
-        """The value of each anchor, and 1 where it is not 0."""
+        """Returns the value of each anchor, and 1 where it is not 0."""
         cosines = 1 - distances  # [B, N]
         constant = tf.stop_gradient(cosines)
         far = -gamma * tf.nn.relu(1 + m - constant) * (cosines - (1 - m))
@@ -168,7 +167,7 @@ def _log_sum_of_negatives(distances, pairs, neg_margin):
     """Logarithm of each row's sum over its negatives `[B]`."""
     weights = tf.cast(pairs.negative, distances.dtype)  # [B, N]
     log_sum = masks.row_logsumexp(neg_margin - distances, weights)
-    # Finite, so that two empty sums add up to one with a gradient.
+    # Finite, since the sum of two empty sums needs a gradient that is not NaN.
     return tf.maximum(log_sum, distances.dtype.min / 4)
 
 
@@ -185,13 +184,12 @@ class LiftedStructureLoss(_LiftedLoss):
         neg_margin: $m_n$, a distance.
         pos_margin: $m_p$, a distance.
         distance: see `tfembloss.distances`.
-        miner: of `tfembloss.miners`: only pairs that it selects. A pair that stands in
-            several selected triplets counts as often.
+        miner: of `tfembloss.miners`: only pairs that it selects. A pair that occurs in
+            n selected triplets counts n times.
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: a margin is not finite, `distance` or `miner` is unknown, or the ids
-            are missing.
+        ValueError: if an argument or the ids are invalid.
 
     Example:
 
@@ -205,8 +203,8 @@ class LiftedStructureLoss(_LiftedLoss):
         2016, https://arxiv.org/abs/1511.06452
 
     Relations:
-        Equal to pytorch-metric-learning's loss of this name; there a pair to whose rows a
-        miner leaves no negative counts with a sum of 1, here with 0.
+        Equal to pytorch-metric-learning's loss of the same name. There, a pair whose rows
+        are left without negatives by a miner counts with a sum of 1, here with 0.
         `GeneralizedLiftedStructureLoss` takes all of an anchor's positives at once.
     """
 
@@ -214,7 +212,7 @@ class LiftedStructureLoss(_LiftedLoss):
     counts_repeats = True
 
     def sums_and_counts(self, batch):
-        """Those of the formula, which takes the log sums of both rows of a pair."""
+        """Returns those of the formula, which takes the log sums of both rows of a pair."""
         x = self.candidates(batch).distances  # [B, N]
         pairs = self.selected_pairs(batch, x)
         log_sums = _log_sum_of_negatives(x, pairs, neg_margin=self.neg_margin)  # [B]
@@ -223,7 +221,7 @@ class LiftedStructureLoss(_LiftedLoss):
 
     @staticmethod
     def formula(x, positive, negative, *, pos_margin):
-        """Sums over each anchor's positives, and their number."""
+        """Returns sums over each anchor's positives, and their number."""
         distances, own, other = x  # [B, N], [B], [N]
         own = tf.broadcast_to(own[:, None], tf.shape(distances))  # [B, N]
         largest = tf.stop_gradient(tf.maximum(own, other))
@@ -251,8 +249,7 @@ class GeneralizedLiftedStructureLoss(_LiftedLoss):
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: a margin is not finite, `distance` or `miner` is unknown, or the ids
-            are missing.
+        ValueError: if an argument or the ids are invalid.
 
     Example:
 
@@ -267,15 +264,15 @@ class GeneralizedLiftedStructureLoss(_LiftedLoss):
         2017, https://arxiv.org/abs/1703.07737
 
     Relations:
-        Equal to pytorch-metric-learning's loss of this name.
+        Equal to pytorch-metric-learning's loss of the same name.
     """
 
     @staticmethod
     def formula(distances, positive, negative, *, neg_margin, pos_margin):
-        """The value of each anchor, and 1."""
+        """Returns the value of each anchor, and 1."""
         far = masks.row_logsumexp(distances - pos_margin, positive)  # [B]
         near = masks.row_logsumexp(neg_margin - distances, negative)  # [B]
-        # Not `x > -inf`, which would take NaN for an empty sum.
+        # Not `x > -inf`, which would treat NaN as an empty sum.
         far, near = (tf.where(x == float("-inf"), 0.0, x) for x in (far, near))
         values = tf.nn.relu(far + near)
         return values, tf.ones_like(values)
@@ -283,14 +280,14 @@ class GeneralizedLiftedStructureLoss(_LiftedLoss):
 
 @keras.saving.register_keras_serializable("tfembloss")
 class MarginLoss(PairLoss):
-    r"""Positives nearer, negatives farther than a boundary, each by a margin.
+    r"""Positives nearer and negatives farther than a boundary, each by a margin.
 
     Over all triplets of the batch, with $[x] = \max(0, x)$:
 
     $$L = \frac{\sum_{(a,p,n)} [d(a,p) - \beta + m] + [\beta - d(a,n) + m]}
                {\text{number of these terms that are not 0}}$$
 
-    So a pair counts as often as it stands in triplets.
+    So a pair that occurs in n triplets counts n times.
 
     Call arguments: `y_pred [B, D]`; `y_true` class ids `[B]`, integers or strings.
 
@@ -298,14 +295,13 @@ class MarginLoss(PairLoss):
         margin: m, a distance, >= 0.
         beta: the boundary, a distance.
         distance: see `tfembloss.distances`.
-        miner: of `tfembloss.miners`: only triplets that it selects, the paper's is
-            `DistanceWeightedMiner`; a miner of pairs selects the triplets of which it
-            selects both pairs.
+        miner: of `tfembloss.miners`: only triplets that it selects; the paper's is
+            `DistanceWeightedMiner`. A miner of pairs selects the triplets whose two pairs
+            it selects.
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: a number is out of range, `distance` or `miner` is unknown, or the ids
-            are missing.
+        ValueError: if an argument or the ids are invalid.
 
     Example:
 
@@ -319,8 +315,8 @@ class MarginLoss(PairLoss):
         https://arxiv.org/abs/1706.07567
 
     Relations:
-        Equal to pytorch-metric-learning's loss of this name with `learn_beta=False`. Losses
-        here own no variables, so beta is not learned.
+        Equal to pytorch-metric-learning's loss of the same name with `learn_beta=False`.
+        Losses here own no variables, so beta is not learned.
     """
 
     def __init__(
@@ -338,12 +334,12 @@ class MarginLoss(PairLoss):
         self.beta = number("beta", beta)
 
     def selected_pairs(self, batch, x):
-        """In how many triplets each pair occurs: `masks.Pairs`."""
+        """Returns in how many triplets each pair occurs, as `masks.Pairs`."""
         return self._mined(batch, self.candidates(batch, x), _pairs_in_triplets)
 
     @staticmethod
     def formula(distances, positive, negative, *, margin, beta):
-        """Sums over each anchor's triplets, and their number of terms that are not 0."""
+        """Returns sums over each anchor's triplets, and the number of terms not 0."""
         far = tf.nn.relu(distances - beta + margin)  # [B, N]
         near = tf.nn.relu(beta - distances + margin)  # [B, N]
         sums = positive * far + negative * near

@@ -1,4 +1,4 @@
-"""Losses by a softmax over the rows of a batch, with a class each: InfoNCE on labels."""
+"""Softmax losses over the labeled rows of a batch: InfoNCE on labels."""
 
 from typing import NamedTuple
 
@@ -13,12 +13,12 @@ from tfembloss.losses.labeled.base import PairLoss
 
 @keras.saving.register_keras_serializable("tfembloss")
 class NTXentLoss(PairLoss):
-    r"""Each positive pair against the anchor's negatives, by a softmax: InfoNCE on labels.
+    r"""InfoNCE on labels: softmax of each positive pair against the anchor's negatives.
 
     $$L = \mathrm{mean}_{(a,p)} -\log \frac{e^{-d(a,p)/T}}
           {e^{-d(a,p)/T} + \sum_n e^{-d(a,n)/T}}$$
 
-    The anchor's other positives stand in no denominator.
+    The anchor's other positives do not occur in the denominator.
 
     Call arguments: `y_pred [B, D]`; `y_true` class ids `[B]`, integers or strings. For two
     views of each row, give the rows of both with the same ids.
@@ -26,15 +26,15 @@ class NTXentLoss(PairLoss):
     Args:
         temperature: T, > 0.
         distance: see `tfembloss.distances`; `"cosine"` is the usual one.
-        miner: of `tfembloss.miners`: only pairs that it selects. A pair that stands in
-            several selected triplets counts as often.
-        tile_size: how many of the B rows are compared with all rows at a time, >= 1; by
-            default as many as are fast. It sets the memory, not the result.
+        miner: of `tfembloss.miners`: only pairs that it selects. A pair that occurs in
+            n selected triplets counts n times.
+        tile_size: how many of the B rows are compared with all rows at a time; see
+            `MultipleNegativesRankingLoss`.
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: a number is out of range, `distance` or `miner` is unknown, `miner`
-            needs all pairs at once and there is a `tile_size`, or the ids are missing.
+        ValueError: if an argument or the ids are invalid, or if `tile_size` is given with a
+            miner that needs all pairs at once.
 
     Example:
 
@@ -50,8 +50,8 @@ class NTXentLoss(PairLoss):
         Representations", 2020, https://arxiv.org/abs/2002.05709
 
     Relations:
-        Equal to pytorch-metric-learning's loss of this name, except that a loss above
-        87 in float32 does not saturate. With pairs in columns and without labels, use
+        Equal to pytorch-metric-learning's loss of the same name, except that here a loss
+        above 87 does not saturate in float32. With pairs in columns and without labels, use
         `MultipleNegativesRankingLoss`.
     """
 
@@ -73,7 +73,7 @@ class NTXentLoss(PairLoss):
 
     @staticmethod
     def formula(distances, positive, negative, *, temperature):
-        """Sums over each anchor's positives, and their number."""
+        """Returns sums over each anchor's positives, and their number."""
         logits = -distances / temperature  # [B, N]
         log_sum = masks.row_logsumexp(logits, negative)[:, None]  # [B, 1]
         values = tf.nn.softplus(log_sum - logits)  # [B, N]
@@ -82,15 +82,15 @@ class NTXentLoss(PairLoss):
 
 @keras.saving.register_keras_serializable("tfembloss")
 class SupConLoss(PairLoss):
-    r"""Supervised contrastive loss: a softmax over all rows, the mean over the positives.
+    r"""Supervised contrastive loss: softmax over all rows, mean over the positives.
 
     With $P$ the positives of an anchor and $K$ its positives and negatives:
 
     $$L = \mathrm{mean}_a \frac{1}{|P|} \sum_{p \in P} -\log
           \frac{e^{-d(a,p)/T}}{\sum_{k \in K} e^{-d(a,k)/T}}$$
 
-    The mean is over the anchors whose value is not 0; those without a positive or without
-    a negative have 0.
+    The mean is over the anchors whose value is not 0. The value of an anchor without a
+    positive or without a negative is 0.
 
     Call arguments: `y_pred [B, D]`; `y_true` class ids `[B]`, integers or strings.
 
@@ -98,13 +98,13 @@ class SupConLoss(PairLoss):
         temperature: T, > 0.
         distance: see `tfembloss.distances`; `"cosine"` is the usual one.
         miner: of `tfembloss.miners`: only pairs that it selects.
-        tile_size: how many of the B rows are compared with all rows at a time, >= 1; by
-            default as many as are fast. It sets the memory, not the result.
+        tile_size: how many of the B rows are compared with all rows at a time; see
+            `MultipleNegativesRankingLoss`.
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: a number is out of range, `distance` or `miner` is unknown, `miner`
-            needs all pairs at once and there is a `tile_size`, or the ids are missing.
+        ValueError: if an argument or the ids are invalid, or if `tile_size` is given with a
+            miner that needs all pairs at once.
 
     Example:
 
@@ -119,8 +119,8 @@ class SupConLoss(PairLoss):
         https://arxiv.org/abs/2004.11362
 
     Relations:
-        Equal to pytorch-metric-learning's loss of this name, which keeps an anchor also
-        where a miner leaves it positives but no negative.
+        Equal to pytorch-metric-learning's loss of the same name, which also keeps anchors
+        that a miner leaves with positives but no negatives.
     """
 
     tiled = True
@@ -140,7 +140,7 @@ class SupConLoss(PairLoss):
 
     @staticmethod
     def formula(distances, positive, negative, *, temperature):
-        """The value of each anchor, and 1 where it is not 0."""
+        """Returns the value of each anchor, and 1 where it is not 0."""
         logits = -distances / temperature  # [B, N]
         log_sum = masks.row_logsumexp(logits, positive + negative)  # [B]
         values = log_sum - masks.row_mean(logits, positive)  # [B]
@@ -151,7 +151,7 @@ class SupConLoss(PairLoss):
 
 @keras.saving.register_keras_serializable("tfembloss")
 class NPairsLoss(PairLoss):
-    r"""One anchor and one positive of each class: a softmax over the positives.
+    r"""Softmax over one anchor and one positive of each class.
 
     Of each class with two rows or more the first row is the anchor $a_c$ and the second
     the positive $p_c$:
@@ -166,7 +166,7 @@ class NPairsLoss(PairLoss):
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: `distance` is unknown, or the ids are missing.
+        ValueError: if an argument or the ids are invalid.
 
     Example:
 
@@ -179,7 +179,7 @@ class NPairsLoss(PairLoss):
         Sohn, "Improved Deep Metric Learning with Multi-class N-pair Loss Objective", 2016
 
     Relations:
-        Equal to pytorch-metric-learning's loss of this name. `NTXentLoss` and
+        Equal to pytorch-metric-learning's loss of the same name. `NTXentLoss` and
         `MultipleNegativesRankingLoss` use all rows of the batch.
     """
 
@@ -195,7 +195,7 @@ class NPairsLoss(PairLoss):
         super().__init__(distance, None, reduction, name, dtype)
 
     def sums_and_counts(self, batch):
-        """Those of the formula, of the rows that are first in their class."""
+        """Returns those of the formula, for the rows that are first in their class."""
         rows, columns, pairs = _first_two_of_classes(batch.pairs)  # [F], [S]
         anchors, positives = _take(batch.anchors, rows), _take(batch.keys, columns)
         x = distances.get(self.distance).pairwise(anchors, positives)  # [F, S]
@@ -205,7 +205,7 @@ class NPairsLoss(PairLoss):
 
     @staticmethod
     def formula(distances, positive, negative):
-        """The value of each anchor, and whether it is one."""
+        """Returns the value of each anchor, and whether it is one."""
         logits = -distances  # [F, S]
         log_sum = masks.row_logsumexp(logits, positive + negative)  # [F]
         values = log_sum - masks.row_mean(logits, positive)

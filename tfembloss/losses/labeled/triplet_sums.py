@@ -1,22 +1,22 @@
-"""Sums over all triplets of a batch, without the triplets.
+"""Sums over all triplets of a batch, without building the triplets.
 
 A triplet is an anchor, a positive and a negative; its violation is
-`distance(a, p) + margin - distance(a, n)`. There are B^3 of them in a batch of B rows in
-few classes, and none of the functions here holds more than a few `[B, N]` at a time.
+`distance(a, p) + margin - distance(a, n)`. A batch of B rows in few classes has about B^3
+of them, but none of the functions here holds more than a few matrices `[B, N]` at a time.
 
-`hinge` sums the positive parts of the violations. That needs two counts only: with c(p)
+`hinge` sums the positive parts of the violations. That needs only two counts: with c(p)
 the number of negatives nearer than `d(a, p) + margin`, and c(n) the number of positives
 p with `d(a, p) + margin` above d(a, n),
 
     sum over (p, n) of max(0, violation)
         = sum_p c(p) (d(a, p) + margin) - sum_n c(n) d(a, n)
 
-and as counts have no gradient, these weights are the gradient too. Where the rows have
-few positives, as in balanced batches, they are counted one positive at a time, each a
-pass over `[B, N]`; where they have many, by sorting each row.
+and as counts have no gradient, these weights are also the gradient. Where the rows have
+few positives, as in balanced batches, triplets are counted one positive at a time, each in
+a pass over `[B, N]`; where they have many, by sorting each row.
 
-`violations` sums any function of the violations, of triplets swapped as well, one
-positive at a time.
+`violations` sums any function of the violations, also of swapped triplets, one positive at
+a time.
 
 The sums that are counted are accurate to the precision of the distances, not of the
 violations, which may be much smaller.
@@ -41,14 +41,14 @@ _FEW = 32
 
 
 def hinge(candidates, margin, miner, miners_own):
-    """Sum of the positive violations of each anchor's triplets, and their number.
+    """Returns the sum of each anchor's positive violations, and their number.
 
     Args:
         candidates: `miners.base.Candidates` in the loss's distance.
         margin: a distance.
         miner: a miner, or None for all triplets.
-        miners_own: the same in the miner's distance; `candidates` itself where that is the
-            loss's, or there is no miner.
+        miners_own: the same candidates in the miner's distance; `candidates` itself if
+            that is the loss's distance, or if there is no miner.
 
     Returns:
         sums `[B]`, with gradient in the distances; counts `[B]` of the positive ones.
@@ -59,7 +59,7 @@ def hinge(candidates, margin, miner, miners_own):
         others = constant if miners_own is candidates else without_gradient(miners_own)
         return _count_by_positive(constant, others, margin, miner)
 
-    # Not a subclass, which may choose by something else than the gap.
+    # Not for a subclass, which may select by something other than the gap.
     by_gap = type(miner) is TripletMarginMiner and miners_own is candidates
     if miner is None or by_gap:
         weights, counts = tf.cond(
@@ -74,9 +74,9 @@ def hinge(candidates, margin, miner, miners_own):
 
 
 def semihard(candidates, margin):
-    """Violations of each anchor and positive with one negative, and their number.
+    """Returns violations of each positive pair with its semi-hard negative, and counts.
 
-    The negative is the nearest that is farther than the positive; if there is none, the
+    That is the nearest negative that is farther than the positive; if there is none, the
     farthest.
 
     Returns:
@@ -95,12 +95,11 @@ def semihard(candidates, margin):
 
 @compiled
 def hardest(candidates):
-    """Each anchor's farthest positive and nearest negative, the first of equal ones.
+    """Returns each anchor's farthest positive and nearest negative; of ties, the first.
 
     Returns:
         weights `[B, N]`: 1 at the positive, -1 at the negative, 0 in rows that lack one;
-        rows that have both, 1 or 0 `[B]`; NaN where any distance is not finite, of which
-        none may be the farthest or the nearest.
+        whether a row has both, 1 or 0 `[B]`, or NaN where any distance is not finite.
     """
     pairs = BatchHardMiner().select(candidates)
     signed = tf.where(pairs.positive, 1, tf.where(pairs.negative, -1, 0))
@@ -110,8 +109,8 @@ def hardest(candidates):
 
 
 def weighted_sum(distances, weights):
-    """Row sums `[B]` of the distances, each as often as it counts; weights are constant."""
-    # Stopped out here: a tape outside would go through the kernel into the weights' loop.
+    """Returns weighted row sums `[B]` of the distances; the weights are constant."""
+    # Stopped here: an outer tape would go through the kernel into the weights' loop.
     return _weighted_sum(distances, tf.stop_gradient(weights))
 
 
@@ -121,7 +120,7 @@ def _weighted_sum(distances, weights):
 
 
 def _zeros_of_rows(labels, distances):
-    # Not of distances[:, 0], as a batch without rows has no such column.
+    # Not distances[:, 0], since an empty batch has no such column.
     return tf.zeros_like(labels.positions, distances.dtype)  # [B]
 
 
@@ -180,7 +179,7 @@ def _histogram(x, weights, size):
     # Not tf.math.bincount: its size would depend on the data, which XLA refuses.
     counts = tf.raw_ops.DenseBincount(input=x, size=size, weights=weights)
     shape = tf.stack([tf.shape(x)[0], size])
-    # XLA counts no rows as one.
+    # XLA returns one row where there are none.
     return tf.reshape(tf.reshape(counts, [-1])[: tf.reduce_prod(shape)], shape)
 
 

@@ -1,6 +1,6 @@
 """Triplet losses: an anchor's positive should be nearer than its negative by a margin.
 
-On rows with a label each, `[B, D]`, triplets are made of all rows of all replicas; and
+From labeled rows, `[B, D]`, triplets are formed over the rows of all replicas.
 `TripletLoss` takes triplets in columns, `[B, 3, D]`.
 """
 
@@ -17,14 +17,14 @@ from tfembloss.losses.labeled.base import LabelLoss
 
 @keras.saving.register_keras_serializable("tfembloss")
 class TripletMarginLoss(LabelLoss):
-    r"""Every positive nearer than every negative by a margin: mean over violating triplets.
+    r"""Mean over all triplets of the batch that violate the margin, with optional mining.
 
-    Over all triplets of the batch, an anchor a with a positive p and a negative n:
+    Over all triplets of the batch, each an anchor a, a positive p and a negative n:
 
     $$L = \frac{\sum_{(a,p,n)} \max(0,\; d(a, p) - d(a, n) + m)}
                {|\lbrace (a,p,n): d(a, p) - d(a, n) + m > 0 \rbrace|}$$
 
-    The triplets are counted, not built: memory is a few `[B, N]`.
+    The triplets are counted, not built: memory is a few matrices `[B, N]`.
 
     Call arguments: `y_pred [B, D]`; `y_true` class ids `[B]`, integers or strings.
 
@@ -32,14 +32,13 @@ class TripletMarginLoss(LabelLoss):
         margin: m, a distance, >= 0.
         distance: see `tfembloss.distances`.
         miner: of `tfembloss.miners`: only triplets that it selects; by default all. A
-            miner of pairs selects the triplets of which it selects both pairs.
-        swap: take the nearer of d(a, n) and d(p, n).
-        smooth: log(1 + exp(violation)) of all triplets, and the mean over all of them.
+            miner of pairs selects the triplets whose two pairs it selects.
+        swap: if true, use the smaller of d(a, n) and d(p, n) instead of d(a, n).
+        smooth: if true, the mean of log(1 + exp(violation)) over all triplets.
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: `margin` is negative, `distance` or `miner` is unknown, or the ids are
-            missing.
+        ValueError: if an argument or the ids are invalid.
 
     Example:
 
@@ -59,9 +58,9 @@ class TripletMarginLoss(LabelLoss):
         Clustering", 2015, https://arxiv.org/abs/1503.03832
 
     Relations:
-        Equal to pytorch-metric-learning's loss of this name (`smooth` is its
-        `smooth_loss`), Finetuner's default. With other defaults it is
-        `BatchAllTripletLoss`.
+        Equal to pytorch-metric-learning's loss of the same name (`smooth` is its
+        `smooth_loss`), which is Finetuner's default loss. `BatchAllTripletLoss` is the same
+        loss with other defaults.
     """
 
     def __init__(
@@ -81,7 +80,7 @@ class TripletMarginLoss(LabelLoss):
         self.smooth = bool(smooth)
 
     def sums_and_counts(self, batch):
-        """Violations and their number, of each anchor."""
+        """Returns the sum of each anchor's violations, and their number."""
         own = self.candidates(batch, key_distances=self.swap)
         miners_own = self.miner_candidates(batch, own)
         if self.smooth or self.swap:
@@ -108,7 +107,7 @@ class _BatchTripletLoss(LabelLoss):
 
 @keras.saving.register_keras_serializable("tfembloss")
 class BatchAllTripletLoss(_BatchTripletLoss):
-    r"""All triplets of the batch that violate the margin.
+    r"""Mean over all triplets of the batch that violate the margin.
 
     $$L = \frac{\sum_{(a,p,n)} \max(0,\; d(a, p) - d(a, n) + m)}
                {|\lbrace (a,p,n): d(a, p) - d(a, n) + m > 0 \rbrace|}$$
@@ -117,12 +116,12 @@ class BatchAllTripletLoss(_BatchTripletLoss):
 
     Args:
         margin: m, a distance, >= 0. 5 suits the euclidean distance of embeddings that are
-            not normalised; use 0.2 or so with `"cosine"`.
+            not normalized; use about 0.2 with `"cosine"`.
         distance: see `tfembloss.distances`.
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: `margin` is negative, `distance` is unknown, or the ids are missing.
+        ValueError: if an argument or the ids are invalid.
 
     Example:
 
@@ -136,19 +135,20 @@ class BatchAllTripletLoss(_BatchTripletLoss):
         2017, https://arxiv.org/abs/1703.07737
 
     Relations:
-        Equal to sentence-transformers' class of this name, and to
-        `TripletMarginLoss(margin, distance)`.
+        Equal to `TripletMarginLoss(margin, distance)`, and to sentence-transformers' class
+        of the same name where every row has a positive and a negative. Here, a row that
+        lacks one is left out.
     """
 
     def sums_and_counts(self, batch):
-        """Violations and their number, of each anchor."""
+        """Returns the sum of each anchor's violations, and their number."""
         candidates = self.candidates(batch)
         return triplet_sums.hinge(candidates, self.margin, None, candidates)
 
 
 @keras.saving.register_keras_serializable("tfembloss")
 class BatchHardTripletLoss(_BatchTripletLoss):
-    r"""Each anchor with its farthest positive and its nearest negative.
+    r"""Triplet loss of each anchor with its farthest positive and its nearest negative.
 
     $$L = \mathrm{mean}_a \max(0,\; \max_p d(a, p) - \min_n d(a, n) + m)$$
 
@@ -162,7 +162,7 @@ class BatchHardTripletLoss(_BatchTripletLoss):
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: `margin` is negative, `distance` is unknown, or the ids are missing.
+        ValueError: if an argument or the ids are invalid.
 
     Example:
 
@@ -176,20 +176,20 @@ class BatchHardTripletLoss(_BatchTripletLoss):
         2017, https://arxiv.org/abs/1703.07737
 
     Relations:
-        Equal to sentence-transformers' class of this name where every anchor has a
-        positive and a negative. There an anchor that lacks one is counted with an
-        invented distance; here it is left out.
+        Equal to sentence-transformers' class of the same name where every anchor has a
+        positive and a negative. There, an anchor that lacks one is counted with an
+        arbitrary distance; here, it is left out.
     """
 
     def sums_and_counts(self, batch):
-        """The hinge of each anchor, and whether it has one."""
+        """Returns the hinge of each anchor, and whether it has one."""
         gap, valid = _hardest_gap(self.candidates(batch))  # [B], [B]
         return tf.where(valid > 0, tf.nn.relu(gap + self.margin), 0), valid
 
 
 @keras.saving.register_keras_serializable("tfembloss")
 class BatchHardSoftMarginTripletLoss(LabelLoss):
-    r"""Each anchor with its farthest positive and nearest negative, without a margin.
+    r"""Soft-margin loss of each anchor with its farthest positive and nearest negative.
 
     $$L = \mathrm{mean}_a \log(1 + \exp(\max_p d(a, p) - \min_n d(a, n)))$$
 
@@ -202,7 +202,7 @@ class BatchHardSoftMarginTripletLoss(LabelLoss):
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: `distance` is unknown, or the ids are missing.
+        ValueError: if an argument or the ids are invalid.
 
     Example:
 
@@ -217,7 +217,8 @@ class BatchHardSoftMarginTripletLoss(LabelLoss):
         2017, https://arxiv.org/abs/1703.07737
 
     Relations:
-        As `BatchHardTripletLoss` to sentence-transformers' class of this name.
+        Equal to sentence-transformers' class of the same name where every anchor has a
+        positive and a negative; an anchor that lacks one is left out.
     """
 
     def __init__(
@@ -230,7 +231,7 @@ class BatchHardSoftMarginTripletLoss(LabelLoss):
         super().__init__(distance, None, reduction, name, dtype)
 
     def sums_and_counts(self, batch):
-        """The soft margin of each anchor, and whether it has one."""
+        """Returns the soft margin of each anchor, and whether it has one."""
         gap, valid = _hardest_gap(self.candidates(batch))  # [B], [B]
         return tf.where(valid > 0, tf.nn.softplus(gap), 0), valid
 
@@ -243,12 +244,13 @@ def _hardest_gap(candidates):
 
 @keras.saving.register_keras_serializable("tfembloss")
 class BatchSemiHardTripletLoss(_BatchTripletLoss):
-    r"""Each pair of one class with the nearest negative that is farther than the positive.
+    r"""Triplet loss of each positive pair with its semi-hard negative.
 
     $$L = \mathrm{mean}_{(a,p)} \max(0,\; d(a, p) - d(a, n_{ap}) + m)$$
 
-    with $n_{ap}$ the nearest negative farther than p, or the farthest negative if all are
-    nearer. The mean is over all pairs of one class whose anchor has a negative.
+    with $n_{ap}$ the nearest negative that is farther from a than p, or the farthest
+    negative if all are nearer. The mean is over all positive pairs whose anchor has a
+    negative.
 
     Call arguments: `y_pred [B, D]`; `y_true` class ids `[B]`, integers or strings.
 
@@ -258,7 +260,7 @@ class BatchSemiHardTripletLoss(_BatchTripletLoss):
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: `margin` is negative, `distance` is unknown, or the ids are missing.
+        ValueError: if an argument or the ids are invalid.
 
     Example:
 
@@ -272,20 +274,20 @@ class BatchSemiHardTripletLoss(_BatchTripletLoss):
         Clustering", 2015, https://arxiv.org/abs/1503.03832
 
     Relations:
-        Equal to sentence-transformers' class of this name, and to TensorFlow Addons'
-        TripletSemiHardLoss, where every anchor has a negative. On a batch of one class
-        those invent negatives; here it is 0. Of equally near negatives one has the
-        gradient.
+        Equal to sentence-transformers' class of the same name, and to TensorFlow Addons'
+        TripletSemiHardLoss, where every anchor has a negative. For a batch of one class
+        those use arbitrary distances; here, the loss is 0. Of equally near negatives only
+        one gets the gradient.
     """
 
     def sums_and_counts(self, batch):
-        """Violations of each anchor, and the number of its positives."""
+        """Returns the sum of each anchor's violations, and the number of its positives."""
         return triplet_sums.semihard(self.candidates(batch), self.margin)
 
 
 @keras.saving.register_keras_serializable("tfembloss")
 class TripletLoss(EmbeddingLoss):
-    r"""Given triplets: the positive nearer than the negative by a margin.
+    r"""Triplet loss on given triplets: the positive nearer than the negative by a margin.
 
     $$L_i = \max(0,\; d(a_i, p_i) - d(a_i, n_i) + m)$$
 
@@ -298,8 +300,7 @@ class TripletLoss(EmbeddingLoss):
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: `margin` is negative, `distance` is unknown, or `y_pred` has not three
-            columns.
+        ValueError: if an argument or `y_pred` is invalid.
 
     Example:
 
@@ -313,7 +314,7 @@ class TripletLoss(EmbeddingLoss):
         Classification", 2009, https://jmlr.org/papers/v10/weinberger09a.html
 
     Relations:
-        Equal to sentence-transformers' class of this name.
+        Equal to sentence-transformers' class of the same name.
     """
 
     def __init__(
@@ -330,7 +331,7 @@ class TripletLoss(EmbeddingLoss):
         self._distance = distances.get(distance)
 
     def call(self, y_true, y_pred):
-        """Values `[B]` of the columns `y_pred [B, 3, D]`."""
+        """Returns values `[B]` of columns `y_pred [B, 3, D]`."""
         columns = check_columns(y_pred, at_least=3, at_most=3)  # [B, 3, D]
         anchors, positives, negatives = tf.unstack(columns, 3, axis=1)  # [B, D] each
         gap = self._distance.rowwise(anchors, positives)  # [B]
