@@ -1,4 +1,4 @@
-"""Layers with the variables that losses and encoders need; models own them."""
+"""Layers with the variables of losses and encoders, which models own."""
 
 from tfembloss.layers.decoder import SentenceDecoder
 from tfembloss.layers.heads import CosineHead, PairHead
