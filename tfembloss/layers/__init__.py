@@ -1,4 +1,4 @@
-"""Layers with the variables that losses and encoders need; models own them.
+"""Layers with the variables of losses and encoders, which models own.
 
 - Heads, for `tfembloss.EmbeddingClassifier`: `CosineHead` for labeled rows, `PairHead` for
   pairs with a relation.

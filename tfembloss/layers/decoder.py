@@ -1,4 +1,4 @@
-"""A transformer decoder that sees one embedding, for the denoising auto-encoder."""
+"""A transformer decoder that attends to one embedding, for the denoising auto-encoder."""
 
 import keras
 import tensorflow as tf
@@ -9,12 +9,12 @@ from tfembloss.layers.pooling import PositionEmbedding
 
 @keras.saving.register_keras_serializable("tfembloss")
 class SentenceDecoder(Configurable, keras.layers.Layer):
-    """A transformer decoder that tells the tokens of a text from its one embedding.
+    """A transformer decoder that reconstructs the tokens of a text from its embedding.
 
-    Position t sees the tokens before t and the embedding, nothing else: causal
+    Position t attends only to the tokens before t and to the embedding: causal
     self-attention, and cross-attention to the embedding. Cross-attention to a single
-    vector is a linear map of it, since a softmax over one number is 1; so that is what
-    each block adds.
+    vector is a linear map of it, since a softmax over one number is 1, so each block adds
+    a linear map of the embedding.
 
     Call arguments: embedded tokens `[B, T, D]` and embeddings of the texts `[B, E]`.
     Returns states `[B, T, D]`, of which the logits are the products with the token
@@ -22,15 +22,15 @@ class SentenceDecoder(Configurable, keras.layers.Layer):
 
     Args:
         num_layers: number of blocks.
-        num_heads: attention heads of a block, of D // num_heads dimensions each; None for
-            one for every 64 dimensions.
+        num_heads: attention heads of a block, with D // num_heads dimensions each; None
+            for one head per 64 dimensions.
         sequence_length: the largest T.
-        dropout: share of the entries dropped in training, 0 to 1.
+        dropout: fraction of the entries dropped in training, 0 to 1.
         **kwargs: as in `keras.layers.Layer`, `name` and `dtype`.
 
     Raises:
-        ValueError: in use, more heads than dimensions, or texts longer than
-            `sequence_length`.
+        ValueError: at the call, if there are more heads than dimensions, or texts longer
+            than `sequence_length`.
 
     Example:
 
@@ -50,7 +50,7 @@ class SentenceDecoder(Configurable, keras.layers.Layer):
         self.dropout = dropout
 
     def build(self, tokens_shape, embeddings_shape):
-        """Makes the blocks."""
+        """Builds the blocks."""
         dim = tokens_shape[-1]
         num_heads = max(1, dim // 64) if self.num_heads is None else self.num_heads
         if num_heads > dim:
@@ -72,7 +72,7 @@ class SentenceDecoder(Configurable, keras.layers.Layer):
         self.built = True
 
     def call(self, tokens, embeddings, training=None):
-        """States `[B, T, D]`; that of position t is made of the tokens before t."""
+        """Returns states `[B, T, D]`; that of position t depends on the tokens before t."""
         start = tf.broadcast_to(self.start, tf.shape(tokens[:, :1]))
         x = self.positions(tf.concat([start, tokens[:, :-1]], axis=1))  # [B, T, D]
         for block in self.blocks:
@@ -80,7 +80,7 @@ class SentenceDecoder(Configurable, keras.layers.Layer):
         return self.norm(x)
 
     def compute_output_shape(self, tokens_shape, embeddings_shape):
-        """`[B, T, D]`."""
+        """Returns `[B, T, D]`."""
         return tokens_shape
 
 

@@ -1,4 +1,4 @@
-"""Heads that make class scores of embeddings."""
+"""Heads that map embeddings to class scores."""
 
 import keras
 import tensorflow as tf
@@ -10,24 +10,25 @@ from tfembloss.config import Configurable
 
 @keras.saving.register_keras_serializable("tfembloss")
 class CosineHead(Configurable, keras.layers.Layer):
-    r"""Cosines of embeddings with a learned centre of each class.
+    r"""Cosine similarities of embeddings to a learned center of each class.
 
     $$y_{ic} = \max_k \cos(x_i, w_{ck})$$
 
-    over the sub-centres k of class c. `tfembloss.EmbeddingClassifier` trains it with an
-    encoder, by a loss on class scores.
+    over the sub-centers k of class c. `tfembloss.EmbeddingClassifier` trains it with an
+    encoder, by a loss on class scores. Each replica holds all the centers.
 
-    Call arguments: embeddings `[B, D]`. Returns cosines `[B, C]`, in the precision of the
-    centres, whatever the policy. With `classes [S]`, integers, of those alone: `[B, S]`.
+    Call arguments: embeddings `[B, D]`, and optionally `classes [S]`, integers. Returns
+    cosines `[B, C]`, or `[B, S]` of the given classes, in the precision of the centers,
+    whatever the dtype policy.
 
     Args:
         num_classes: C, >= 1.
-        sub_centers: centres of each class, >= 1; with several, a class may have more than
-            one face, or noisy labels of its own.
+        sub_centers: centers of each class, >= 1; several centers suit classes with more
+            than one cluster, or with noisy labels.
         **kwargs: as in `keras.layers.Layer`, `name` and `dtype`.
 
     Raises:
-        ValueError: a number is too small, or the input is not `[B, D]`.
+        ValueError: if an argument or the input shape is invalid.
 
     Example:
 
@@ -43,8 +44,9 @@ class CosineHead(Configurable, keras.layers.Layer):
         Web Faces", 2020, https://doi.org/10.1007/978-3-030-58621-8_43
 
     Relations:
-        The weights of pytorch-metric-learning's ArcFaceLoss (W, transposed) and of its
-        proxy losses. Rows c K to c K + K - 1 of `centers` are those of class c.
+        These are the weights of pytorch-metric-learning's ArcFaceLoss (W, transposed) and
+        of its proxy losses. With K sub-centers, rows c K to c K + K - 1 of `centers` are
+        those of class c.
     """
 
     def __init__(self, num_classes, sub_centers=1, **kwargs):
@@ -53,13 +55,13 @@ class CosineHead(Configurable, keras.layers.Layer):
         self.sub_centers = integer("sub_centers", sub_centers, 1)
 
     def build(self, shape):
-        """Makes the centres."""
+        """Builds the centers."""
         if len(shape) != 2:
             raise ValueError(
                 "CosineHead takes embeddings [B, D] of one column of inputs. Received: "
                 f"shape={tuple(shape)}"
             )
-        # In directions alone, any scale is as good; 1 is what learning rates expect.
+        # Only directions matter, so any scale works; learning rates are tuned for 1.
         self.centers = self.add_weight(
             shape=(self.num_classes * self.sub_centers, shape[1]),
             initializer=keras.initializers.RandomNormal(stddev=1.0),
@@ -68,7 +70,7 @@ class CosineHead(Configurable, keras.layers.Layer):
         )
 
     def call(self, embeddings, classes=None):
-        """Returns cosines `[B, C]`, or `[B, S]` of the `classes [S]`."""
+        """Returns cosines `[B, C]`, or `[B, S]` of the given `classes [S]`."""
         x = distances.directions(tf.cast(embeddings, self.variable_dtype))  # [B, D]
         centers = self.centers.value  # [C * K, D]
         if classes is not None:
@@ -85,31 +87,31 @@ class CosineHead(Configurable, keras.layers.Layer):
         return tf.reduce_max(by_class, axis=2)
 
     def compute_output_shape(self, shape):
-        """`[B, C]`."""
+        """Returns `[B, C]`."""
         return (shape[0], self.num_classes)
 
 
 @keras.saving.register_keras_serializable("tfembloss")
 class PairHead(Configurable, keras.layers.Layer):
-    r"""Logits of what two embeddings are to each other, as entailment or contradiction.
+    r"""Logits of the relation of two embeddings, such as entailment or contradiction.
 
     $$y_i = W [u_i; v_i; |u_i - v_i|; u_i v_i] + b$$
 
-    of the parts that are wanted, in this order. `tfembloss.EmbeddingClassifier` trains it
-    with an encoder, by `tfembloss.losses.SoftmaxLoss`.
+    with the chosen parts, in this order. `tfembloss.EmbeddingClassifier` trains it with an
+    encoder, by `tfembloss.losses.SoftmaxLoss`.
 
     Call arguments: columns `[B, 2, D]`. Returns logits `[B, num_labels]`, in the precision
-    of the weights, whatever the policy.
+    of the weights, whatever the dtype policy.
 
     Args:
         num_labels: number of labels, >= 1.
-        embeddings: whether u and v are parts.
-        difference: whether |u - v| is.
-        product: whether u v, entry by entry, is.
+        embeddings: whether to use u and v.
+        difference: whether to use |u - v|.
+        product: whether to use the elementwise product u v.
         **kwargs: as in `keras.layers.Layer`, `name` and `dtype`.
 
     Raises:
-        ValueError: there are no parts or no labels, or the input is not `[B, 2, D]`.
+        ValueError: if no part is chosen, or `num_labels` or the input shape is invalid.
 
     Example:
 
@@ -122,8 +124,9 @@ class PairHead(Configurable, keras.layers.Layer):
         BERT-Networks", 2019, https://arxiv.org/abs/1908.10084
 
     Relations:
-        The classifier of sentence-transformers' SoftmaxLoss: `embeddings`, `difference`,
-        `product` are its concatenation_sent_rep, _difference, _multiplication.
+        This is the classifier of sentence-transformers' SoftmaxLoss: `embeddings`,
+        `difference` and `product` are its concatenation_sent_rep,
+        concatenation_sent_difference and concatenation_sent_multiplication.
     """
 
     def __init__(
@@ -144,7 +147,7 @@ class PairHead(Configurable, keras.layers.Layer):
             )
 
     def build(self, shape):
-        """Makes the weights."""
+        """Builds the weights."""
         if len(shape) != 3 or shape[1] != 2:
             raise ValueError(
                 "PairHead takes the columns [B, 2, D] of a tuple of two inputs. Received: "
@@ -170,5 +173,5 @@ class PairHead(Configurable, keras.layers.Layer):
         return tf.matmul(tf.concat(parts, axis=1), self.kernel) + self.bias
 
     def compute_output_shape(self, shape):
-        """`[B, num_labels]`."""
+        """Returns `[B, num_labels]`."""
         return (shape[0], self.num_labels)

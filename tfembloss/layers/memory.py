@@ -1,4 +1,4 @@
-"""The queue of earlier batches' embeddings."""
+"""A queue of the embeddings of earlier batches."""
 
 import keras
 import tensorflow as tf
@@ -13,20 +13,24 @@ from tfembloss.masks import MemoryRows
 class CrossBatchMemory(Configurable, keras.layers.Layer):
     """A queue of the embeddings of earlier batches, which a loss compares with each row.
 
-    `tfembloss.EmbeddingModel(encoder, memory=CrossBatchMemory(size))` fills it in training:
-    the rows of all replicas, with their ids, as they were embedded then. They have no
-    gradient, and no values of their own in the loss. `evaluate` leaves it as it is, and it
-    is saved and loaded with the model.
+    `tfembloss.EmbeddingModel(encoder, memory=CrossBatchMemory(size))` fills it in training
+    with the rows of all replicas and their ids, as they were embedded then. They get no
+    gradient, and are not anchors of the loss. `evaluate` neither uses nor changes the
+    queue, and it is saved and loaded with the model.
 
-    Embeddings go out of date as the encoder learns: a queue of a few epochs' steps suits a
-    low learning rate, and begins best after a few epochs without one.
+    Embeddings become outdated as the encoder learns: a queue of the steps of a few epochs
+    suits a low learning rate, and is best added after a few epochs without it.
+
+    It cannot be used with losses in both directions (`symmetric=True`, `CLIPLoss`), with
+    `SigLIPLoss`, `GISTEmbedLoss`, `LiftedStructureLoss` or `NPairsLoss`, or with miners of
+    all pairs (`HDCMiner`, `UniformHistogramMiner`, `AngularMiner`).
 
     Args:
         size: M, the number of rows that it holds, from 1 to 2^24.
         **kwargs: as in `keras.layers.Layer`, `name` and `dtype`.
 
     Raises:
-        ValueError: `size` is no number of rows; in use, embeddings of another shape.
+        ValueError: if `size` is out of range, or the shape of the embeddings changes.
 
     Example:
 
@@ -42,16 +46,16 @@ class CrossBatchMemory(Configurable, keras.layers.Layer):
         https://arxiv.org/abs/1912.06798
 
     Relations:
-        pytorch-metric-learning's CrossBatchMemory is a loss around a loss, which compares
-        the batch with the queue alone, the batch itself in it without gradient. Here the
-        rows of the batch are compared with each other, with gradient, and with the queue.
-        There the queue is not in what is saved.
+        pytorch-metric-learning's CrossBatchMemory is a loss that wraps a loss. It compares
+        the batch only with the queue, which has a copy of the batch without gradient. Here,
+        the rows of the batch are compared with each other, with gradient, and with the
+        queue. There, the queue is not saved.
     """
 
     def __init__(self, size, **kwargs):
         super().__init__(**kwargs)
         self.size = integer("size", size, 1)
-        # A file that is loaded may say anything, and would get the memory for it.
+        # A loaded file may have any size, and memory would be allocated for it.
         if self.size > 2**24:
             raise ValueError(
                 "Expected a memory of at most 2^24 rows, more than a few epochs have. "
@@ -59,20 +63,20 @@ class CrossBatchMemory(Configurable, keras.layers.Layer):
             )
 
     def build(self, shape):
-        """Makes the queue, for embeddings `[B, D]` or `[B, n, D]` of this shape."""
+        """Builds the queue for embeddings `[B, D]` or `[B, n, D]` of this shape."""
         self.embeddings = self._state((self.size, *shape[1:]), "embeddings", "float32")
         self.ids = self._state((self.size,), "ids", "int64")
-        self.num_rows = self._state((), "num_rows", "int64")  # that have ever come
+        self.num_rows = self._state((), "num_rows", "int64")  # enqueued so far
         self.built = True
 
     def load_own_variables(self, store):
-        """What was saved; a queue that is not built takes its shape from there."""
+        """Loads the saved queue; one that is not built takes its shape from the file."""
         names = set(store.keys())
         if "0" in names and not self.built:
             self.build((None, *store["0"].shape[1:]))
         if "0" in names:
             self._saved_size = store["0"].shape[0]
-        # Keras tries a second path in the file, and shows what failed there.
+        # Keras then tries a second path in the file, and would show that path's error.
         if getattr(self, "_saved_size", self.size) != self.size:
             raise ValueError(
                 f"Expected the saved rows of a memory of size {self.size}. Received: "
@@ -81,7 +85,7 @@ class CrossBatchMemory(Configurable, keras.layers.Layer):
         super().load_own_variables(store)
 
     def _state(self, shape, name, dtype):
-        # Each replica writes the rows of all, so that the first one's will do for all.
+        # Each replica writes the rows of all replicas, so that all hold the same.
         return self.add_weight(
             shape=shape,
             initializer="zeros",
@@ -93,13 +97,13 @@ class CrossBatchMemory(Configurable, keras.layers.Layer):
         )
 
     def contents(self):
-        """What the queue holds, as `tfembloss.masks.MemoryRows`."""
+        """Returns the contents of the queue, as `tfembloss.masks.MemoryRows`."""
         present = tf.range(self.size, dtype=tf.int64) < self.num_rows.value
         embeddings, ids = map(tf.convert_to_tensor, (self.embeddings, self.ids))
         return MemoryRows(embeddings, ids, present)
 
     def enqueue(self, embeddings, ids):
-        """Puts the rows of all replicas in the place of the oldest.
+        """Replaces the oldest rows by the rows of all replicas.
 
         Args:
             embeddings: this replica's `[B, D]` or `[B, n, D]`.

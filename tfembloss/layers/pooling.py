@@ -7,7 +7,7 @@ from tfembloss.config import Configurable
 
 
 def _check_length(length, sequence_length):
-    """Texts no longer than a layer has positions; None is a length not known yet."""
+    """Raises ValueError if texts are longer than the layer; None is an unknown length."""
     if length is not None and length > sequence_length:
         raise ValueError(
             f"Expected at most sequence_length={sequence_length} tokens, received "
@@ -23,12 +23,12 @@ class TokenPooling(Configurable, keras.layers.Layer):
       w_t = \exp(u_{token(t)} + v_{b,t})\ \text{where}\ token(t) \ne 0,\quad
       b = \lfloor \log_2 \text{number of tokens} \rfloor$$
 
-    With all u and v zero, as they start, this is the mean over the tokens that are not
-    padding. Training finds which words say what a text is about (rare ones, mostly) and
-    where a text says it: a document at its beginning, a query anywhere. Hence v differs
-    between short and long texts.
+    All u and v are initialized to zero, so that the layer begins as the mean over the
+    tokens that are not padding. Training learns which words tell what a text is about
+    (mostly rare ones), and where: in a document at the beginning, in a query anywhere.
+    Hence v differs between short and long texts.
 
-    Call arguments: token ids `[B, T]`, 0 is padding, and embeddings `[B, T, D]`.
+    Call arguments: token ids `[B, T]`, with 0 as padding, and embeddings `[B, T, D]`.
     Returns `[B, D]`; zeros for a text without tokens.
 
     Args:
@@ -45,9 +45,9 @@ class TokenPooling(Configurable, keras.layers.Layer):
     [[3.0]]
     """
 
-    # The logarithms u and v have to move by several units while embeddings move by
-    # tenths, and Adam moves every variable alike: so the variables hold u and v divided
-    # by these. On examples/search_api_docs.py that is worth 0.01 in MRR@10.
+    # u and v must change by several units while embeddings change by tenths, but Adam's
+    # steps are equal for all variables, so the variables hold u and v divided by these.
+    # In examples/search_api_docs.py this gains 0.01 in MRR@10.
     token_gain = 2.0
     position_gain = 5.0
 
@@ -57,7 +57,7 @@ class TokenPooling(Configurable, keras.layers.Layer):
         self.sequence_length = sequence_length
 
     def build(self, tokens_shape, embeddings_shape):
-        """Makes the weights."""
+        """Builds the weights."""
         self.token_weights = self.add_weight(
             shape=(self.vocabulary_size,), initializer="zeros", name="token_weights"
         )
@@ -68,10 +68,10 @@ class TokenPooling(Configurable, keras.layers.Layer):
         )
 
     def call(self, tokens, embeddings):
-        """Pooled embeddings `[B, D]`."""
+        """Returns pooled embeddings `[B, D]`."""
         _check_length(tokens.shape[1], self.sequence_length)
         length = ops.sum(ops.cast(tokens != 0, "float32"), axis=-1)  # [B]
-        # Of 1, 2 to 3, 4 to 7, ... tokens; the half keeps rounding off the boundaries.
+        # Of 1, 2 to 3, 4 to 7, ... tokens; the 0.5 avoids rounding at the boundaries.
         bucket = ops.cast(ops.log2(ops.maximum(length, 1.0) + 0.5), "int32")
         positions = ops.take(self.position_weights, bucket, axis=0)
         log_weights = self.token_gain * ops.take(self.token_weights, tokens, axis=0)
@@ -83,13 +83,13 @@ class TokenPooling(Configurable, keras.layers.Layer):
         return ops.where(empty, ops.zeros_like(pooled), pooled)  # [B, D]
 
     def compute_output_shape(self, tokens_shape, embeddings_shape):
-        """`[B, D]`."""
+        """Returns `[B, D]`."""
         return (embeddings_shape[0], embeddings_shape[2])
 
 
 @keras.saving.register_keras_serializable("tfembloss")
 class PositionEmbedding(Configurable, keras.layers.Layer):
-    """Adds a learned embedding of its position to each token.
+    """Adds a learned position embedding to each token.
 
     Call arguments: embeddings `[B, T, D]`. Returns `[B, T, D]`.
 
@@ -108,7 +108,7 @@ class PositionEmbedding(Configurable, keras.layers.Layer):
         self.sequence_length = sequence_length
 
     def build(self, shape):
-        """Makes the table of positions."""
+        """Builds the table of positions."""
         self.positions = self.add_weight(
             shape=(self.sequence_length, shape[-1]),
             initializer=keras.initializers.RandomNormal(stddev=0.05),
@@ -116,6 +116,6 @@ class PositionEmbedding(Configurable, keras.layers.Layer):
         )
 
     def call(self, x):
-        """Embeddings with their positions added."""
+        """Returns the embeddings plus those of their positions."""
         _check_length(x.shape[1], self.sequence_length)
         return x + self.positions[: ops.shape(x)[1]]

@@ -1,7 +1,8 @@
-"""Miners: which pairs or triplets of a batch a loss looks at.
+"""Miners select the pairs or triplets of a batch that a loss uses.
 
-A miner is given to a loss, `TripletMarginLoss(miner=BatchHardMiner())`, and selects among
-the rows of all replicas. Called by itself on embeddings and ids it shows what it selects:
+A miner is an argument of a loss, `TripletMarginLoss(miner=BatchHardMiner())`, and selects
+among the rows of all replicas. Called directly on embeddings and ids, it returns what it
+selects:
 
 >>> import tensorflow as tf
 >>> embeddings = tf.constant([[0.0, 1.0], [0.6, 0.8], [0.8, 0.6], [1.0, 0.0]])
@@ -15,24 +16,24 @@ SelectedPairs(positive=array([[0, 1], [1, 0], [2, 3], [3, 2]]),
 | `BatchEasyHardMiner` | one of each, by a strategy |
 | `MultiSimilarityMiner` | pairs that are in the wrong order, up to a margin |
 | `PairMarginMiner` | pairs on the wrong side of a margin |
-| `HDCMiner` | the hardest share of the pairs |
-| `UniformHistogramMiner` | pairs of all distances alike, at random |
+| `HDCMiner` | the hardest fraction of the pairs |
+| `UniformHistogramMiner` | pairs of all distances, equally often, at random |
 | `TripletMarginMiner` | triplets by their gap: hard, semi-hard or easy |
 | `AngularMiner` | triplets by the angle at the negative |
-| `DistanceWeightedMiner` | a negative of each pair at random, of any distance alike |
+| `DistanceWeightedMiner` | a negative of each pair at random, any distance equally likely |
 
 Without a miner a loss takes all; `TripletMarginMiner(type_of_triplets="semihard")` with
 `tfembloss.losses.TripletMarginLoss` is a good first choice.
 
-Two kinds. A `PairMiner` selects positive and negative pairs; a triplet loss then takes
-every triplet whose two pairs are selected. A `TripletMiner` selects triplets; a pair
-loss then takes each pair as often as it stands in them. Miners of both kinds are masks of
-static shape, so they compile under XLA, and their choice has no gradient.
+There are two kinds. A `PairMiner` selects positive and negative pairs; a triplet loss then
+uses every triplet whose two pairs are selected. A `TripletMiner` selects triplets; a pair
+loss then counts each pair once per triplet in which it occurs. Both kinds return masks of
+static shape, so that they compile under XLA, and their selection has no gradient.
 
-Options are compared and saved with the loss. A miner measures distances by itself:
-smaller is nearer, and every margin is a distance, for `"cosine"` 1 - cos. Random miners
-draw from `seed`, the ids of the batch and the positions of the rows, and from nothing
-else: the same batch gives the same choice, on any number of replicas.
+The options of a miner are saved with the loss. A miner has its own distance: smaller is
+nearer, and every margin is a distance, which is 1 - cos for `"cosine"`. Random miners
+depend only on `seed`, the ids of the batch and the positions of the rows: the same batch
+gives the same selection, on any number of replicas.
 """
 
 from tfembloss.miners.base import PairMiner, SelectedPairs, TripletMiner

@@ -1,9 +1,9 @@
-"""How miners and losses work together, and what the miners have in common.
+"""The interface between miners and losses, and what the miners have in common.
 
-A loss makes `Candidates`: distances and labels. A miner turns them into masks, a
-`PairMiner` of pairs, a `TripletMiner` of the negatives that go with one positive of each
-row. `pairs_of` and `triplets_of` give a loss what it needs from a miner of either kind,
-or from none.
+A loss makes `Candidates`: distances and labels. A miner turns them into masks: a
+`PairMiner` into a mask of pairs, a `TripletMiner` into a mask of the negatives that form a
+triplet with one positive of each row. `pairs_of` and `triplets_of` return what a loss needs
+from a miner of either kind, or without a miner.
 """
 
 from collections.abc import Callable
@@ -21,11 +21,11 @@ class Candidates(NamedTuple):
     """What a miner selects from.
 
     Args:
-        distances: of this replica's rows to all rows `[B, N]`, the miner's own.
+        distances: from this replica's rows to all rows `[B, N]`, by the miner's distance.
         labels: `masks.LabelPairs` of the same pairs.
-        key_distances: of all rows to all rows `[N, N]`, for a miner that
-            `needs_key_distances`; else None.
-        dim: the embeddings' number of dimensions D.
+        key_distances: from all rows to all rows `[N, N]`, for a miner that
+            `needs_key_distances`; otherwise None.
+        dim: the number of dimensions D of the embeddings.
     """
 
     distances: tf.Tensor
@@ -35,25 +35,25 @@ class Candidates(NamedTuple):
 
 
 def candidates(distance, batch, key_distances=False, x=None):
-    """`Candidates` of a batch.
+    """Returns the `Candidates` of a batch.
 
     Args:
         distance: see `tfembloss.distances`.
         batch: with `anchors [B, D]`, `keys [N, D]` and `pairs`, a `masks.LabelPairs`.
         key_distances: whether to add the distances between all keys.
-        x: distances of the anchors to the keys `[B, N]`, where they are known.
+        x: distances of the anchors to the keys `[B, N]`, if they are known.
     """
     pairwise, keys = distances.get(distance).pairwise, batch.keys
     x = pairwise(batch.anchors, keys) if x is None else x
     if not key_distances:
         all_to_all = None
-    else:  # one replica's rows are all rows
+    else:  # with one replica, its rows are all rows
         all_to_all = x if keys is batch.anchors else pairwise(keys, keys)
     return Candidates(x, batch.pairs, all_to_all, keys.shape[-1])
 
 
 def without_gradient(candidates):
-    """The same candidates as constants, for kernels with loops that no tape can pass."""
+    """Returns the candidates as constants, for kernels with loops, which block tapes."""
     x, labels, key_distances, dim = candidates
     if key_distances is not None:
         key_distances = tf.stop_gradient(key_distances)
@@ -65,7 +65,7 @@ class Positive(NamedTuple):
 
     Args:
         column: its position among all rows `[B]`.
-        found: rows that have one `[B]`.
+        found: whether the row has one `[B]`.
         number: which of the row's positives it is, from 0; a scalar.
     """
 
@@ -74,23 +74,23 @@ class Positive(NamedTuple):
     number: tf.Tensor
 
     def of(self, x):
-        """The positive's entry of each row of `x [B, N]`: `[B]`."""
+        """Returns the entry of the positive in each row of `x [B, N]`: `[B]`."""
         return tf.gather(x, self.column, batch_dims=1)
 
     def mask(self, num_keys):
-        """Where the positives are `[B, N]`."""
+        """Returns where the positives are, a mask `[B, N]`."""
         return self.found[:, None] & masks.at_positions(self.column, num_keys)
 
 
 def over_positives(labels, step, state):
-    """Goes through the positives of all rows at once: the first of each, the second, ...
+    """Loops over the positives of all rows at once: the first of each row, the second, ...
 
-    A loop of as many steps as the row with most positives has, each over `[B, N]`.
+    The loop has as many steps as the row with most positives has, each over `[B, N]`.
 
     Args:
         labels: `masks.LabelPairs`.
         step: `(positive, state) -> state`, of the same shapes.
-        state: tuple of tensors to begin with.
+        state: tuple of initial tensors.
 
     Returns:
         The last state.
@@ -106,7 +106,7 @@ def over_positives(labels, step, state):
         found = column < num_keys
         one = Positive(tf.where(found, column, 0), found, number)
         after = step(one, state)
-        # A loop must keep its static shapes; masks of [B, N] may have lost B or N.
+        # A loop must keep static shapes, and masks of [B, N] may have lost B or N.
         after = [tf.ensure_shape(x, old.shape) for x, old in zip(after, state, strict=True)]
         return number + 1, column, tuple(after)
 
@@ -116,7 +116,7 @@ def over_positives(labels, step, state):
 
 @compiled
 def most_positives(labels):
-    """The largest number of positives that a row has; a scalar."""
+    """Returns the largest number of positives of a row; a scalar."""
     return tf.reduce_max(tf.reduce_sum(tf.cast(labels.positive, tf.int32), axis=1))
 
 
@@ -134,15 +134,15 @@ class _Rows(NamedTuple):
 
 
 class Miner(Configurable):
-    """What the two kinds of miners have in common; make a subclass of one of them."""
+    """What the two kinds of miners have in common; subclass one of them instead."""
 
     distance: str | Callable = "normalized_euclidean"
     needs_key_distances = False
 
     def __call__(self, embeddings, ids):
-        """What is selected among `embeddings [B, D]` with `ids [B]`, as numpy arrays."""
+        """Returns what is selected from `embeddings [B, D]` with `ids [B]`, in numpy."""
         embeddings = np.asarray(embeddings)
-        double = embeddings.dtype == "float64"  # any other as losses compute, in float32
+        double = embeddings.dtype == "float64"  # any other in float32, as in losses
         embeddings = tf.constant(embeddings if double else embeddings.astype("float32"))
         ids = tf.convert_to_tensor(ids)
         right = not (ids.dtype.is_floating or ids.dtype.is_complex)
@@ -160,7 +160,7 @@ class Miner(Configurable):
 
     @classmethod
     def from_config(cls, config):
-        """Makes what `get_config` describes."""
+        """Creates a miner from the result of `get_config`."""
         # JSON has no tuples, and a miner must be hashable.
         tuples = {n: tuple(v) if isinstance(v, list) else v for n, v in config.items()}
         return super().from_config(tuples)
@@ -169,8 +169,8 @@ class Miner(Configurable):
 class PairMiner(Miner):
     """Base of the miners that select pairs.
 
-    A subclass writes `select`. It is a frozen dataclass, whose fields are its options,
-    registered with Keras; `distance` is a field, or a class attribute where it is fixed.
+    A subclass defines `select`. It is a frozen dataclass, whose fields are its options,
+    registered with Keras; `distance` is a field, or a class attribute if it is fixed.
     `needs_key_distances = True` adds the distances between all rows to the candidates.
 
     Example:
@@ -192,7 +192,7 @@ class PairMiner(Miner):
     """
 
     def select(self, candidates):
-        """`masks.Pairs`: boolean masks `[B, N]` of the selected pairs."""
+        """Returns `masks.Pairs`: boolean masks `[B, N]` of the selected pairs."""
         raise NotImplementedError
 
     def _selected(self, candidates):
@@ -203,20 +203,20 @@ class PairMiner(Miner):
 class TripletMiner(Miner):
     """Base of the miners that select triplets.
 
-    A subclass writes `negatives`, and is otherwise as with `PairMiner`.
+    A subclass defines `negatives`, and otherwise follows `PairMiner`.
     """
 
     def negatives(self, candidates, positive):
-        """Negatives that make a triplet with one positive of each row, mask `[B, N]`.
+        """Returns the negatives for one positive of each row, a mask `[B, N]`.
 
         Args:
             candidates: `Candidates`.
-            positive: `Positive`; what is returned for rows that have none is not used.
+            positive: `Positive`; the mask is not used in rows that do not have one.
         """
         raise NotImplementedError
 
     def _selected(self, candidates):
-        """Rows `(anchor, positive, negative)` as an array `[n, 3]`."""
+        """Returns rows `(anchor, positive, negative)` as an array `[n, 3]`."""
         found = [np.zeros([0, 3], "int64")]
         for number in range(int(most_positives(candidates.labels))):
             column, mask = _selected_negatives(self, candidates, tf.constant(number))
@@ -232,7 +232,7 @@ def _selected_pairs(miner, candidates):
 
 @compiled
 def _selected_negatives(miner, candidates, number):
-    """Columns `[B]` of one positive of each row, and the negatives with it, `[B, N]`."""
+    """Returns columns `[B]` of one positive of each row, and its negatives `[B, N]`."""
     positive = candidates.labels.positive
     is_it = positive & (tf.cumsum(tf.cast(positive, tf.int32), axis=1) == number + 1)
     column = tf.argmax(tf.cast(is_it, tf.int32), axis=1, output_type=tf.int32)
@@ -245,7 +245,7 @@ _known = {}
 
 
 def known(miner):
-    """The first of equal miners: functions compiled for a miner that is gone are lost."""
+    """Returns the first of equal miners, for which functions are compiled already."""
     try:
         return _known.setdefault(miner, miner)
     except TypeError as error:
@@ -256,15 +256,15 @@ def known(miner):
 
 
 def triplets_of(miner, candidates):
-    """How often each negative makes a triplet with one positive of each row.
+    """Returns how often each negative forms a triplet with one positive of each row.
 
     Args:
         miner: a miner of any kind, or None for all triplets.
-        candidates: `Candidates`; of the loss itself where there is no miner.
+        candidates: `Candidates`; those of the loss if there is no miner.
 
     Returns:
-        Function of a `Positive` that gives weights `[B, N]`; of rows that have no such
-        positive they are not to be used.
+        Function of a `Positive` that returns weights `[B, N]`, which are undefined in rows
+        that do not have this positive.
     """
     labels, dtype = candidates.labels, candidates.distances.dtype
     if isinstance(miner, TripletMiner):
@@ -278,7 +278,7 @@ def triplets_of(miner, candidates):
 
 
 def _pair_masks(miner, candidates):
-    """Weights 0 or 1 of the pairs that a miner of pairs, or none, selects."""
+    """Returns weights 0 or 1 of the pairs that a miner of pairs, or None, selects."""
     labels, dtype = candidates.labels, candidates.distances.dtype
     positive, negative = labels.positive, labels.negative
     if miner is not None:
@@ -288,13 +288,13 @@ def _pair_masks(miner, candidates):
 
 
 def pairs_of(miner, candidates, from_triplets=False):
-    """How often each pair counts, `masks.Pairs` of weights.
+    """Returns how often each pair counts, `masks.Pairs` of weights.
 
     Args:
         miner: a miner of any kind, or None for all pairs.
-        candidates: `Candidates`; of the loss itself where there is no miner.
-        from_triplets: whether a pair counts once for each triplet that it stands in also
-            where pairs were selected.
+        candidates: `Candidates`; those of the loss if there is no miner.
+        from_triplets: whether a pair counts once for each triplet in which it occurs even
+            if the miner selects pairs.
     """
     if isinstance(miner, TripletMiner):
         return _pairs_of_triplets(miner, candidates)
@@ -322,16 +322,16 @@ def _pairs_of_triplets(miner, candidates):
 
 
 def nearest(x, mask):
-    """Where each row's smallest entry under the mask is: mask `[B, N]` with one or none."""
+    """Returns where each row's minimum under the mask is: a mask `[B, N]`, one or none."""
     x_in_mask = tf.where(mask, x, float("inf"))
-    # One column more, as nothing is the smallest of no columns.
+    # One more column, since argmin needs at least one.
     x_in_mask = tf.pad(x_in_mask, [[0, 0], [0, 1]], constant_values=float("inf"))
     column = tf.argmin(x_in_mask, axis=1, output_type=tf.int32)
     return masks.at_positions(column, tf.shape(x)[1]) & mask
 
 
 def seed_of_batch(seed, labels, number=0):
-    """A seed `[2]` for this batch: of the miner's seed, the ids, and a number."""
+    """Returns a seed `[2]` of a batch from the miner's seed, the ids, and a number."""
     odd = 2 * tf.range(tf.size(labels.key_ids, tf.int64), dtype=tf.int64) + 1
     mixed = (
         tf.cast(labels.key_ids, tf.int64) * 0x5851F42D4C957F2D + odd * 0x14057B7EF767814F

@@ -20,17 +20,17 @@ def _farthest(x, mask):
 @keras.saving.register_keras_serializable("tfembloss")
 @dataclasses.dataclass(frozen=True)
 class BatchHardMiner(PairMiner):
-    r"""Each anchor's farthest positive and nearest negative.
+    r"""Selects each anchor's farthest positive and nearest negative.
 
     $$p(a) = \arg\max_{p} d(a, p) \qquad n(a) = \arg\min_{n} d(a, n)$$
 
-    Anchors that have both; of equal distances the first row.
+    Only anchors that have both are used. If distances are equal, the first row is selected.
 
     Args:
         distance: see `tfembloss.distances`.
 
     Raises:
-        ValueError: `distance` is unknown.
+        ValueError: if `distance` is unknown.
 
     Example:
 
@@ -42,7 +42,8 @@ class BatchHardMiner(PairMiner):
         2017, https://arxiv.org/abs/1703.07737
 
     Relations:
-        Equal to pytorch-metric-learning's. `BatchEasyHardMiner("hard", "hard")`.
+        Equal to pytorch-metric-learning's miner of the same name, and to
+        `BatchEasyHardMiner("hard", "hard")`.
     """
 
     distance: str | Callable = "normalized_euclidean"
@@ -51,7 +52,7 @@ class BatchHardMiner(PairMiner):
         distances.get(self.distance)
 
     def select(self, candidates):
-        """The hardest pairs."""
+        """Returns the hardest pairs."""
         x, labels = candidates.distances, candidates.labels
         positive = _farthest(x, labels.positive)
         negative = nearest(x, labels.negative)
@@ -62,7 +63,7 @@ class BatchHardMiner(PairMiner):
 @keras.saving.register_keras_serializable("tfembloss")
 @dataclasses.dataclass(frozen=True)
 class BatchEasyHardMiner(PairMiner):
-    """One positive and one negative for each anchor, by a strategy for each.
+    """Selects positives and negatives of each anchor by one strategy for either.
 
     | strategy | positive | negative |
     |---|---|---|
@@ -71,18 +72,18 @@ class BatchEasyHardMiner(PairMiner):
     | `"semihard"` | the farthest that is nearer than the chosen negative | the nearest that is farther than the chosen positive |
     | `"all"` | every one | every one |
 
-    Without `"all"`, only anchors that have both.
+    Without `"all"`, only anchors that have both are used.
 
     Args:
         pos_strategy, neg_strategy: one of the above. `"semihard"` needs `"hard"` or
             `"easy"` on the other side.
-        allowed_pos_range, allowed_neg_range: `(smallest, largest)` distance that is
-            chosen, both included; None for any.
+        allowed_pos_range, allowed_neg_range: `(smallest, largest)` distance that may be
+            selected, both inclusive; None for any.
         distance: see `tfembloss.distances`.
 
     Raises:
-        ValueError: an unknown strategy, `"semihard"` with `"semihard"` or `"all"`, or a
-            range that is not two increasing numbers.
+        ValueError: if an argument is invalid, or `"semihard"` is combined with
+            `"semihard"` or `"all"`.
 
     Example:
 
@@ -96,7 +97,7 @@ class BatchEasyHardMiner(PairMiner):
         https://arxiv.org/abs/1904.04370
 
     Relations:
-        Equal to pytorch-metric-learning's, in every combination.
+        Equal to pytorch-metric-learning's miner of the same name, in every combination.
     """  # noqa: E501
 
     pos_strategy: str = "easy"
@@ -119,7 +120,7 @@ class BatchEasyHardMiner(PairMiner):
             object.__setattr__(self, name, _limits(name, getattr(self, name)))
 
     def select(self, candidates):
-        """The pairs of both strategies."""
+        """Returns the pairs of both strategies."""
         x, labels = candidates.distances, candidates.labels
         positive = labels.positive & _within(x, self.allowed_pos_range)
         negative = labels.negative & _within(x, self.allowed_neg_range)
@@ -130,7 +131,7 @@ class BatchEasyHardMiner(PairMiner):
             positive = self._choose(self.pos_strategy, x, positive, _farthest, nearest)
             negative = nearest(x, negative & (x > masks.row_max(x, positive)[:, None]))
         else:
-            # As in the paper's code, a range limits what is chosen, not "all".
+            # As in the paper's code, a range limits all strategies except "all".
             if self.pos_strategy == "all":
                 positive = labels.positive
             if self.neg_strategy == "all":
@@ -148,7 +149,7 @@ class BatchEasyHardMiner(PairMiner):
 
 
 def _limits(name, limits):
-    """None, or two increasing numbers as a tuple."""
+    """Returns None, or two increasing numbers as a tuple."""
     if limits is None:
         return None
     are_two = isinstance(limits, list | tuple) and len(limits) == 2
@@ -169,7 +170,7 @@ def _within(x, limits):
 @keras.saving.register_keras_serializable("tfembloss")
 @dataclasses.dataclass(frozen=True)
 class MultiSimilarityMiner(PairMiner):
-    r"""Positives farther than the nearest negative, and negatives nearer than the farthest positive, up to epsilon.
+    r"""Selects positives farther than the nearest negative and negatives nearer than the farthest positive, up to epsilon.
 
     $$d(a, p) + \epsilon > \min_n d(a, n) \qquad d(a, n) - \epsilon < \max_p d(a, p)$$
 
@@ -178,7 +179,7 @@ class MultiSimilarityMiner(PairMiner):
         distance: see `tfembloss.distances`.
 
     Raises:
-        ValueError: `epsilon` is negative or `distance` is unknown.
+        ValueError: if an argument is invalid.
 
     Example:
 
@@ -191,7 +192,7 @@ class MultiSimilarityMiner(PairMiner):
         Learning", 2019, https://arxiv.org/abs/1904.06627
 
     Relations:
-        Equal to pytorch-metric-learning's.
+        Equal to pytorch-metric-learning's miner of the same name.
     """  # noqa: E501
 
     epsilon: float = 0.1
@@ -202,7 +203,7 @@ class MultiSimilarityMiner(PairMiner):
         non_negative("epsilon", self.epsilon)
 
     def select(self, candidates):
-        """The informative pairs."""
+        """Returns the informative pairs."""
         x, labels = candidates.distances, candidates.labels
         nearest_negative = masks.row_min(x, labels.negative)[:, None]
         farthest_positive = masks.row_max(x, labels.positive)[:, None]
@@ -215,16 +216,16 @@ class MultiSimilarityMiner(PairMiner):
 @keras.saving.register_keras_serializable("tfembloss")
 @dataclasses.dataclass(frozen=True)
 class PairMarginMiner(PairMiner):
-    """Positives farther than one margin, and negatives nearer than another.
+    r"""Selects positives farther than one margin, and negatives nearer than another.
 
-    d(a, p) > pos_margin and d(a, n) < neg_margin.
+    $$d(a, p) > m_p \qquad d(a, n) < m_n$$
 
     Args:
-        pos_margin, neg_margin: distances.
+        pos_margin, neg_margin: $m_p$ and $m_n$, distances.
         distance: see `tfembloss.distances`.
 
     Raises:
-        ValueError: a margin is not a number, or `distance` is unknown.
+        ValueError: if an argument is invalid.
 
     Example:
 
@@ -233,8 +234,8 @@ class PairMarginMiner(PairMiner):
     array([[1, 2], [2, 1]])
 
     Relations:
-        Equal to pytorch-metric-learning's; with its CosineSimilarity, a margin of s there
-        is 1 - s here.
+        Equal to pytorch-metric-learning's miner of the same name; with its
+        CosineSimilarity, a margin of s there is 1 - s here.
     """
 
     pos_margin: float = 0.2
@@ -247,7 +248,7 @@ class PairMarginMiner(PairMiner):
         number("neg_margin", self.neg_margin)
 
     def select(self, candidates):
-        """The pairs on the wrong side of their margin."""
+        """Returns the pairs on the wrong side of their margin."""
         x, labels = candidates.distances, candidates.labels
         return masks.Pairs(
             labels.positive & (x > self.pos_margin), labels.negative & (x < self.neg_margin)
@@ -257,17 +258,17 @@ class PairMarginMiner(PairMiner):
 @keras.saving.register_keras_serializable("tfembloss")
 @dataclasses.dataclass(frozen=True)
 class HDCMiner(PairMiner):
-    """The hardest share of all positive and of all negative pairs of the batch.
+    """Selects the hardest fraction of all positive and of all negative pairs of the batch.
 
-    The ceil(filter_percentage * n) farthest of the n positive pairs, and as many of the
-    nearest of the negative pairs; of equal distances, those of the first rows.
+    These are the ceil(filter_percentage * n) farthest of n positive pairs, and likewise the
+    nearest of the negative pairs. If distances are equal, the first rows are selected.
 
     Args:
-        filter_percentage: share of the pairs, in (0, 1].
+        filter_percentage: fraction of the pairs, in (0, 1].
         distance: see `tfembloss.distances`.
 
     Raises:
-        ValueError: `filter_percentage` is no share, or `distance` is unknown.
+        ValueError: if an argument is invalid.
 
     Example:
 
@@ -280,8 +281,8 @@ class HDCMiner(PairMiner):
         https://arxiv.org/abs/1611.05720
 
     Relations:
-        Equal to pytorch-metric-learning's, which leaves open which of equally hard pairs
-        it takes.
+        Equal to pytorch-metric-learning's miner of the same name, which does not specify
+        which of equally hard pairs it selects.
     """
 
     filter_percentage: float = 0.5
@@ -293,7 +294,7 @@ class HDCMiner(PairMiner):
         number("filter_percentage", self.filter_percentage, "in (0, 1]", _is_fraction)
 
     def select(self, candidates):
-        """The hardest pairs of the whole batch, of which these rows are a part."""
+        """Returns these rows' part of the hardest pairs of the whole batch."""
         x, everyone = candidates.key_distances, candidates.labels.all_rows()
         rows = candidates.labels.positions
         return masks.Pairs(
@@ -311,7 +312,7 @@ def _is_fraction(x):
 
 
 def _smallest_fraction(x, mask, fraction):
-    """The ceil(fraction * n) smallest of the n entries under the mask, as a mask."""
+    """Returns the ceil(fraction * n) smallest of n entries under the mask, as a mask."""
     count = tf.reduce_sum(tf.cast(mask, tf.int64))
     wanted = tf.cast(tf.math.ceil(fraction * tf.cast(count, tf.float64)), tf.int64)
     order = _ordered_bits(x)  # integers in the order of x
@@ -319,7 +320,7 @@ def _smallest_fraction(x, mask, fraction):
     below = mask & (order < limit)
     equal = mask & (order == limit)
     missing = wanted - tf.reduce_sum(tf.cast(below, tf.int64))
-    # The first of the equal ones, in the order of rows and columns.
+    # Of equal entries the first, in the order of rows and columns.
     by_row = tf.reduce_sum(tf.cast(equal, tf.int64), axis=1)
     earlier = tf.cumsum(by_row, exclusive=True)[:, None]
     place = earlier + tf.cumsum(tf.cast(equal, tf.int64), axis=1, exclusive=True)
@@ -327,16 +328,16 @@ def _smallest_fraction(x, mask, fraction):
 
 
 def _ordered_bits(x):
-    """Integers that are ordered as the floats are."""
+    """Returns integers in the order of the floats."""
     kind = tf.int32 if x.dtype == tf.float32 else tf.int64
     bits = tf.bitcast(x + 0, kind)  # -0 + 0 = +0
     return tf.where(bits < 0, bits ^ kind.max, bits)
 
 
 def _smallest_reaching(order, mask, wanted):
-    """The smallest integer that at least `wanted` entries do not exceed, by bisection.
+    """Returns the smallest integer that at least `wanted` entries do not exceed.
 
-    A pass over the entries for each of their bits: XLA on CPU sorts far slower.
+    By bisection, with a pass over the entries per bit: XLA on CPU sorts far more slowly.
     """
 
     def body(low, high):  # the answer is in [low, high]
@@ -354,20 +355,20 @@ def _smallest_reaching(order, mask, wanted):
 @keras.saving.register_keras_serializable("tfembloss")
 @dataclasses.dataclass(frozen=True)
 class UniformHistogramMiner(PairMiner):
-    """Pairs of all distances alike: some at random from each bin of the distances.
+    """Selects pairs uniformly over distances: random ones from each bin of a histogram.
 
-    The distances of all positive pairs of the batch, from the smallest to the largest,
-    are cut into bins of equal width; from each bin `pos_per_bin` pairs are drawn, all if
-    it has no more. The same with the negative pairs.
+    The range of distances of all positive pairs of the batch is divided into bins of equal
+    width, and `pos_per_bin` pairs are drawn from each bin, or all if it has fewer. The same
+    is done with the negative pairs.
 
     Args:
         num_bins: number of bins, at least 1.
-        pos_per_bin, neg_per_bin: pairs from each bin, at least 1.
+        pos_per_bin, neg_per_bin: pairs drawn from each bin, at least 1.
         seed: a non-negative integer; another seed draws other pairs.
         distance: see `tfembloss.distances`.
 
     Raises:
-        ValueError: a number is out of range, or `distance` is unknown.
+        ValueError: if an argument is invalid.
 
     Example:
 
@@ -378,11 +379,11 @@ class UniformHistogramMiner(PairMiner):
 
     Reference:
         Wu et al., "Sampling Matters in Deep Embedding Learning", 2017,
-        https://arxiv.org/abs/1706.07567, for why distances should be alike.
+        https://arxiv.org/abs/1706.07567, on why to sample uniformly over distances.
 
     Relations:
-        The bins of pytorch-metric-learning's, which draws with replacement: the same pair
-        may come twice there.
+        The bins are those of pytorch-metric-learning's miner of the same name, which draws
+        with replacement, so that a pair may be selected twice there.
     """
 
     num_bins: int = 100
@@ -399,7 +400,7 @@ class UniformHistogramMiner(PairMiner):
         integer("seed", self.seed, 0, 2**63 - 1)
 
     def select(self, candidates):
-        """The drawn pairs of the whole batch, of which these rows are a part."""
+        """Returns these rows' part of the pairs drawn from the whole batch."""
         x, everyone = candidates.key_distances, candidates.labels.all_rows()
         bits = random_bits(tf.shape(x), seed_of_batch(self.seed, everyone))
         rows = candidates.labels.positions
@@ -409,7 +410,7 @@ class UniformHistogramMiner(PairMiner):
         )
 
     def bins(self, x, mask):
-        """Which bin each entry under the mask is in, from 0; `num_bins` elsewhere."""
+        """Returns the bin of each entry under the mask, from 0; `num_bins` elsewhere."""
         smallest = tf.reduce_min(tf.where(mask, x, x.dtype.max))
         largest = tf.reduce_max(tf.where(mask, x, x.dtype.min))
         width = tf.where(mask, largest - smallest, 1) / self.num_bins
@@ -419,7 +420,7 @@ class UniformHistogramMiner(PairMiner):
 
     def _draw(self, x, mask, bits, per_bin):
         place = self.bins(x, mask)
-        # Sorted by bin, and at random in a bin: the last that is drawn is the limit.
+        # Sorted by bin, and randomly within a bin: the last drawn entry is the limit.
         keys = tf.bitwise.left_shift(tf.cast(place, tf.int64), 32) + tf.cast(bits, tf.int64)
         in_order = tf.sort(tf.reshape(keys, [-1]))
         in_order = tf.concat([in_order, [tf.int64.max]], axis=0)  # not empty

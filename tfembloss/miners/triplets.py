@@ -1,4 +1,4 @@
-"""Miners that select triplets: the negatives that go with an anchor and a positive."""
+"""Miners that select triplets: the negatives for an anchor and a positive."""
 
 import dataclasses
 import math
@@ -14,18 +14,18 @@ from tfembloss.miners.base import TripletMiner, nearest, seed_of_batch
 
 
 def _first(mask):
-    """The first entry of each row that is under the mask: mask `[B, N]`."""
+    """Returns the first entry of each row under the mask, as a mask `[B, N]`."""
     return nearest(tf.zeros_like(mask, tf.float32), mask)
 
 
 @keras.saving.register_keras_serializable("tfembloss")
 @dataclasses.dataclass(frozen=True)
 class TripletMarginMiner(TripletMiner):
-    r"""Triplets by the gap between their two distances.
+    r"""Selects triplets by the gap between their two distances.
 
-    With the gap $d(a, n) - d(a, p)$: `"all"` that violate the margin, gap <= margin;
-    of these the `"hard"`, gap <= 0, or the `"semihard"`, 0 < gap <= margin; or the
-    `"easy"` ones that do not, gap > margin.
+    With the gap $d(a, n) - d(a, p)$, these are `"all"` that violate the margin,
+    gap <= margin; of these only the `"hard"`, gap <= 0, or the `"semihard"`,
+    0 < gap <= margin; or the `"easy"` ones, which do not violate it, gap > margin.
 
     Args:
         margin: a distance, >= 0.
@@ -33,7 +33,7 @@ class TripletMarginMiner(TripletMiner):
         distance: see `tfembloss.distances`.
 
     Raises:
-        ValueError: `margin` is negative, or a name is unknown.
+        ValueError: if an argument is invalid.
 
     Example:
 
@@ -47,7 +47,7 @@ class TripletMarginMiner(TripletMiner):
         Clustering", 2015, https://arxiv.org/abs/1503.03832
 
     Relations:
-        Equal to pytorch-metric-learning's.
+        Equal to pytorch-metric-learning's miner of the same name.
     """
 
     margin: float = 0.2
@@ -62,7 +62,7 @@ class TripletMarginMiner(TripletMiner):
 
     @property
     def gaps(self):
-        """The gaps that are selected: above the first number, up to the second."""
+        """The selected gaps: above the first number, up to the second."""
         return {
             "all": (-math.inf, self.margin),
             "hard": (-math.inf, 0.0),
@@ -71,7 +71,7 @@ class TripletMarginMiner(TripletMiner):
         }[self.type_of_triplets]
 
     def negatives(self, candidates, positive):
-        """Negatives whose gap is in the interval."""
+        """Returns negatives whose gap is in the interval."""
         x = candidates.distances
         above, up_to = self.gaps
         reach = positive.of(x)[:, None]
@@ -81,17 +81,17 @@ class TripletMarginMiner(TripletMiner):
 @keras.saving.register_keras_serializable("tfembloss")
 @dataclasses.dataclass(frozen=True)
 class AngularMiner(TripletMiner):
-    r"""Triplets in which the negative sees anchor and positive under a large angle.
+    r"""Selects triplets with a large angle at the negative.
 
-    With the middle $c$ of anchor and positive, on the embeddings as they are:
+    With the midpoint $c$ of anchor and positive, on embeddings without normalization:
 
     $$\arctan \frac{|a - p|}{2\,|n - c|} > angle$$
 
     Args:
-        angle: in degrees, in (0, 90).
+        angle: an angle in degrees, in (0, 90).
 
     Raises:
-        ValueError: `angle` is out of range.
+        ValueError: if `angle` is out of range.
 
     Example:
 
@@ -104,7 +104,7 @@ class AngularMiner(TripletMiner):
         https://arxiv.org/abs/1708.01682
 
     Relations:
-        Equal to pytorch-metric-learning's.
+        Equal to pytorch-metric-learning's miner of the same name.
     """
 
     angle: float = 20
@@ -115,7 +115,7 @@ class AngularMiner(TripletMiner):
         number("angle", self.angle, "in degrees, in (0, 90)", lambda x: 0 < x < 90)
 
     def negatives(self, candidates, positive):
-        """Negatives near enough to the middle of anchor and positive."""
+        """Returns negatives near enough to the midpoint of anchor and positive."""
         squares = candidates.distances
         base = positive.of(squares)[:, None]  # |a - p|^2
         opposite = tf.gather(candidates.key_distances, positive.column)  # |n - p|^2
@@ -126,26 +126,26 @@ class AngularMiner(TripletMiner):
 @keras.saving.register_keras_serializable("tfembloss")
 @dataclasses.dataclass(frozen=True)
 class DistanceWeightedMiner(TripletMiner):
-    r"""For each anchor and positive a random negative, of any distance alike.
+    r"""Draws a negative for each positive pair, about uniformly over distances.
 
-    Points on a sphere are mostly far from each other: drawn uniformly, negatives would be
-    too easy. So a negative is drawn with a weight that is inverse to how many points have
-    its distance, below a cutoff as at the cutoff:
+    Points on a sphere are mostly far from each other, so that uniformly drawn negatives
+    would be too easy. So a negative is drawn with a weight inverse to the density of points
+    at its distance; below a cutoff, the weight is that at the cutoff:
 
     $$\log w(d) = (2 - D) \log d - \frac{D - 3}{2} \log\left(1 - \frac{d^2}{4}\right)$$
 
     Args:
-        cutoff: distance below which weights do not grow, in (0, 2).
+        cutoff: distance below which the weight is constant, in (0, 2).
         nonzero_loss_cutoff: negatives from this distance on are never drawn, in (0, 2].
         seed: a non-negative integer; another seed draws other negatives.
 
     Raises:
-        ValueError: a number is out of range.
+        ValueError: if an argument is out of range.
 
     Example:
 
     >>> points = [[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0], [-1.0, 0.0]]
-    >>> DistanceWeightedMiner()(points, [0, 0, 1, 1, 2]).shape   # a negative for each
+    >>> DistanceWeightedMiner()(points, [0, 0, 1, 1, 2]).shape   # one per positive pair
     (4, 3)
 
     Reference:
@@ -153,8 +153,9 @@ class DistanceWeightedMiner(TripletMiner):
         https://arxiv.org/abs/1706.07567
 
     Relations:
-        The weights of pytorch-metric-learning's, which draws as many triplets as the
-        anchor has rows of its class, with random positives; here each positive gets one.
+        The weights are those of pytorch-metric-learning's miner of the same name. That
+        draws as many triplets as the anchor's class has rows, with random positives; here,
+        each positive gets one.
     """
 
     cutoff: float = 0.5
@@ -169,10 +170,10 @@ class DistanceWeightedMiner(TripletMiner):
         integer("seed", self.seed, 0, 2**63 - 1)
 
     def probabilities(self, candidates):
-        """How likely each negative is drawn `[B, N]`; rows of 0 where none can be."""
+        """Returns the probability of each negative `[B, N]`, all 0 if none is possible."""
         x = tf.maximum(candidates.distances, self.cutoff)
         possible = candidates.labels.negative & (x < self.nonzero_loss_cutoff)
-        # At the antipode the weight is infinite, and never drawn.
+        # At the antipode the weight would be infinite, but it is never drawn.
         x = tf.where(possible, x, tf.ones_like(x))
         log_weights = (2.0 - candidates.dim) * tf.math.log(x)
         log_weights -= (candidates.dim - 3) / 2 * tf.math.log(1 - x * x / 4)
@@ -182,12 +183,12 @@ class DistanceWeightedMiner(TripletMiner):
         return tf.math.divide_no_nan(weights, total)
 
     def negatives(self, candidates, positive):
-        """One negative for each row, drawn by its probability."""
+        """Returns one negative for each row, drawn by its probability."""
         probabilities = self.probabilities(candidates)
         cumulative = tf.cumsum(probabilities, axis=1)
         labels = candidates.labels
         seed = seed_of_batch(self.seed, labels, positive.number)
         shares = uniform(tf.shape(labels.key_ids), seed, cumulative.dtype)  # [N]
         drawn = tf.gather(shares, labels.positions)[:, None] * cumulative[:, -1:]
-        # The first that exceeds the draw; a sum may grow by rounding where none is likely.
+        # The first above the draw; rounding may increase the sum where probability is 0.
         return _first((cumulative > drawn) & (probabilities > 0))

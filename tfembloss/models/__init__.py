@@ -1,4 +1,4 @@
-"""Models that train encoders: columns of inputs in, columns of embeddings out.
+"""Models that train encoders: they map columns of inputs to columns of embeddings.
 
 | model | what it trains |
 |---|---|

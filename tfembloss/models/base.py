@@ -1,4 +1,4 @@
-"""What the models have in common: columns of inputs in, one tensor of embeddings out."""
+"""What the models have in common: from columns of inputs to a tensor of embeddings."""
 
 import functools
 
@@ -30,8 +30,8 @@ from tfembloss.models.errors import explained
 class ColumnModel(Configurable, WholeModel):
     """Base of the models: trains under any strategy, on raw inputs, and resumes exactly.
 
-    A subclass writes `build` and `call`, columns in, embeddings `[B, D]` or `[B, n, D]`
-    out; and, if it takes raw inputs, `takes_raw_inputs` and `encoder_inputs`.
+    A subclass defines `build` and `call`, from columns to embeddings `[B, D]` or
+    `[B, n, D]`, and, if it takes raw inputs, `takes_raw_inputs` and `encoder_inputs`.
 
     Args:
         mini_batch_size: rows of a batch that go through `call` at once, in training and in
@@ -48,10 +48,10 @@ class ColumnModel(Configurable, WholeModel):
 
     # Loss from embeddings.
 
-    loss_sees_scores = False  # those of a head, instead of embeddings
+    loss_sees_scores = False  # whether the loss gets a head's scores, not embeddings
 
     def compile(self, optimizer="rmsprop", loss=None, *args, **kwargs):
-        """`keras.Model.compile`, with one loss: an instance, or its class's name."""
+        """`keras.Model.compile`, with one loss: an instance, or the name of its class."""
         super().compile(optimizer, self._checked_loss(loss), *args, **kwargs)
 
     def _checked_loss(self, loss):
@@ -59,7 +59,7 @@ class ColumnModel(Configurable, WholeModel):
             loss = loss[0]
         if isinstance(loss, list | tuple | dict):
             raise ValueError(
-                f"{type(self).__name__} gives one tensor: expected one loss. Received: "
+                f"{type(self).__name__} returns one tensor: expected one loss. Received: "
                 f"loss={loss!r}. For a sum of losses write a keras.losses.Loss whose "
                 "`call` adds them."
             )
@@ -68,19 +68,19 @@ class ColumnModel(Configurable, WholeModel):
         if takes_scores and not self.loss_sees_scores:
             raise ValueError(
                 f"{type(loss).__name__} takes scores of classes, [B, C]: expected a model "
-                f"with a head that gives them. Received: {type(self).__name__}, which "
-                "gives embeddings. Use tfembloss.EmbeddingClassifier(encoder, "
+                f"with a head that returns them. Received: {type(self).__name__}, which "
+                "returns embeddings. Use tfembloss.EmbeddingClassifier(encoder, "
                 "tfembloss.layers.CosineHead(num_classes)), or PairHead for SoftmaxLoss."
             )
         return loss
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The compiled loss of the embeddings `y_pred`; `y` may be None."""
+        """Computes the compiled loss of the embeddings `y_pred`; `y` may be None."""
         y = no_targets(y_pred) if y is None else y
         if isinstance(self.loss, EmbeddingLoss) or replicas.count() == 1:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
-        # Keras's own losses: a mean of the replicas' means, which is not that of the rows
-        # where replicas hold different numbers of them.
+        # Keras's losses return a mean of the replicas' means, which is not the mean over
+        # rows if replicas hold different numbers of them.
         loss = self._compile_loss(y, y_pred, sample_weight)
         if getattr(self.loss, "reduction", "mean") != "sum":
             loss *= replicas.share(tf.cast(tf.shape(y_pred)[0], loss.dtype))
@@ -88,13 +88,13 @@ class ColumnModel(Configurable, WholeModel):
         return sum(map(self._aggregate_additional_loss, self.losses), loss)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        """The compiled metrics, which compare `y_pred` with y."""
+        """Computes the compiled metrics, which compare `y_pred` with y."""
         no_y = y is None or (hasattr(y, "shape") and tuple(y.shape)[1:] == (0,))
         if self._compile_metrics is not None and no_y:
             raise ValueError(
                 "`metrics` in `compile` compare the predictions with y: expected y. "
                 "Received: y=None. Leave `metrics` out, or measure embeddings by a "
-                "callback, as tfembloss.evaluation.RetrievalEvaluator."
+                "callback, such as tfembloss.evaluation.RetrievalEvaluator."
             )
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
@@ -103,16 +103,16 @@ class ColumnModel(Configurable, WholeModel):
     takes_raw_inputs = False
 
     def encoder_inputs(self, x, training=False):
-        """What `call` takes, from a batch of raw inputs; in tf.data."""
+        """Returns what `call` takes from a batch of raw inputs; runs in tf.data."""
         raise NotImplementedError
 
     def step_batches(self, batches, training):
-        """What the steps of `fit` and `evaluate` take, from a dataset of raw batches."""
+        """Returns what steps of `fit` and `evaluate` take from a dataset of raw batches."""
         prepare = functools.partial(self.encoder_inputs, training=training)
         return map_inputs(prepare, batches)
 
     def step_batch(self, x, y=None, sample_weight=None, training=False):
-        """What a step takes, from one batch."""
+        """Returns what a step takes from one batch."""
         if self.takes_raw_inputs:
             x = self.encoder_inputs(as_columns(x), training)
             y = inputs.targets_as_array(y)
@@ -149,21 +149,21 @@ class ColumnModel(Configurable, WholeModel):
                     (x, y, sample_weight), validation_split
                 )
             elif validation_split and validation_data is None:
-                kwargs["validation_split"] = validation_split  # Keras says that it cannot
+                kwargs["validation_split"] = validation_split  # Keras raises the error
             if validation_data is not None:
                 size = kwargs.pop("validation_batch_size", None) or batch_size
                 validation_data = self._validation_batches(validation_data, size)
             given = self._batches(x, y, sample_weight, batch_size, shuffle, training=True)
             given = first_batch.watched(self, given, shuffle)
             if self.takes_raw_inputs and rows_given:
-                shuffle = False  # they are already
+                shuffle = False  # it is shuffled already
             return super().fit(
                 **given, validation_data=validation_data, shuffle=shuffle, **kwargs
             )
 
     def evaluate(self, x=None, y=None, batch_size=None, *, sample_weight=None, **kwargs):
         """`keras.Model.evaluate`, also on raw inputs and without `y`."""
-        # `fit` calls this with the validation data that it was given: preprocessed.
+        # `fit` calls this with validation data that is preprocessed already.
         if kwargs.get("_use_cached_eval_dataset"):
             return super().evaluate(x, y, batch_size, sample_weight=sample_weight, **kwargs)
         with explained(self):
@@ -227,7 +227,7 @@ class ColumnModel(Configurable, WholeModel):
     def _batches(
         self, x, y=None, sample_weight=None, batch_size=None, shuffle=False, training=False
     ):
-        """Arguments of Keras's `fit` and `evaluate`, by name."""
+        """Returns arguments of Keras's `fit` and `evaluate`, by name."""
         batch_size = check_batch_size(batch_size)
         if is_batches(x):
             check_nothing_beside(x, y, sample_weight)
@@ -249,7 +249,7 @@ class ColumnModel(Configurable, WholeModel):
         return {**given, "batch_size": batch_size}
 
     def _with_targets(self, batches):
-        """The same batches with integers in the place of ids that are strings."""
+        """Returns the batches with integers in place of string ids."""
         _, y, _ = keras.utils.unpack_x_y_sample_weight(batches.element_spec)
         if not (isinstance(y, tf.TensorSpec) and y.dtype == tf.string):
             return batches
@@ -261,7 +261,7 @@ class ColumnModel(Configurable, WholeModel):
         return batches.map(changed, tf.data.AUTOTUNE)
 
     def _validation_batches(self, validation_data, batch_size):
-        """Validation data as Keras takes it: a dataset, or (x, y, sample_weight)."""
+        """Returns validation data for Keras: a dataset, or (x, y, sample_weight)."""
         if isinstance(validation_data, list) and self.takes_raw_inputs:
             validation_data = (validation_data,)  # rows, not (x, y)
         if is_batches(validation_data):
@@ -276,32 +276,32 @@ class ColumnModel(Configurable, WholeModel):
     # Steps: by mini-batches, and of several workers.
 
     def train_step(self, data):
-        """One step; its logs are those of all workers."""
+        """Runs a training step; its logs are those of all workers."""
         if self.mini_batch_size is None:
             return replicas.worker_logs(super().train_step(data))
         return replicas.worker_logs(grad_cache.train_step(self, data))
 
     def test_step(self, data):
-        """One step of evaluation; its logs are those of all workers."""
+        """Runs an evaluation step; its logs are those of all workers."""
         if self.mini_batch_size is None:
             return replicas.worker_logs(super().test_step(data))
         return replicas.worker_logs(grad_cache.test_step(self, data))
 
     def _encoder_layers(self):
-        """The layers that `call` uses."""
+        """Returns the layers that `call` uses."""
         of_steps = {id(layer) for layer in self._layers_of_steps()}
         layers = self._flatten_layers(include_self=False)
         return [layer for layer in layers if id(layer) not in of_steps]
 
 
 def one_tensor(embeddings, rank):
-    """An encoder's output, one tensor of this rank, or a ValueError that says how."""
+    """Returns an encoder's output, one tensor of this rank. Raises ValueError otherwise."""
     is_tensor = tf.is_tensor(embeddings) or isinstance(embeddings, keras.KerasTensor)
     if is_tensor and embeddings.shape.rank in (rank, None):
         return embeddings
     if is_tensor:
         received = f"a tensor of shape {tuple(embeddings.shape)}"
-        mend = "Pool what it gives of tokens or pixels, or add keras.layers.Flatten()."
+        mend = "Pool its output over tokens or pixels, or add keras.layers.Flatten()."
     else:
         parts = embeddings if isinstance(embeddings, dict) else range(len(embeddings))
         received = f"{type(embeddings).__name__} of {list(parts)}"
@@ -316,7 +316,7 @@ def one_tensor(embeddings, rank):
 
 
 def check_no_strings(x):
-    """The encoder's inputs are no texts: a ValueError where a text came so far."""
+    """Raises ValueError if texts were not preprocessed to the encoder's inputs."""
     if any(tf.as_dtype(leaf.dtype) == tf.string for leaf in tf.nest.flatten(x)):
         raise ValueError(
             "Expected the encoder's inputs, received strings. Only fit, evaluate and "
@@ -325,7 +325,7 @@ def check_no_strings(x):
 
 
 def column_shapes(shape):
-    """Shapes of the columns: of a tuple of them, or of the one."""
+    """Returns the shapes of the columns: of a tuple of them, or of a single one."""
     if isinstance(shape, (tuple, list)) and shape and not _is_dimension(shape[0]):
         return list(shape)
     return [shape]

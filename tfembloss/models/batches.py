@@ -1,4 +1,4 @@
-"""Datasets and other batches that users give, as a step takes them."""
+"""Converts datasets and other batches of users to what a step takes."""
 
 import keras
 import tensorflow as tf
@@ -10,14 +10,14 @@ from tfembloss.models.inputs import input_rank, targets_as_array
 
 
 def is_batches(x):
-    """Whether x gives batches, with y and weights in them, instead of rows."""
+    """Whether x yields batches, including y and weights, instead of rows."""
     datasets = tf.data.Dataset | keras.utils.PyDataset
     is_distributed = isinstance(x, tf.distribute.DistributedDataset)
     return isinstance(x, datasets) or is_distributed or hasattr(x, "__next__")
 
 
 def of_batches(dataset, encoder=None):
-    """The dataset, its ranks known; a ValueError where it has no batches of rows."""
+    """Returns the dataset with known ranks. Raises ValueError if it has no batches."""
     if dataset.cardinality() == 0:
         raise ValueError("Expected at least one batch. Received: a dataset without any.")
     dataset = _with_known_ranks(dataset)
@@ -25,7 +25,7 @@ def of_batches(dataset, encoder=None):
     ranks = {getattr(part.shape, "rank", 1) for part in tf.nest.flatten(x)}
     rank = input_rank(encoder)
     if rank is not None and encoder.input_shape[-1] == 1:
-        rank = None  # Keras gives batches [B] their last axis
+        rank = None  # Keras adds the last axis to batches [B]
     if ranks == {0} or (rank is not None and ranks == {rank - 1}):
         raise ValueError(
             "Expected a dataset of batches. Received: a dataset of single rows, "
@@ -35,10 +35,10 @@ def of_batches(dataset, encoder=None):
 
 
 def _with_known_ranks(dataset):
-    """The same with the first batch's ranks, where it does not know its own.
+    """Returns the dataset with the first batch's ranks if its own are unknown.
 
-    As of from_generator(output_types=...) and numpy_function. That batch is read for it: a
-    generator function has to begin anew each time that it is called, as in each epoch.
+    They are for from_generator(output_types=...) and numpy_function. The first batch is
+    read for this: a generator function must restart at every call, as in each epoch.
     """
 
     def is_unknown(spec):
@@ -65,7 +65,7 @@ def _with_known_ranks(dataset):
 
 
 def check_nothing_beside(x, y, sample_weight):
-    """That y and weights are not given beside batches that carry them."""
+    """Raises ValueError if y or weights are given in addition to batches."""
     if y is None and sample_weight is None:
         return
     raise ValueError(
@@ -76,7 +76,7 @@ def check_nothing_beside(x, y, sample_weight):
 
 
 def raw_batches(x, y, sample_weight, batch_size, shuffle=False):
-    """A dataset of batches of raw inputs, from arrays of them."""
+    """Returns a dataset of batches of raw inputs from arrays."""
     if hasattr(x, "__next__"):
         raise ValueError(
             "Expected arrays, lists or a dataset of raw inputs. Received: "
@@ -90,14 +90,14 @@ def raw_batches(x, y, sample_weight, batch_size, shuffle=False):
 
 
 def check_batch_size(batch_size):
-    """None, or a number of rows >= 1."""
+    """Returns None, or an integer >= 1."""
     if batch_size is None:
         return None
     return integer("batch_size", batch_size, 1)
 
 
 def map_inputs(function, batches):
-    """The same batches with `function(x)` in the place of their x."""
+    """Returns the batches with `function(x)` in place of x."""
 
     def changed(*element):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(element)
@@ -107,7 +107,7 @@ def map_inputs(function, batches):
 
 
 def mapped_batches(batches, function):
-    """Batches of a PyDataset or generator through a function of x, y, sample_weight."""
+    """Maps batches of a PyDataset or generator by a function of x, y, sample_weight."""
     if isinstance(batches, keras.utils.PyDataset):
         return MappedPyDataset(batches, function)
     return (_mapped(_checked_batch(batch), function) for batch in batches)
@@ -121,7 +121,7 @@ def _checked_batch(batch):
             "tf.data.Dataset.from_generator, then .batch(...)."
         )
     are_texts = isinstance(batch, list) and all(isinstance(x, str | bytes) for x in batch)
-    return (batch,) if are_texts else batch  # which Keras would take for (x, y, ...)
+    return (batch,) if are_texts else batch  # Keras would read a list as (x, y, ...)
 
 
 def _mapped(batch, function):
@@ -132,7 +132,7 @@ def _mapped(batch, function):
 
 
 class MappedPyDataset(keras.utils.PyDataset):
-    """A PyDataset whose batches go through a function of x, y and sample_weight."""
+    """A PyDataset whose batches are mapped by a function of x, y and sample_weight."""
 
     def __init__(self, source, function):
         super().__init__(
@@ -149,13 +149,13 @@ class MappedPyDataset(keras.utils.PyDataset):
 
     @property
     def num_batches(self):
-        """The source's."""
+        """The number of batches of the source."""
         return self.source.num_batches
 
     def on_epoch_begin(self):
-        """Tells the source."""
+        """Notifies the source."""
         self.source.on_epoch_begin()
 
     def on_epoch_end(self):
-        """Tells the source."""
+        """Notifies the source."""
         self.source.on_epoch_end()

@@ -1,4 +1,4 @@
-"""A model that is built when all that it owns is: before its first step is traced."""
+"""A model that builds all its parts before its first step is traced."""
 
 import keras
 import numpy as np
@@ -9,10 +9,10 @@ from tfembloss import replicas
 
 
 class WholeModel(keras.Model):
-    """Base of models with parts that `call` does not use, as a head or a memory.
+    """Base of models with parts that `call` does not use, such as a head or a memory.
 
-    Keras takes a model for built when `call` is; weights would then be loaded into the
-    rest of it before there is any, and left out without a word.
+    Keras considers a model built when `call` is; weights of its other parts would then be
+    loaded before these are built, and silently left out.
 
     Args:
         name, dtype: as in `keras.Model`.
@@ -20,25 +20,25 @@ class WholeModel(keras.Model):
 
     def __init__(self, name=None, dtype=None):
         super().__init__(name=name, dtype=dtype)
-        self._was_traced = False  # to build what only a call builds
+        self._was_traced = False  # to build parts that only a call builds
 
     def _known_inputs(self):
-        """Symbolic inputs of `call` where they are known without data, else None."""
+        """Returns symbolic inputs of `call` if they are known without data, or None."""
         return None
 
     def _known_outputs(self, x):
-        """What `call` gives of symbolic inputs where that is known without a call."""
+        """Returns symbolic outputs of `call` if they are known without a call, or None."""
         return None
 
     def _build_parts(self, shape):
-        """Builds what the loss uses and `call` does not, for embeddings of this shape."""
+        """Builds parts that only the loss uses, for embeddings of this shape."""
 
     def _layers_of_steps(self):
-        """Layers that are built for the embeddings of a step, not of `predict`."""
+        """Returns layers that are built for embeddings of a step, not of `predict`."""
         return []
 
     def _build_known(self):
-        """Builds the model where its inputs are known without data."""
+        """Builds the model if its inputs are known without data."""
         x = None if self._is_complete() else self._known_inputs()
         if x is not None:
             with self.distribute_strategy.scope():
@@ -59,7 +59,7 @@ class WholeModel(keras.Model):
         ]
 
     def _build_all(self, x, y=None, sample_weight=None):
-        """Builds all that is used; returns symbolic embeddings of the symbolic inputs."""
+        """Builds all used parts; returns symbolic embeddings of the symbolic inputs."""
         y_pred = self._known_outputs(x)
         if y_pred is not None and not self.built:
             self.build(tf.nest.map_structure(lambda x: tuple(x.shape), x))
@@ -83,9 +83,9 @@ class WholeModel(keras.Model):
             self.optimizer.build(self.trainable_variables)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        # Keras 3.15 draws a batch under a strategy, to learn its shapes: what is drawn anew
-        # in each iteration would begin with its second one. And without a strategy it
-        # makes variables in the first trace, which are lost where that fails.
+        # Keras 3.15 draws a batch under a strategy to infer shapes, so that data resampled
+        # in each iteration would start with its second one. Without a strategy, it creates
+        # variables in the first trace, which are lost if that fails.
         of_steps = [layer for layer in self._layers_of_steps() if not layer.built]
         if self._is_complete() and not of_steps:
             return
@@ -94,14 +94,14 @@ class WholeModel(keras.Model):
         batch = keras.utils.unpack_x_y_sample_weight(data_batch)
         x, y, sample_weight = (tf.nest.map_structure(_symbolic, part) for part in batch)
         if any(part is None for part in tf.nest.flatten(x)):
-            return  # of unknown rank: the trace builds
+            return  # of unknown rank: built by the trace
         with self.distribute_strategy.scope():
             y_pred = self._build_all(x, y, sample_weight)
             for layer in of_steps:
                 layer.build(tuple(y_pred.shape))
 
     def compile_from_config(self, config):
-        """Compiles as `get_compile_config` says; Keras asks for it beside `compile`."""
+        """Compiles from the result of `get_compile_config`, as Keras requires it."""
         self.compile(**keras.saving.deserialize_keras_object(config))
         self._build_known()
         if self.built and not self.optimizer.built:
@@ -110,19 +110,19 @@ class WholeModel(keras.Model):
     # Saving.
 
     def save(self, *args, **kwargs):
-        """`keras.Model.save`, also of a model that is not called but known."""
+        """`keras.Model.save`, also before a call if the inputs are known."""
         self._build_known()
         super().save(*args, **kwargs)
 
     def save_weights(self, *args, **kwargs):
-        """`keras.Model.save_weights`, also of a model that is not called but known."""
+        """`keras.Model.save_weights`, also before a call if the inputs are known."""
         self._build_known()
         super().save_weights(*args, **kwargs)
 
     def load_weights(self, filepath, *args, **kwargs):
-        """`keras.Model.load_weights`, of all that the model owns."""
+        """`keras.Model.load_weights`, for all parts of the model."""
         self._build_known()
-        with self.distribute_strategy.scope():  # a memory is built from what was saved
+        with self.distribute_strategy.scope():  # a memory is built from the file
             if self.built and self._unbuilt():
                 raise ValueError(
                     "Expected a model that is built, all parts of it, to load weights "
@@ -132,19 +132,19 @@ class WholeModel(keras.Model):
             super().load_weights(filepath, *args, **kwargs)
 
     def _seed_states(self):
-        """Where the random layers, dropout say, stand in their sequences."""
+        """Returns the seed states of random layers, such as dropout."""
         return [v for v in self.variables if "seed_generator" in v.path]
 
     def save_own_variables(self, store):
-        """Also the states of random layers, which Keras leaves out (3.15)."""
+        """Saves also the states of random layers, which Keras (3.15) leaves out."""
         super().save_own_variables(store)
         for i, state in enumerate(self._seed_states()):
             store[f"seed_state_{i}"] = state
 
     def load_own_variables(self, store):
-        """What `save_own_variables` saved, so that dropout goes on where it was.
+        """Loads what `save_own_variables` saved, so that dropout resumes where it was.
 
-        Also into a model with more or fewer random layers, or from a file without them.
+        The numbers of random layers in the model and in the file may differ.
         """
         names = set(store.keys())
         seeds = {name for name in names if name.startswith("seed_state_")}
@@ -155,7 +155,7 @@ class WholeModel(keras.Model):
 
 
 def _symbolic(x):
-    """A symbolic tensor like x; None where x is none or its rank is unknown."""
+    """Returns a symbolic tensor like x; None if x is not a tensor of known rank."""
     if x is None or not hasattr(x, "shape") or not hasattr(x, "dtype"):
         return None
     shape = tf.TensorShape(x.shape)

@@ -1,4 +1,4 @@
-"""An encoder and a head on its embeddings, trained as one."""
+"""An encoder and a head on its embeddings, trained together."""
 
 import keras
 import tensorflow as tf
@@ -15,31 +15,32 @@ from tfembloss.models.head_optimizer import HeadOptimizer, with_head
 
 @keras.saving.register_keras_serializable("tfembloss")
 class EmbeddingClassifier(EncoderModel):
-    """Trains an encoder by what a head makes of its embeddings.
+    """Trains an encoder together with a head on its embeddings.
 
-    The head is `tfembloss.layers.CosineHead` for `ArcFaceLoss` and the others on class
-    centres, `PairHead` for `SoftmaxLoss`, or any layer on embeddings: a
+    The head is `tfembloss.layers.CosineHead` for `ArcFaceLoss` and other losses on class
+    centers, `PairHead` for `SoftmaxLoss`, or any layer on embeddings: a
     `keras.layers.Dense` projects them to a teacher's dimension for `MSELoss`.
 
-    What the model gives, by `model(x)` and `predict`, is embeddings; the loss and the
-    metrics given to `compile` see the head's scores of them. `export_encoder` leaves the
-    head out. As in `EmbeddingModel` one column x gives embeddings `[B, D]`, a tuple of n
-    columns `[B, n, D]`.
+    `model(x)` and `predict` return embeddings, while the loss and the metrics passed to
+    `compile` get the head's scores. `export_encoder` leaves the head out. As in
+    `EmbeddingModel`, one column x gives embeddings `[B, D]`, and a tuple of n columns
+    `[B, n, D]`.
 
     Args:
-        encoder: Keras model or layer from one column's input to embeddings `[rows, D]`.
+        encoder: Keras model or layer from the input of one column to embeddings
+            `[rows, D]`.
         head: layer from embeddings to scores.
         preprocessor, mini_batch_size: see `EmbeddingModel`.
-        num_sampled: with a `CosineHead` of very many classes: the number S of classes that
-            a step of training scores, those of the batch on all replicas and a random
-            rest, resampled in each step. Memory is then `[B, S]` instead of `[B, C]`. At
-            least the classes of a batch, for which its rows are always enough, and at
-            most C. Evaluation, and metrics, score all.
+        num_sampled: for a `CosineHead` with very many classes: the number S of classes that
+            a training step scores. These are the classes of the batch on all replicas, and
+            random others, resampled in each step. Memory is then `[B, S]` instead of
+            `[B, C]`. It must be at least the number of classes in a batch, which its number
+            of rows always is, and at most C. Evaluation and metrics score all classes.
         name, dtype: as in `keras.Model`.
 
     Raises:
-        ValueError: `encoder` or `head` is no layer, `num_sampled` is out of range or for
-            another head; in use, a batch of more classes than `num_sampled`.
+        ValueError: if an argument is invalid, or a batch has more classes than
+            `num_sampled`.
 
     Example:
 
@@ -59,8 +60,8 @@ class EmbeddingClassifier(EncoderModel):
 
     Relations:
         pytorch-metric-learning and sentence-transformers keep the head in the loss, which
-        has to be given to the optimizer, moved and saved beside the model. Partial FC
-        splits the centres among the replicas; here each replica has all.
+        has to be passed to the optimizer, moved and saved in addition to the model. Partial
+        FC splits the centers among the replicas; here, each replica has all.
     """
 
     def __init__(
@@ -76,28 +77,28 @@ class EmbeddingClassifier(EncoderModel):
         super().__init__(encoder, preprocessor, mini_batch_size, name=name, dtype=dtype)
         if not isinstance(head, keras.layers.Layer):
             raise ValueError(
-                "`head` maps embeddings to scores: expected a layer, as "
+                "`head` maps embeddings to scores: expected a layer, such as "
                 f"tfembloss.layers.CosineHead(num_classes). Received: head={head!r}"
             )
         if num_sampled is not None:
             _check_num_sampled(num_sampled, head)
         self.head = head
         self.num_sampled = num_sampled
-        # Its state is saved, and the same on all replicas; an optimizer's count of steps
-        # stands still for a frozen encoder and while gradients accumulate.
+        # Its state is saved, and is the same on all replicas. An optimizer's step count
+        # would not change for a frozen encoder, or while gradients accumulate.
         self._sampling = None if num_sampled is None else keras.random.SeedGenerator(0)
 
     loss_sees_scores = True
 
     def compile(self, optimizer="rmsprop", loss=None, *, head_optimizer=None, **kwargs):
-        """`keras.Model.compile`, also with an optimizer of the head's own.
+        """`keras.Model.compile`, optionally with a separate optimizer for the head.
 
         Args:
             optimizer: see `keras.Model.compile`.
             loss: see `keras.Model.compile`.
             **kwargs: see `keras.Model.compile`.
-            head_optimizer: optimizer of the head's variables, with a learning rate of its
-                own; by default `optimizer`, as for the encoder's.
+            head_optimizer: optimizer of the head's variables, with its own learning rate;
+                by default `optimizer`, as for the encoder's variables.
         """
         if head_optimizer is not None:
             optimizer = with_head(optimizer, head_optimizer)
@@ -112,9 +113,9 @@ class EmbeddingClassifier(EncoderModel):
         on_embeddings = isinstance(loss, EmbeddingLoss) and not loss.takes_scores
         if on_classes and on_embeddings:
             raise ValueError(
-                f"{type(self.head).__name__} gives scores of classes: expected a loss on "
-                "them, as ArcFaceLoss or SoftmaxLoss. Received: "
-                f"{type(loss).__name__}, which takes embeddings: train it by "
+                f"{type(self.head).__name__} returns class scores: expected a loss on "
+                "them, such as ArcFaceLoss or SoftmaxLoss. Received: "
+                f"{type(loss).__name__}, which takes embeddings: train with it in "
                 "EmbeddingModel(encoder)."
             )
         return loss
@@ -122,11 +123,11 @@ class EmbeddingClassifier(EncoderModel):
     def call(self, x, training=None):
         """Returns embeddings `[B, D]` of one column, `[B, n, D]` of a tuple of n."""
         embeddings = super().call(x, training=training)
-        self._build_parts(embeddings.shape)  # of which only the loss and metrics know
+        self._build_parts(embeddings.shape)  # which only the loss and metrics use
         return embeddings
 
     def _known_inputs(self):
-        """As many columns as the head takes."""
+        """Returns as many columns as the head takes."""
         x = super()._known_inputs()
         return (x, x) if isinstance(self.head, layers.PairHead) and x is not None else x
 
@@ -138,7 +139,7 @@ class EmbeddingClassifier(EncoderModel):
             self.head.build(tuple(shape))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The compiled loss of the head's scores of the embeddings `y_pred`."""
+        """Computes the compiled loss of the head's scores of the embeddings `y_pred`."""
         if self.num_sampled is not None and training:
             scores, y = self._sampled_scores(y_pred, y)
         else:
@@ -146,11 +147,11 @@ class EmbeddingClassifier(EncoderModel):
         return super().compute_loss(x, y, scores, sample_weight, training)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        """The compiled metrics, of the head's scores of the embeddings `y_pred`."""
+        """Computes the compiled metrics of the head's scores of the embeddings."""
         return super().compute_metrics(x, y, self.head(y_pred), sample_weight)
 
     def _encoder_layers(self):
-        """The layers that `call` uses: not those of the head."""
+        """Returns the layers that `call` uses, without those of the head."""
         of_head = {id(layer) for layer in self.head._flatten_layers()}
         return [layer for layer in super()._encoder_layers() if id(layer) not in of_head]
 
@@ -186,10 +187,10 @@ def _check_num_sampled(num_sampled, head):
 
 @compiled
 def _sample_classes(labels, seed, num_classes, num_sampled):
-    """Classes `[S]`, those of the labels and a random rest, and each class's place `[C]`.
+    """Returns classes `[S]`, those of the labels and random others, and places `[C]`.
 
-    A class that was not drawn has place -1. If the labels have more classes than fit, some
-    of theirs have it, too.
+    The place of a class is its index in these, or -1 if it was not drawn, which also
+    happens to some of the labels' classes if there are more than S.
     """
     order = uniform([num_classes], seed, tf.float32)
     order = tf.tensor_scatter_nd_update(

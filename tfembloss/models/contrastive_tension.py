@@ -1,4 +1,4 @@
-"""Two copies of an encoder that learn to agree on equal texts only."""
+"""Two copies of an encoder, trained to agree only on equal texts."""
 
 import keras
 import tensorflow as tf
@@ -9,7 +9,7 @@ from tfembloss.models.encoder_model import EncoderModel
 
 
 def twin(encoder):
-    """A copy of an encoder, with weights of its own that begin as the encoder's.
+    """Returns a copy of an encoder, with its own weights, initially equal.
 
     Args:
         encoder: Keras model or layer, built.
@@ -18,7 +18,7 @@ def twin(encoder):
         A Keras model or layer of the same class.
 
     Raises:
-        ValueError: the encoder is not built, or Keras cannot serialise it.
+        ValueError: if the encoder is not built, or Keras cannot serialize it.
 
     Example:
 
@@ -36,13 +36,13 @@ def twin(encoder):
         copy = keras.saving.deserialize_keras_object(
             keras.saving.serialize_keras_object(encoder),
             custom_objects={type(encoder).__name__: type(encoder)},
-            safe_mode=False,  # it is the caller's own
+            safe_mode=False,  # the encoder is the caller's own
         )
         copy.set_weights(encoder.get_weights())
     except (TypeError, ValueError) as error:
         raise ValueError(
-            "Expected an encoder that Keras can copy: one with get_config, that makes its "
-            f"weights in build, of layers registered as keras.saving says. Received: "
+            "Expected an encoder that Keras can copy: one with get_config, that creates "
+            f"its weights in build, of layers registered with keras.saving. Received: "
             f"{encoder!r} ({error})"
         ) from error
     return copy
@@ -52,24 +52,25 @@ def twin(encoder):
 class ContrastiveTensionModel(EncoderModel):
     """Trains an encoder on texts alone, against a copy of itself.
 
-    Both begin with the same weights, and learn to give equal texts similar embeddings and
-    different texts different ones. `fit(texts)` gives the loss columns `[B, 2, D]`: of the
-    copy and of the encoder, for `ContrastiveTensionLossInBatchNegatives`. A tuple of two
-    columns, `fit((texts, others), labels)`, is embedded by the copy and by the encoder, for
-    `ContrastiveTensionLoss`; `tfembloss.data.contrastive_tension_batches` makes it.
+    Both start with the same weights, and learn similar embeddings for equal texts and
+    different ones for different texts. `fit(texts)` embeds the texts with the copy and with
+    the encoder, in columns `[B, 2, D]`, for `ContrastiveTensionLossInBatchNegatives`. In
+    `fit((texts, others), labels)`, the copy embeds the first column and the encoder the
+    second, for `ContrastiveTensionLoss`; `tfembloss.data.contrastive_tension_batches` makes
+    such pairs.
 
-    What `predict` gives of one column, and what `export_encoder` writes, is the encoder's.
+    `predict` on one column, and `export_encoder`, use the encoder only.
 
     Args:
-        encoder: Keras model or layer from one column's input to embeddings `[rows, D]`,
-            built. Load its weights, and freeze what is to be frozen, before: the copy is
-            made here. A dropout with a `seed` would drop the same of both.
-        preprocessor, mini_batch_size: see `EmbeddingModel`. Without a preprocessor `fit`
+        encoder: Keras model or layer from the input of one column to embeddings
+            `[rows, D]`, built. Load its weights and freeze layers before, because it is
+            copied here. Dropout layers with a `seed` would have the same masks in both.
+        preprocessor, mini_batch_size: see `EmbeddingModel`. Without a preprocessor, `fit`
             takes `(x, x)` instead of one column.
         name, dtype: as in `keras.Model`.
 
     Raises:
-        ValueError: as `EmbeddingModel` and `twin`; in use, more than two columns.
+        ValueError: as for `EmbeddingModel` and `twin`, and for more than two columns.
 
     Example:
 
@@ -91,7 +92,7 @@ class ContrastiveTensionModel(EncoderModel):
         https://openreview.net/forum?id=Ov_sMNau-PF
 
     Relations:
-        In sentence-transformers the loss owns the copy, which is not saved with the model.
+        In sentence-transformers, the loss owns the copy, which is not saved with the model.
     """
 
     def __init__(
@@ -115,11 +116,11 @@ class ContrastiveTensionModel(EncoderModel):
         return tf.stack([one_tensor(column, rank=2) for column in embeddings], axis=1)
 
     def step_batches(self, batches, training):
-        """Of one column, the same column for both encoders."""
+        """Duplicates a single column, one for each encoder."""
         return map_inputs(_two_columns, super().step_batches(batches, training))
 
     def step_batch(self, x, y=None, sample_weight=None, training=False):
-        """Of one column, the same column for both encoders."""
+        """Duplicates a single column, one for each encoder."""
         x, *targets = super().step_batch(x, y, sample_weight, training)
         return _two_columns(x), *targets
 

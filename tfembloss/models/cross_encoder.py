@@ -1,4 +1,4 @@
-"""A pair of texts to one score."""
+"""A model that scores pairs of texts."""
 
 import keras
 import numpy as np
@@ -13,30 +13,30 @@ from tfembloss.text import TextPreprocessor
 
 @keras.saving.register_keras_serializable("tfembloss")
 class CrossEncoder(ColumnModel):
-    """Trains an encoder to score pairs of texts, which it reads together.
+    """Trains an encoder to score pairs of texts, which it encodes together.
 
-    More exact than the similarity of two embeddings, for each word of one text may look at
-    each word of the other; and slower, for every pair is read anew. So it scores the few
-    hits of a search again, or is the teacher of an `EmbeddingModel`: see
-    `tfembloss.synthesis`.
+    It is more accurate than the similarity of two embeddings, because each word of one text
+    can attend to each word of the other; and slower, because every pair has to be encoded.
+    So it is used to re-rank the first hits of a search, or as the teacher of an
+    `EmbeddingModel`: see `tfembloss.synthesis`.
 
-    `fit` takes a tuple of two columns and labels or scores y, by any Keras loss of one
+    `fit` takes a tuple of two columns and labels or scores y, with any Keras loss on one
     logit: `keras.losses.BinaryCrossentropy(from_logits=True)` for labels 0 and 1,
-    `"mse"` for scores of a teacher. `model(x)` gives scores `[B, 1]`, and
-    `predict((queries, texts))` scores `[rows]`; logits, without bound.
+    `"mse"` for scores of a teacher. `model(x)` returns scores `[B, 1]`, and
+    `predict((queries, texts))` returns scores `[rows]`; both are unbounded logits.
 
     Args:
-        encoder: Keras model or layer from token ids of a pair, joined, to embeddings
-            `[rows, D]`; or `[rows, T, D]`, of which the first token's is taken, as BERT's
+        encoder: Keras model or layer from the joined token ids of a pair to embeddings
+            `[rows, D]`, or `[rows, T, D]`, of which the first token's is used, like BERT's
             `[CLS]`.
-        preprocessor: function from two batches of texts to the encoder's input, as
-            `tfembloss.text.TextPairPreprocessor`. Without one `fit` takes that input as x.
+        preprocessor: function from two batches of texts to the encoder's input, such as
+            `tfembloss.text.TextPairPreprocessor`. Without one, `fit` takes the encoder's
+            input as x.
         mini_batch_size: see `EmbeddingModel`.
         name, dtype: as in `keras.Model`.
 
     Raises:
-        ValueError: `encoder` is no Keras layer or `preprocessor` cannot be called; in use,
-            x that is no tuple of two columns.
+        ValueError: if an argument is invalid, or x is not a tuple of two columns.
 
     Example:
 
@@ -59,9 +59,10 @@ class CrossEncoder(ColumnModel):
         https://arxiv.org/abs/1901.04085
 
     Relations:
-        sentence-transformers' CrossEncoder with one label, its BinaryCrossEntropyLoss and
-        MSELoss. There `predict` gives the sigmoid of a model trained by cross-entropy, here
-        always the logit, whose differences `MarginMSELoss` learns.
+        This is sentence-transformers' CrossEncoder with one label, with its
+        BinaryCrossEntropyLoss or MSELoss. There, `predict` returns the sigmoid of a model
+        trained with cross-entropy; here, it always returns the logit, whose differences
+        `MarginMSELoss` can learn.
     """
 
     def __init__(
@@ -98,7 +99,7 @@ class CrossEncoder(ColumnModel):
         return self.score(one_tensor(embeddings, rank=2))
 
     def build(self, input_shape):
-        """Builds the encoder and the score of its embeddings."""
+        """Builds the encoder and the scoring layer."""
         if not self.encoder.built:
             self.encoder.build(input_shape)
         dim = getattr(self.encoder, "output_shape", (None,))[-1]
@@ -107,11 +108,11 @@ class CrossEncoder(ColumnModel):
         self.built = True
 
     def _known_inputs(self):
-        """The encoder's own inputs."""
+        """Returns the encoder's own inputs."""
         return known_inputs(self.encoder)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The compiled loss of the scores `y_pred`; y are numbers `[B]` or `[B, 1]`."""
+        """Computes the compiled loss of the scores; y are numbers `[B]` or `[B, 1]`."""
         shape = None
         if y is not None:
             if y.shape.rank is None:
@@ -132,11 +133,11 @@ class CrossEncoder(ColumnModel):
 
     @property
     def takes_raw_inputs(self):
-        """Whether there is a preprocessor."""
+        """Whether the model has a preprocessor."""
         return self.preprocessor is not None
 
     def encoder_inputs(self, x, training=False):
-        """Both columns through the preprocessor, together."""
+        """Applies the preprocessor to both columns together."""
         if isinstance(x, tuple) and len(x) == 2:
             return inputs.preprocess(self.preprocessor, x, training, columns=True)
         received = f"{len(x)} columns" if isinstance(x, tuple) else f"one column, {x}"

@@ -1,4 +1,4 @@
-"""An encoder that learns from texts alone: damaged texts in, whole ones out."""
+"""An encoder trained on texts alone, by reconstructing them from noisy ones."""
 
 import functools
 import random
@@ -18,38 +18,41 @@ from tfembloss.text import DeleteWords
 
 @keras.saving.register_keras_serializable("tfembloss")
 class DenoisingAutoEncoder(EncoderModel):
-    r"""Trains an encoder on texts alone, by telling damaged texts' whole (TSDAE).
+    r"""Trains an encoder on texts alone, as a denoising auto-encoder (TSDAE).
 
-    The encoder embeds a text without most of its words; a decoder has to tell the whole
-    text from that one embedding. So the embedding has to hold what the text is about.
+    The encoder embeds a text from which most words are deleted, and a decoder has to
+    reconstruct the whole text from that embedding. So the embedding has to represent what
+    the text is about.
 
-    `fit` takes one column of texts, without y. The noise is drawn anew in each epoch, and
-    follows from `keras.utils.set_random_seed`; of batches that repeat without end it is
-    drawn in each batch, of `repeat(3)` once for all three. `evaluate` always has the same.
-    What the model gives, by `model(x)` and `predict`, is embeddings of texts as they are,
-    and `export_encoder` leaves the decoder out.
+    `fit` takes one column of texts, without y. The noise is resampled in each epoch, and
+    depends on `keras.utils.set_random_seed`. For batches that repeat without end it is
+    resampled in each batch, for `repeat(3)` once for all three repetitions. `evaluate`
+    always uses the same noise. `model(x)` and `predict` return embeddings of texts without
+    noise, and `export_encoder` leaves the decoder out.
 
-    The token embeddings, of the decoder's input and of its logits, are those of the
-    encoder where it, or a layer in it, has them as `token_embedding`, as
-    `tfembloss.text.TextEncoder` and keras-hub's backbones do; else the decoder has its own.
+    The token embeddings, of the decoder's input and of its logits, are those of the encoder
+    if it, or a layer in it, has an attribute `token_embedding`, as
+    `tfembloss.text.TextEncoder` and keras-hub's backbones do; otherwise, the decoder has
+    its own. No other weights of the encoder are tied to it, and the weights of a pretrained
+    decoder cannot be used.
 
     Args:
         encoder: Keras model or layer from token ids to embeddings `[rows, D]`.
-        preprocessor: from texts `[rows]` to the encoder's input: token ids `[rows, T]`, or
-            a dict with `"token_ids"`; as `tfembloss.text.TextPreprocessor`.
+        preprocessor: function from texts `[rows]` to the encoder's input, token ids
+            `[rows, T]` or a dict with `"token_ids"`, such as
+            `tfembloss.text.TextPreprocessor`.
         decoder: layer from embedded tokens and embeddings to states, built by
-            `build(tokens_shape, embeddings_shape)`, as the default,
+            `build(tokens_shape, embeddings_shape)`; by default
             `SentenceDecoder(sequence_length=preprocessor.sequence_length)`.
-        noise: function from texts `[rows]` and a seed, an integer that is another one in
-            each epoch, to texts `[rows]`, in tf.data; by default
-            `tfembloss.text.DeleteWords()`.
-        mini_batch_size: see `EmbeddingModel`. The decoder takes the whole batch all the
-            same.
+        noise: function from texts `[rows]` and a seed to texts `[rows]`, run in tf.data; by
+            default `tfembloss.text.DeleteWords()`. The seed is an integer, which differs in
+            each epoch.
+        mini_batch_size: see `EmbeddingModel`. It bounds the memory of the encoder, but not
+            of the decoder, which takes the whole batch, nor of its logits `[B, T, V]`.
         name, dtype: as in `keras.Model`.
 
     Raises:
-        ValueError: an argument is not of the kind; in use, texts in several columns or
-            with y.
+        ValueError: if an argument is invalid, or if texts have several columns or y.
 
     Example:
 
@@ -70,9 +73,9 @@ class DenoisingAutoEncoder(EncoderModel):
         Unsupervised Sentence Embedding Learning", 2021, https://arxiv.org/abs/2104.06979
 
     Relations:
-        In sentence-transformers the loss owns the decoder, a copy of the encoder with
-        cross-attention, and all weights that both have can be tied; here those of the
-        tokens are.
+        In sentence-transformers, the loss owns the decoder, a copy of the encoder with
+        cross-attention, and all weights that both have can be tied; here, only the token
+        embeddings are.
     """
 
     def __init__(
@@ -102,12 +105,12 @@ class DenoisingAutoEncoder(EncoderModel):
         if not isinstance(decoder, keras.layers.Layer):
             raise ValueError(
                 "`decoder` maps embedded tokens and embeddings to states: expected a Keras "
-                f"layer, as SentenceDecoder(), or None. Received: decoder={decoder!r}"
+                f"layer, such as SentenceDecoder(), or None. Received: decoder={decoder!r}"
             )
         self.decoder = decoder
         self.noise = DeleteWords() if noise is None else noise
         self.token_embedding = _token_embedding(encoder, preprocessor)
-        if (dim := known_dim(encoder)) is not None:  # weights are loaded into what is built
+        if (dim := known_dim(encoder)) is not None:  # so that weights can be loaded
             self._build_parts((None, dim))
 
     def _build_parts(self, shape):
@@ -119,13 +122,11 @@ class DenoisingAutoEncoder(EncoderModel):
     def call(self, x, training=None):
         """Returns embeddings `[B, D]` of token ids."""
         embeddings = super().call(x, training=training)
-        self._build_parts(embeddings.shape)  # which only the loss calls
+        self._build_parts(embeddings.shape)  # which are called only by the loss
         return embeddings
 
-    # Texts in, damaged and whole, and what the loss takes.
-
     def step_batches(self, batches, training):
-        """Batches `(damaged, whole)` of token ids; in training damaged anew each epoch."""
+        """Returns batches `(damaged, whole)` of token ids; in training with new noise."""
         _check_texts(batches.element_spec)
         if training:
             seed = random.getrandbits(63)
@@ -139,7 +140,7 @@ class DenoisingAutoEncoder(EncoderModel):
             return keras.utils.pack_x_y_sample_weight(*pair, sample_weight)
 
         size = batches.cardinality()
-        if size == tf.data.INFINITE_CARDINALITY:  # it has no epochs
+        if size == tf.data.INFINITE_CARDINALITY:  # without epochs
             return tf.data.Dataset.zip((seeds, batches)).map(damaged_and_whole)
 
         def epoch(seed):
@@ -152,7 +153,7 @@ class DenoisingAutoEncoder(EncoderModel):
         return epochs.apply(tf.data.experimental.assert_cardinality(size))
 
     def step_batch(self, x, y=None, sample_weight=None, training=False):
-        """One batch of texts `(damaged, whole)`; in training with noise of its own."""
+        """Returns a batch of texts as `(damaged, whole)`; in training with new noise."""
         texts = as_columns(x)
         given = (texts,) if y is None else (texts, y)
         _check_texts(tf.nest.map_structure(tf.TensorSpec.from_tensor, given))
@@ -160,7 +161,7 @@ class DenoisingAutoEncoder(EncoderModel):
         return *self._damaged_and_whole(texts, seed, training), sample_weight
 
     def _damaged_and_whole(self, texts, seed, training):
-        """Token ids of the texts with noise, in the encoder's form, and as they are."""
+        """Returns the encoder's input from noisy texts, and whole texts' token ids."""
         damaged = tf.convert_to_tensor(self.noise(texts, seed))
         tf.debugging.assert_equal(
             tf.size(damaged) if damaged.shape.rank == 1 else -1,
@@ -181,7 +182,7 @@ class DenoisingAutoEncoder(EncoderModel):
         return tf.matmul(states, table, transpose_b=True)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The compiled loss of the logits of the tokens y, given the embeddings."""
+        """Computes the compiled loss of the logits of tokens y, given the embeddings."""
         on_embeddings = isinstance(self.loss, EmbeddingLoss)
         if on_embeddings and not isinstance(self.loss, DenoisingAutoEncoderLoss):
             raise ValueError(
@@ -192,24 +193,24 @@ class DenoisingAutoEncoder(EncoderModel):
         return super().compute_loss(x, y, logits, sample_weight, training)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        """The compiled metrics, if there are any, of the same logits."""
+        """Computes the compiled metrics, if there are any, of the same logits."""
         if self._compile_metrics is not None:
             y_pred = self.logits(y, y_pred, training=False)
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
 
 def _token_embedding(encoder, preprocessor):
-    """The encoder's, if it shows it; or a new one for the preprocessor's vocabulary."""
+    """Returns the encoder's token embedding, or a new one for the vocabulary."""
     if (shown := token_embedding(encoder)) is not None:
         return shown
     vocabulary, dim = getattr(preprocessor, "vocabulary", None), known_dim(encoder)
     if vocabulary is None or dim is None:
         raise ValueError(
-            "Expected an encoder that has, or a layer in it that has, an attribute "
-            "`token_embedding`, a keras.layers.Embedding, to be the decoder's too, as "
-            "keras-hub's backbones; or, for one of the decoder's own, an encoder that is "
-            "built, so that its output's shape is known, and a preprocessor with "
-            f"`vocabulary`. Received: {encoder!r} and {preprocessor!r}."
+            "Expected an encoder with an attribute `token_embedding`, a "
+            "keras.layers.Embedding, in itself or in a layer of it, like keras-hub's "
+            "backbones, to share with the decoder. Otherwise the decoder needs its own: "
+            "expected an encoder that is built, so that its output shape is known, and a "
+            f"preprocessor with `vocabulary`. Received: {encoder!r} and {preprocessor!r}."
         )
     layer = keras.layers.Embedding(len(vocabulary), dim)
     layer.build()
@@ -217,7 +218,7 @@ def _token_embedding(encoder, preprocessor):
 
 
 def _token_ids(inputs):
-    """Token ids `[rows, T]` of an encoder's input."""
+    """Returns the token ids `[rows, T]` of an encoder's input."""
     if isinstance(inputs, dict) and "token_ids" in inputs:
         return inputs["token_ids"]
     if tf.is_tensor(inputs) and inputs.dtype.is_integer and inputs.shape.rank == 2:
@@ -229,9 +230,9 @@ def _token_ids(inputs):
 
 
 def _check_texts(spec):
-    """One column of texts without y, in batches, or a ValueError."""
+    """Raises ValueError unless this is a column of texts without y, in batches."""
     texts, y, _ = keras.utils.unpack_x_y_sample_weight(spec)
-    # from_arrays puts y of no numbers between x and sample_weight.
+    # from_arrays puts an empty y between x and sample_weight.
     has_y = y is not None and not (isinstance(y, tf.TensorSpec) and y.shape[1:] == [0])
     is_text = isinstance(texts, tf.TensorSpec) and texts.dtype == tf.string
     if is_text and texts.shape.rank == 1 and not has_y:

@@ -1,4 +1,4 @@
-"""Two encoders, one for each of two kinds of things, with embeddings in one space."""
+"""Two encoders, one encoder per modality, with embeddings in one space."""
 
 import math
 
@@ -16,37 +16,35 @@ LARGEST_SCALE = 100.0  # CLIP's; above it training becomes unstable
 
 @keras.saving.register_keras_serializable("tfembloss")
 class DualEncoder(ColumnModel):
-    r"""Trains two towers, images and their texts say, by `CLIPLoss` or `SigLIPLoss`.
+    r"""Trains two towers, one encoder per modality, with `CLIPLoss` or `SigLIPLoss`.
 
-    Embeddings are vectors of length 1, `[B, 2, D]`, a column for each tower. The loss sees
-    them with the learned scale s and bias t folded in, $a = [s\,x;\; t]$ and
-    $b = [y;\; 1]$, so that $a \cdot b = s \cos(x, y) + t$ is the logit. Losses that look at
-    cosines, as `MultipleNegativesRankingLoss`, take the same columns where there is no
-    bias.
+    Embeddings are vectors of length 1, `[B, 2, D]`, with a column for each tower. For the
+    loss, the learned scale s and bias t are folded into them, $a = [s\,x;\; t]$ and
+    $b = [y;\; 1]$, so that $a \cdot b = s \cos(x, y) + t$ is the logit. Losses on cosines,
+    such as `MultipleNegativesRankingLoss`, can be used if there is no bias.
 
-    Each tower is an `EmbeddingModel` by itself:
+    Each tower is also an `EmbeddingModel`:
     `model.towers["text"].predict(["a red circle"])`,
     `tfembloss.export_encoder(model.towers["text"], "saved_models/text")`.
 
-    Call arguments: a tuple of two columns in the order of the towers, or a dict by their
-    names.
+    Call arguments: a tuple of two columns in the order of the towers, or a dict of columns
+    by the names of the towers.
 
     Args:
-        towers: dict of two, of a name to a Keras model or layer from inputs to embeddings
-            `[rows, D]`, or to an `EmbeddingModel`, whose preprocessor then takes raw
-            inputs.
+        towers: dict of two towers by name: Keras models or layers from inputs to embeddings
+            `[rows, D]`, or an `EmbeddingModel`, whose preprocessor then takes raw inputs.
         learn_scale: whether scale and bias are learned. The scale stays between 1 and 100.
-        initial_scale: where it begins, 1 to 100: 1 / 0.07 for `CLIPLoss`, 10 for
+        initial_scale: initial value of the scale, 1 to 100: 1 / 0.07 for `CLIPLoss`, 10 for
             `SigLIPLoss`.
-        initial_bias: where the bias begins, -10 for `SigLIPLoss`; None for no bias.
-        mini_batch_size: number of rows of a batch, a row of each tower, that go through the
-            towers at once: see `EmbeddingModel`. That of a tower counts where the tower is
-            trained by itself.
+        initial_bias: initial value of the bias, -10 for `SigLIPLoss`; None for no bias.
+        mini_batch_size: number of rows of a batch that go through both towers at once; see
+            `EmbeddingModel`. A tower's own `mini_batch_size` is only used when the tower is
+            trained alone.
         name, dtype: as in `keras.Model`.
 
     Raises:
-        ValueError: there are not two towers, one of them is no layer, a number is out of
-            range; in use, an input is missing or the towers' dimensions differ.
+        ValueError: if an argument is invalid; at the call, if an input is missing or the
+            dimensions of the towers differ.
 
     Example:
 
@@ -86,7 +84,7 @@ class DualEncoder(ColumnModel):
             isinstance(tower, keras.layers.Layer) for tower in towers.values()
         ):
             raise ValueError(
-                "`towers` must be a dict of two Keras models or layers, as "
+                "`towers` must be a dict of two Keras models or layers, such as "
                 '{"image": image_encoder, "text": text_encoder}. Received: '
                 f"towers={towers!r}"
             )
@@ -132,20 +130,20 @@ class DualEncoder(ColumnModel):
         super().compile(optimizer, loss, *args, **kwargs)
         optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
         if optimizer.built:
-            return  # compiled before: Keras takes no exceptions any more
+            return  # compiled before: Keras no longer takes exclusions
         numbers = [self.log_scale] if self.bias is None else [self.log_scale, self.bias]
         before = getattr(optimizer, "_exclude_from_weight_decay", set())
         names = getattr(optimizer, "_exclude_from_weight_decay_names", None)
         optimizer.exclude_from_weight_decay(var_list=numbers, var_names=names)
-        optimizer._exclude_from_weight_decay |= before  # which Keras forgets
+        optimizer._exclude_from_weight_decay |= before  # which Keras overwrites
 
     def _checked_loss(self, loss):
         loss = super()._checked_loss(loss)
         compares_by = getattr(loss, "similarity", getattr(loss, "distance", "dot"))
         if self.bias is not None and compares_by != "dot":
             raise ValueError(
-                "With `initial_bias`, expected a loss of dot products, as SigLIPLoss or "
-                f"CLIPLoss: the bias is folded into the columns. Received: "
+                "With `initial_bias`, expected a loss of dot products, such as SigLIPLoss "
+                f"or CLIPLoss: the bias is folded into the columns. Received: "
                 f"{type(loss).__name__} of {compares_by!r}. Leave initial_bias out."
             )
         return loss
@@ -162,12 +160,12 @@ class DualEncoder(ColumnModel):
         self.built = True
 
     def _known_inputs(self):
-        """The inputs of both towers."""
+        """Returns the inputs of both towers."""
         columns = tuple(tower._known_inputs() for tower in self.towers.values())
         return None if None in columns else columns
 
     def _known_outputs(self, x):
-        """Embeddings of built towers, whose outputs' shape is known."""
+        """Returns symbolic embeddings of built towers with known output shapes."""
         dims = {known_dim(tower.encoder) for tower in self.towers.values()}
         if len(dims) > 1 or None in dims:
             return None
@@ -190,7 +188,7 @@ class DualEncoder(ColumnModel):
         return tf.stack(columns, axis=1)
 
     def _columns(self, x):
-        """The inputs in the order of the towers."""
+        """Returns the inputs in the order of the towers."""
         if isinstance(x, dict) and set(x) == set(self.towers):
             return tuple(x[name] for name in self.towers)
         if isinstance(x, (tuple, list)) and len(x) == 2:
@@ -207,18 +205,18 @@ class DualEncoder(ColumnModel):
     # Loss from embeddings.
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The compiled loss of the embeddings with scale and bias; `y` may be None."""
+        """Computes the compiled loss of the embeddings with scale and bias."""
         first, second = tf.unstack(y_pred, 2, axis=1)  # [B, D] each
         first *= self.scale
         if self.bias is not None:
             one = tf.ones_like(first[:, :1])
             first = tf.concat([first, self.bias * one], axis=1)  # [B, D + 1]
             second = tf.concat([second, one], axis=1)
-        logits = tf.stack([first, second], axis=1)  # whose dot products they are
+        logits = tf.stack([first, second], axis=1)  # their dot products
         return super().compute_loss(x, y, logits, sample_weight, training)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        """The compiled metrics of the embeddings; and the scale and the bias."""
+        """Computes the compiled metrics of the embeddings, the scale and the bias."""
         self.scale_metric.update_state(self.scale)
         if self.bias is not None:
             self.bias_metric.update_state(self.bias)
@@ -232,7 +230,7 @@ class DualEncoder(ColumnModel):
         return any(tower.takes_raw_inputs for tower in self.towers.values())
 
     def encoder_inputs(self, x, training=False):
-        """Each column as its tower prepares it."""
+        """Applies each tower's preprocessor to its column."""
         return tuple(
             tower.encoder_inputs(column, training) if tower.takes_raw_inputs else column
             for tower, column in zip(self.towers.values(), self._columns(x), strict=True)

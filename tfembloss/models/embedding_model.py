@@ -1,4 +1,4 @@
-"""One encoder over one or several columns of inputs."""
+"""A model with one encoder for one or several columns of inputs."""
 
 import keras
 import tensorflow as tf
@@ -15,40 +15,42 @@ class EmbeddingModel(EncoderModel):
 
     One column `x` gives embeddings `[B, D]`; a tuple of n columns (anchors, positives,
     negatives, ...) gives them stacked, `[B, n, D]`. Both are one tensor, so `compile`,
-    validation and callbacks are Keras's own. `fit` needs no `y` where the loss needs none,
-    though metrics given to `compile` do. Trains under any `tf.distribute` strategy: make it
-    in the strategy's scope.
+    validation and callbacks are Keras's own. `fit` needs no `y` if the loss needs none,
+    but metrics passed to `compile` do. The model trains under any `tf.distribute` strategy
+    if it is created in the strategy's scope.
 
-    To build another model on this one, replace `call` (columns in, embeddings out) or
-    `compute_loss` (loss from embeddings).
+    To customize, override `call` (from columns to embeddings) or `compute_loss` (from
+    embeddings to the loss).
 
     Args:
-        encoder: Keras model or layer from one column's input (a tensor, or a dict of
+        encoder: Keras model or layer from the input of one column (a tensor, or a dict of
             tensors) to embeddings `[rows, D]`.
-        preprocessor: function from a batch of raw inputs of one column (strings, say) to
-            the encoder's input. With it `fit`, `evaluate` and `predict` take raw inputs,
+        preprocessor: function from a batch of raw inputs of one column, such as strings, to
+            the encoder's input. With it, `fit`, `evaluate` and `predict` take raw inputs,
             as arrays, lists, a batched `tf.data.Dataset` or a `keras.utils.PyDataset`, and
-            it runs in tf.data. If it has an argument `training`, as Keras's layers have,
-            that is true in `fit` and false otherwise: augmentation belongs here. To
-            be saved with the model it must be Keras-serialisable, as
-            `tfembloss.text.TextPreprocessor` is.
-        mini_batch_size: number of rows of a batch that go through the encoder at once, all
-            columns of these, in `fit` and `evaluate`: a step then takes the encoder's
-            memory for so many rows, and the batch may be as large as the loss alone
-            allows. The loss and its gradient are those of the whole batch, dropout
-            included (gradient caching), for a second forward pass of the encoder. None
-            for all rows at once.
-        memory: `tfembloss.layers.CrossBatchMemory`: the loss compares each row with those
-            of earlier batches, too, in training. For losses on ids and on columns in one
-            direction.
+            it runs in tf.data. If it has an argument `training`, like Keras layers, this is
+            true in `fit` and false otherwise, so data augmentation belongs here. To be
+            saved with the model it must be serializable by Keras, like
+            `tfembloss.text.TextPreprocessor`.
+        mini_batch_size: number of rows of a batch (with all their columns) that go through
+            the encoder at once, in `fit` and `evaluate`; None for all rows. A step then
+            needs the encoder's memory for that many rows only, so that the batch may be as
+            large as the loss allows. The loss and its gradient are those of the whole
+            batch (gradient caching), at the cost of a second forward pass of the encoder
+            with the same dropout. Replicas reduce gradients once per step. The encoder
+            must treat every row by itself: `BatchNormalization` that is not frozen, other
+            states that depend on the batch, layers that add losses when they are called,
+            and draws from `tf.random` raise an error that names the cause. Under
+            `jit_compile=True`, such states and draws make the loss NaN instead.
+        memory: `tfembloss.layers.CrossBatchMemory`: in training, the loss also compares
+            each row with those of earlier batches. For losses on ids, or on columns in one
+            direction; `CrossBatchMemory` lists those that cannot use it.
         name, dtype: as in `keras.Model`.
 
     Raises:
-        ValueError: `encoder` is no Keras layer, `preprocessor` cannot be called,
-            `mini_batch_size` is no number of rows or `memory` no memory; in use, inputs
-            that cannot be columns, with `mini_batch_size` an encoder with
-            `BatchNormalization` that is not frozen or with layers that add losses when they
-            are called, with `memory` a loss that takes none.
+        ValueError: if an argument is invalid; at the first step, if the inputs cannot be
+            columns, or the encoder or the loss does not support `mini_batch_size` or
+            `memory`.
 
     Example:
 
@@ -69,10 +71,10 @@ class EmbeddingModel(EncoderModel):
         Setup", 2021, https://arxiv.org/abs/2101.06983
 
     Relations:
-        sentence-transformers has losses of their own for mini-batches:
-        CachedMultipleNegativesRankingLoss, CachedGISTEmbedLoss and the others named Cached,
-        and the mini-batched version of MegaBatchMarginLoss. Here that is any loss of
-        `tfembloss.losses` with `mini_batch_size`.
+        sentence-transformers has separate losses for mini-batches:
+        CachedMultipleNegativesRankingLoss, CachedGISTEmbedLoss and others named Cached, and
+        the mini-batched version of MegaBatchMarginLoss. Here, any loss of
+        `tfembloss.losses` can be used with `mini_batch_size`.
     """
 
     def __init__(
@@ -94,13 +96,11 @@ class EmbeddingModel(EncoderModel):
         self.memory = memory
 
     def _layers_of_steps(self):
-        """The memory, whose shape follows from the columns that the model trains on."""
+        """Returns the memory, whose shape depends on the columns in training."""
         return [] if self.memory is None else [self.memory]
 
-    # Loss from embeddings, and from those of earlier batches.
-
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The compiled loss of the embeddings `y_pred`, and in training of the memory."""
+        """Computes the compiled loss of the embeddings, and in training of the memory."""
         if self.memory is None:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         if not self.memory.built:

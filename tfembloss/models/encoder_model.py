@@ -1,4 +1,4 @@
-"""What the models around one encoder have in common."""
+"""What the models with one encoder have in common."""
 
 import keras
 import tensorflow as tf
@@ -14,7 +14,7 @@ from tfembloss.models.vocabulary import check_vocabulary
 
 
 class EncoderModel(ColumnModel):
-    """Base of the models around one encoder of one or several columns of inputs.
+    """Base of the models with one encoder for one or several columns of inputs.
 
     Args:
         encoder, preprocessor, mini_batch_size: see `EmbeddingModel`.
@@ -62,11 +62,11 @@ class EncoderModel(ColumnModel):
         return tf.stack([embed(column) for column in x], axis=1)
 
     def _known_inputs(self):
-        """One column of the encoder's own inputs."""
+        """Returns one column of the encoder's own inputs."""
         return known_inputs(self.encoder)
 
     def _known_outputs(self, x):
-        """Embeddings of a built encoder, whose output's shape is known."""
+        """Returns symbolic embeddings of a built encoder with a known output shape."""
         dim = known_dim(self.encoder)
         if dim is None:
             return None
@@ -77,11 +77,11 @@ class EncoderModel(ColumnModel):
 
     @property
     def takes_raw_inputs(self):
-        """Whether there is a preprocessor."""
+        """Whether the model has a preprocessor."""
         return self.preprocessor is not None
 
     def encoder_inputs(self, x, training=False):
-        """Each column through the preprocessor."""
+        """Applies the preprocessor to each column."""
         if isinstance(x, tuple):
             return tuple(self.encoder_inputs(column, training) for column in x)
         inputs.check_columns_are_no_dict(x, self.preprocessor)
@@ -89,13 +89,13 @@ class EncoderModel(ColumnModel):
 
 
 def known_dim(encoder):
-    """Dimension of a built encoder's embeddings; None where it is not known yet."""
+    """Returns the dimension of a built encoder's embeddings; None if it is unknown."""
     shape = getattr(encoder, "output_shape", None) if encoder.built else None
     return shape[-1] if isinstance(shape, tuple) and len(shape) == 2 else None
 
 
 def known_inputs(encoder):
-    """Symbolic inputs of a built encoder; None where they are not known."""
+    """Returns symbolic inputs of a built encoder; None if they are unknown."""
     if not encoder.built or getattr(encoder, "inputs", None) is None:
         return None
     if isinstance(encoder, keras.Sequential):

@@ -1,4 +1,4 @@
-"""Errors of a step in the words of what raised them, without a graph's trace."""
+"""Errors of a step with their original message, without a graph's trace."""
 
 import contextlib
 import re
@@ -20,7 +20,7 @@ _IN_USER_CODE = re.compile(r"in user code:\n.*\n    \w+: (.*)", re.DOTALL)
 
 
 def said(error):
-    """What an error says, without the calls that Keras and AutoGraph put around it."""
+    """Returns an error's message, without what Keras and AutoGraph add around it."""
     text = str(error)
     if bold := _BOLD.findall(text):
         return bold[-1].strip()
@@ -29,15 +29,15 @@ def said(error):
 
 
 class InvalidValueError(tf.errors.InvalidArgumentError, ValueError):
-    """A condition on values that does not hold, found in a graph."""
+    """An invalid value, found in a graph."""
 
 
 @contextlib.contextmanager
 def explained(model):
-    """Runs steps of a model; where they fail, the next call begins afresh.
+    """Runs steps of a model, and resets its step functions if they fail.
 
-    A step that failed while it was traced would stay half traced, and the corrected call
-    would fail in its place.
+    A step that fails while it is traced would stay half traced, and the next, corrected
+    call would fail as well.
     """
     try:
         yield
@@ -50,7 +50,7 @@ def explained(model):
 
 
 def _explanation(error, model):
-    """The same error with its message first, or None where there is none of ours."""
+    """Returns the error with its message first, or None if it is not from this package."""
     if isinstance(error, tf.errors.InvalidArgumentError):
         if found := _ASSERTION.search(error.message):
             message = found[1].replace("\\'", "'").replace('\\"', '"')
@@ -62,8 +62,8 @@ def _explanation(error, model):
     ):
         message = (
             "Expected all workers to take the same steps. Received: a step in which one "
-            "is missing. It has failed or was stopped (see what it wrote itself), or its "
-            "data have another number of batches: give every worker as many, as "
+            "is missing. It has failed or was stopped (see its own output), or its data "
+            "have another number of batches: give every worker as many, as "
             "dataset.take(n) or steps_per_epoch=n does. TensorFlow says: "
             f"{error.message}"
         )

@@ -1,4 +1,4 @@
-"""The first batch of a training, looked at before a compiled step takes it."""
+"""Checks of the first batch of a training, before a compiled step takes it."""
 
 import keras
 import numpy as np
@@ -10,15 +10,15 @@ from tfembloss.models.batches import is_batches, mapped_batches
 
 
 def check(model, x, y):
-    """Warns of a batch of arrays that teaches little, once for each loss."""
+    """Warns of a batch of arrays that teaches little, once per loss."""
     if _is_awaited(model) and (y is None or hasattr(y, "dtype")):
         check_first_batch(model.loss, y, _shape(x))
 
 
 def watched(model, given, shuffle):
-    """The arguments of Keras's `fit`, whose first batch is looked at.
+    """Returns the arguments of Keras's `fit`, with a check of the first batch.
 
-    Of arrays, which Keras shuffles and deals out, a batch such as it makes.
+    From arrays, which Keras shuffles and splits itself, a similar batch is checked.
     """
     x = given["x"]
     if not _is_awaited(model):
@@ -32,9 +32,9 @@ def watched(model, given, shuffle):
 
 
 def _is_awaited(model):
-    """Whether there is a warning to expect, and it is of the batch alone.
+    """Whether the loss may warn of its first batch.
 
-    With a memory, the rows of earlier batches are there to compare with.
+    Not with a memory, which has rows of earlier batches to compare with.
     """
     loss = model.loss if model.compiled else None
     if not isinstance(loss, EmbeddingLoss) or getattr(model, "memory", None) is not None:
@@ -44,7 +44,7 @@ def _is_awaited(model):
 
 
 def _check_some(model, x, y=None, sample_weight=None, batch_size=None, shuffle=True):
-    """Warns of a batch of the rows, as Keras makes them."""
+    """Checks a batch of rows, sampled in the way of Keras."""
     num_rows, *rest = _shape(x)
     if num_rows is None:
         return
@@ -57,7 +57,7 @@ def _check_some(model, x, y=None, sample_weight=None, batch_size=None, shuffle=T
 
 def _watched_dataset(model, batches):
     if model.distribute_strategy.num_replicas_in_sync > 1:
-        return batches  # tf.distribute may split them before this looks
+        return batches  # tf.distribute may split them before this check
 
     def look(num_rows, num_columns, y):
         columns = () if num_columns == 0 else (int(num_columns),)
@@ -90,7 +90,7 @@ def _watched_batches(model, batches):
 
 
 def _shape(x):
-    """What is known of the predictions' shape: rows and columns."""
+    """Returns the known part of the predictions' shape: rows and columns."""
     columns = (len(x),) if isinstance(x, tuple) else ()
     first = tf.nest.flatten(x)[0]
     num_rows = first.shape[0] if getattr(first, "shape", ()) else None

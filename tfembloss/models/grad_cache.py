@@ -1,16 +1,18 @@
 """Gradient caching: a step on a large batch in the memory of a few of its rows.
 
-The loss sees the embeddings of the whole batch, the encoder never more than a mini-batch:
+The loss gets the embeddings of the whole batch, the encoder only one mini-batch at a time:
 
 1. Embed all mini-batches without gradient.
-2. Take the loss of all embeddings, and its gradient with respect to each of them.
-3. Embed every mini-batch again, this time with gradient, and carry on from there: by the
-   chain rule the sum over the mini-batches is the gradient of the whole.
+2. Compute the loss of all embeddings, and its gradient with respect to each of them.
+3. Embed every mini-batch again, this time with gradient, and backpropagate from the
+   gradients of step 2: by the chain rule, the sum over the mini-batches is the gradient of
+   the whole batch.
 
-Dropout is the same in 1 and in 3, because Keras's seed generators are set back between
-them. Other states that a layer moves when it is called, as SpectralNormalization's, are set
-back before each mini-batch, so that all see the same, as the whole batch does; a state that
-depends on the rows, and what differs between 1 and 3, as draws by `tf.random`, are refused.
+Dropout is the same in 1 and 3, because Keras's seed generators are reset between them.
+Other states that a layer changes when it is called, such as those of SpectralNormalization,
+are reset before each mini-batch, so that all get the same ones, as in the whole batch. A
+state that depends on the rows, and differences between 1 and 3, such as draws from
+`tf.random`, are refused.
 
 Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", 2021,
 https://arxiv.org/abs/2101.06983
@@ -26,7 +28,7 @@ from tfembloss.losses.inputs import require
 
 
 def train_step(model, data):
-    """`keras.Model.train_step` with the encoder's gradient by mini-batches."""
+    """`keras.Model.train_step` with the encoder's gradient in mini-batches."""
     _check_batch_norm(model)
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     batches = MiniBatches(x, model.mini_batch_size)
@@ -45,14 +47,14 @@ def train_step(model, data):
     if upstream is not None:
         end = [tf.convert_to_tensor(seed) for seed in seeds]  # a head may have drawn, too
         assign_seeds(seeds, start)
-        # Else a graph may begin early, and hold activations while it computes the loss.
+        # Otherwise a graph may start early, and hold activations during the loss.
         with tf.control_dependencies([upstream]):
             of_encoder = encoder_gradients(
                 model, batches, variables, upstream, cache, states
             )
         assign_seeds(seeds, end)
         gradients = [_sum(*both) for both in zip(gradients, of_encoder, strict=True)]
-    # Replicas add up their gradients here, once: a loop has no place for collectives.
+    # Replicas reduce their gradients here, once: a loop does not support collectives.
     if variables:
         model.optimizer.apply_gradients(zip(gradients, variables, strict=True))
     else:
@@ -61,10 +63,10 @@ def train_step(model, data):
 
 
 def test_step(model, data):
-    """`keras.Model.test_step` with the embeddings by mini-batches."""
+    """`keras.Model.test_step` with the embeddings in mini-batches."""
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     batches = MiniBatches(x, model.mini_batch_size)
-    no_states = States([], [])  # evaluation moves none
+    no_states = States([], [])  # evaluation changes none
     y_pred = batches.joined(embed(model, batches, no_states, training=False))
     _tracked_loss(model, batches, x, y, y_pred, sample_weight, training=False)
     return model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
@@ -73,9 +75,9 @@ def test_step(model, data):
 class MiniBatches:
     """The M mini-batches of a batch x, m rows in each.
 
-    XLA needs a number of rows that it knows, so the last row of the batch is repeated
-    until the last mini-batch has as many. A replica may have no rows at all, at the end of
-    an epoch: then there is one mini-batch, of zeros.
+    XLA requires a fixed number of rows, so the last row of the batch is repeated to fill
+    the last mini-batch. A replica may have no rows at the end of an epoch: then there is
+    one mini-batch of zeros.
     """
 
     def __init__(self, x, size):
@@ -92,18 +94,18 @@ class MiniBatches:
         )
 
     def __getitem__(self, i):
-        """Mini-batch i, in the structure of x."""
+        """Returns mini-batch i, in the structure of x."""
         last = tf.maximum(self.num_rows, 1) - 1
         rows = tf.minimum(i * self.size + tf.range(self.size), last)  # [m]
         return tf.nest.map_structure(lambda column: tf.gather(column, rows), self.x)
 
     def joined(self, parts):
-        """Rows `[B, ...]` of `[M, m, ...]`, without those that were repeated."""
+        """Returns rows `[B, ...]` of `[M, m, ...]`, without the repeated ones."""
         rows = tf.reshape(parts, tf.concat([[-1], tf.shape(parts)[2:]], axis=0))
         return rows[: self.num_rows]
 
 
-# In both loops the first mini-batch is outside: it tells what the loop carries.
+# In both loops, the first mini-batch is outside: it defines what the loop carries.
 
 
 def embed(model, batches, states, training):
@@ -125,15 +127,15 @@ def embed(model, batches, states, training):
 
 
 def encoder_gradients(model, batches, variables, upstream, cache, states):
-    """What the embeddings of all mini-batches add to the gradients of the variables.
+    """Returns the gradients of the variables through the embeddings of all mini-batches.
 
     Args:
         model: the encoder.
         batches: its inputs, `MiniBatches`.
         variables: list of variables.
         upstream: gradient of the embeddings `[M, m, ...]`.
-        cache: the embeddings `[M, m, ...]`, which should come out again.
-        states: `States`, set back before each mini-batch.
+        cache: the embeddings `[M, m, ...]` of the first pass, to compare with.
+        states: `States`, reset before each mini-batch.
 
     Returns:
         List of tensors; None for a variable that no embedding depends on.
@@ -164,8 +166,8 @@ def encoder_gradients(model, batches, variables, upstream, cache, states):
     nan = _refuse(
         differ,
         "With `mini_batch_size`, expected an encoder that computes the same when it is "
-        "called again, for it sees each mini-batch twice. Received: one whose embeddings "
-        "differ, as of a layer that draws by tf.random. Draw from a "
+        "called again, for it gets each mini-batch twice. Received: one whose embeddings "
+        "differ, such as a layer that draws from tf.random. Draw from a "
         "keras.random.SeedGenerator that the layer owns, or leave out `mini_batch_size`.",
     )
     totals = iter([total + tf.cast(nan, total.dtype) for total in totals])
@@ -173,8 +175,8 @@ def encoder_gradients(model, batches, variables, upstream, cache, states):
 
 
 def _loop(batches, body, carried, after):
-    """What `body(i, carried)` makes of it, from the second mini-batch to the last."""
-    # Else a graph begins with the second while it still holds the activations of the first.
+    """Runs `body(i, carried)` from the second mini-batch to the last."""
+    # Otherwise a graph may start the second while it holds the first one's activations.
     with tf.control_dependencies(after):
         second = tf.identity(1)
     _, carried = tf.while_loop(
@@ -184,10 +186,10 @@ def _loop(batches, body, carried, after):
 
 
 class States:
-    """What layers keep besides weights and seeds, as it was before the batch.
+    """The states of layers, besides weights and seeds, as they were before the batch.
 
-    Each mini-batch begins with the states of before. Those that depend on no row come out
-    the same of all mini-batches, as of the whole batch; else that is refused.
+    Each mini-batch starts from these. States that do not depend on rows are then the same
+    after every mini-batch, as after the whole batch; any others are refused.
     """
 
     def __init__(self, layers, seeds):
@@ -195,8 +197,8 @@ class States:
         self.variables, self.names = [], []
         for layer in layers:
             keeps = [v for v in layer._non_trainable_variables if id(v) not in skipped]
-            # A layer that keeps a state may move its weights as well, as
-            # SpectralNormalization does.
+            # A layer with a state may change its weights as well, like
+            # SpectralNormalization.
             for variable in layer.variables if keeps else []:
                 if id(variable) not in skipped:
                     skipped.add(id(variable))
@@ -205,35 +207,35 @@ class States:
         self.before = [tf.convert_to_tensor(v) for v in self.variables]
 
     def moved_by_first(self):
-        """Keeps the states after the first mini-batch."""
+        """Stores the states after the first mini-batch."""
         self.after = [tf.convert_to_tensor(v) for v in self.variables]
 
     def set_back(self):
-        """Assigns the states of before the batch."""
+        """Resets the states to those before the batch."""
         for variable, value in zip(self.variables, self.before, strict=True):
             variable.assign(value)
 
     def none_differ(self):
-        """For each state, that it came out the same so far."""
+        """Returns False for each state: none has differed so far."""
         return [tf.constant(False) for _ in self.variables]
 
     def differ(self, before):
-        """For each state, whether it ever came out otherwise than of the first."""
+        """Returns for each state whether it ever differed from that of the first."""
         return [
             one | _far_apart(tf.convert_to_tensor(variable), after)
             for one, variable, after in zip(before, self.variables, self.after, strict=True)
         ]
 
     def nan_where_rows_differ(self, dtype):
-        """0; an error, and NaN where XLA knows none, if a state depends on the rows."""
+        """Returns 0; raises an error, or returns NaN in XLA, if a state depends on rows."""
         nan = tf.zeros([], dtype)
         for name, differs in zip(self.names, self.rows_differ, strict=True):
             nan += tf.cast(
                 _refuse(
                     differs,
                     "With `mini_batch_size`, expected an encoder that treats every row by "
-                    f"itself. Received: layer {name!r}, which moves a state by what is in "
-                    "the batch, and would by each mini-batch. Freeze it, layer.trainable "
+                    f"itself. Received: layer {name!r}, which updates a state from the "
+                    "batch, and so would from each mini-batch. Freeze it, layer.trainable "
                     "= False, if that stops it, or leave out `mini_batch_size`.",
                 ),
                 dtype,
@@ -247,22 +249,22 @@ def _far_apart(a, b):
         return tf.reduce_any(a != b)
     a, b = tf.cast(a, tf.float32), tf.cast(b, tf.float32)
     size = tf.reduce_max(tf.abs(b)) if b.shape.rank else tf.abs(b)
-    return tf.reduce_any(tf.abs(a - b) > 1e-2 * size)  # NaN is not far: it shows by itself
+    return tf.reduce_any(tf.abs(a - b) > 1e-2 * size)  # not for NaN, which shows anyway
 
 
 def _refuse(wrong, message):
-    """0; where wrong an error, in what XLA compiles NaN."""
+    """Returns 0; if wrong, raises an error, or returns NaN in code that XLA compiles."""
     return tf.where(wrong, float("nan"), require(~wrong, tf.zeros([]), message))
 
 
 def assign_seeds(seeds, values):
-    """Sets random layers back, so that the same rows meet the same dropout again."""
+    """Resets random layers, so that the same rows get the same dropout again."""
     for seed, value in zip(seeds, values, strict=True):
         seed.assign(value)
 
 
 def _tracked_loss(model, batches, x, y, y_pred, sample_weight, training):
-    """The loss, which the model's history gets to know as Keras has it."""
+    """Computes the loss, and records it for the model's history as Keras does."""
     loss = model._compute_loss(
         x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training
     )

@@ -1,10 +1,10 @@
-"""An optimizer for a model's encoder and another one for its head."""
+"""Separate optimizers for the encoder and the head of a model."""
 
 import keras
 
 
 def with_head(optimizer, head_optimizer):
-    """A `HeadOptimizer`, within the loss scale that one of the optimizers has."""
+    """Returns a `HeadOptimizer`, wrapped in the loss scaling of either optimizer."""
     optimizers = [keras.optimizers.get(one) for one in (optimizer, head_optimizer)]
     scaled = keras.optimizers.LossScaleOptimizer
     scales = [one for one in optimizers if isinstance(one, scaled)]
@@ -21,16 +21,16 @@ def with_head(optimizer, head_optimizer):
 class HeadOptimizer(keras.optimizers.Optimizer):
     """Two optimizers: one for the encoder's variables, one for the head's.
 
-    What `EmbeddingClassifier.compile(optimizer, head_optimizer=...)` makes. Its learning
+    `EmbeddingClassifier.compile(optimizer, head_optimizer=...)` creates it. Its learning
     rate is that of the encoder's optimizer; its iterations are the steps of both.
 
     Args:
-        optimizer: of the encoder's variables: what `compile` takes.
-        head_optimizer: of the head's variables.
+        optimizer: optimizer of the encoder's variables, as `compile` takes it.
+        head_optimizer: optimizer of the head's variables.
         name: as in `keras.optimizers.Optimizer`.
 
     Raises:
-        ValueError: one of them is a `LossScaleOptimizer`, which belongs around both.
+        ValueError: if one of them is a `LossScaleOptimizer`, which has to wrap both.
 
     Example:
 
@@ -55,7 +55,7 @@ class HeadOptimizer(keras.optimizers.Optimizer):
         self.loss_scale_factor = next(filter(None, factors), None)
 
     def _parts(self, variables, *others):
-        """Both optimizers, each with its variables and what goes with them."""
+        """Yields both optimizers, each with its variables and the matching others."""
         of_head = {id(variable) for variable in self.head.variables}
         for optimizer, wanted in ((self.optimizer, False), (self.head_optimizer, True)):
             rows = [
@@ -66,13 +66,13 @@ class HeadOptimizer(keras.optimizers.Optimizer):
             yield optimizer, *map(list, zip(*rows, strict=True))
 
     def build(self, variables):
-        """Makes the variables of both."""
+        """Builds the variables of both optimizers."""
         for optimizer, *part in self._parts(variables):
             optimizer.build(*part or [[]])
         super().build(variables)
 
     def apply(self, grads, trainable_variables=None):
-        """Applies each gradient by the optimizer of its variable."""
+        """Applies each gradient with the optimizer of its variable."""
         if trainable_variables is None:
             trainable_variables = self._trainable_variables
         if not self.built:
@@ -80,7 +80,7 @@ class HeadOptimizer(keras.optimizers.Optimizer):
         for optimizer, *part in self._parts(trainable_variables, grads):
             if part:
                 variables, gradients = part
-                # Each divides by its own factor what was scaled by this one's.
+                # Each optimizer divides by its own factor, but this one's has been applied.
                 own, given = optimizer.loss_scale_factor, self.loss_scale_factor
                 factor = (own or 1.0) / (given or 1.0)
                 if factor != 1:
@@ -89,19 +89,19 @@ class HeadOptimizer(keras.optimizers.Optimizer):
         self._iterations.assign_add(1)
 
     def finalize_variable_values(self, var_list):
-        """At the end of training, what both do."""
+        """Finalizes the variables of both optimizers at the end of training."""
         for optimizer, *part in self._parts(var_list):
             optimizer.finalize_variable_values(*part or [[]])
 
     @property
     def variables(self):
-        """Those of both."""
+        """The variables of both optimizers."""
         both = self.optimizer.variables + self.head_optimizer.variables
         return self._variables + both
 
     @property
     def learning_rate(self):
-        """That of the encoder's optimizer."""
+        """The learning rate of the encoder's optimizer."""
         return self.optimizer.learning_rate
 
     @learning_rate.setter
@@ -109,7 +109,7 @@ class HeadOptimizer(keras.optimizers.Optimizer):
         self.optimizer.learning_rate = value
 
     def get_config(self):
-        """The arguments that make this optimizer again."""
+        """Returns the constructor arguments."""
         return {
             "optimizer": keras.saving.serialize_keras_object(self.optimizer),
             "head_optimizer": keras.saving.serialize_keras_object(self.head_optimizer),
@@ -118,7 +118,7 @@ class HeadOptimizer(keras.optimizers.Optimizer):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        """The optimizer that `get_config` described."""
+        """Creates an optimizer from the result of `get_config`."""
         made = {
             part: keras.saving.deserialize_keras_object(config[part], custom_objects)
             for part in ("optimizer", "head_optimizer")

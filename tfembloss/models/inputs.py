@@ -1,4 +1,4 @@
-"""What users give `fit`, `evaluate` and `predict`, as arrays that a step takes."""
+"""Converts what users pass to `fit`, `evaluate` and `predict` to arrays for a step."""
 
 import inspect
 import numbers
@@ -12,11 +12,11 @@ from tfembloss.data.column_datasets import as_rows, short
 
 
 def preprocess(preprocessor, x, training, columns=False):
-    """What a preprocessor makes of x, in training or not.
+    """Applies a preprocessor to x, in training or not.
 
-    A preprocessor with an argument `training` gets it, a Keras layer or a function; one
-    without it runs inside of a layer's call, where the random layers that it uses find it.
-    With `columns` x is a tuple, of an argument each.
+    A preprocessor with an argument `training`, a Keras layer or a function, gets it. One
+    without it runs inside of a layer's call, from which its random layers get it. With
+    `columns`, x is a tuple of the preprocessor's arguments.
     """
     arguments = {"training": training} if takes_training(preprocessor) else {}
 
@@ -37,7 +37,7 @@ def takes_training(preprocessor):
 
 
 class _Caller(keras.layers.Layer):
-    """Calls a function as Keras calls a layer, which tells layers in it of training."""
+    """Calls a function as a Keras layer, so that layers in it know of training."""
 
     def __init__(self):
         super().__init__(autocast=False, name="preprocess")
@@ -48,7 +48,7 @@ class _Caller(keras.layers.Layer):
 
 
 def arrays(x, y, sample_weight, encoder=None):
-    """Arrays as Keras takes them: lists as arrays, as rows or as columns."""
+    """Returns arrays for Keras: lists become arrays of rows, or columns."""
     _check_are_rows(x)
     y = targets_as_array(y)
     num_rows = None if y is None or not hasattr(y, "__len__") else len(y)
@@ -65,7 +65,7 @@ def _check_are_rows(x):
 
 
 def check_some_rows(x):
-    """That arrays have rows."""
+    """Raises ValueError if arrays have no rows."""
     if any(
         hasattr(part, "shape") and part.shape[:1] == (0,) for part in tf.nest.flatten(x)
     ):
@@ -73,7 +73,7 @@ def check_some_rows(x):
 
 
 def input_rank(encoder):
-    """The rank of an encoder's input; None where it is not known."""
+    """Returns the rank of an encoder's input; None if it is unknown."""
     shape = getattr(encoder, "input_shape", None) if encoder is not None else None
     is_shape = isinstance(shape, tuple) and (not shape or not isinstance(shape[0], tuple))
     return len(shape) if is_shape else None
@@ -94,7 +94,7 @@ def _as_arrays(x, num_rows, rank):
 
 
 def _are_columns(x, num_rows, rank):
-    """Whether a list holds arrays of rows, as Keras's models of several inputs have it."""
+    """Whether a list holds columns, as Keras models with several inputs take them."""
     ranks = {len(part.shape) if hasattr(part, "shape") else None for part in x}
     if None in ranks or 0 in ranks or not x:
         return False
@@ -109,16 +109,16 @@ def _check_no_texts(x):
         raise ValueError(
             "Expected the encoder's inputs, numbers. Received: texts (or other objects), "
             f"of dtype {x.dtype}, and no preprocessor. Give the model one that makes the "
-            "encoder's inputs of them, as "
+            "encoder's inputs of them, such as "
             "EmbeddingModel(encoder, tfembloss.text.TextPreprocessor(vocabulary, 128))."
         )
 
 
 def targets_as_array(y):
-    """Targets as an array: of lists, and of objects that are numbers or strings."""
+    """Returns targets as an array, also from lists and objects of numbers or strings."""
     if y is None or tf.is_tensor(y) or isinstance(y, keras.KerasTensor):
         return y
-    if hasattr(y, "__array__"):  # also of a data frame's, whose items are its columns
+    if hasattr(y, "__array__"):  # also a data frame, whose items are its columns
         y = np.asarray(y)
     if isinstance(y, dict | set | frozenset | str | bytes) or not hasattr(y, "__len__"):
         raise ValueError(
@@ -145,7 +145,7 @@ def targets_as_array(y):
 
 
 def weights_as_array(sample_weight):
-    """Weights of rows as an array of numbers, or as the tensor that they are."""
+    """Returns weights of rows as an array of numbers; a tensor is returned unchanged."""
     if sample_weight is None or tf.is_tensor(sample_weight):
         return sample_weight
     is_float = getattr(getattr(sample_weight, "dtype", None), "kind", None) == "f"
@@ -162,9 +162,9 @@ def weights_as_array(sample_weight):
 
 
 def hashed_targets(y, loss):
-    """Ids that are strings as integers; other targets as they are.
+    """Returns string ids as integers, and other targets unchanged.
 
-    XLA has no strings, and Keras compiles the step by itself on a GPU.
+    XLA does not support strings, and Keras compiles steps by default on a GPU.
     """
     if y is None or isinstance(y, tuple | dict | list) or not hasattr(y, "dtype"):
         return y
@@ -177,7 +177,7 @@ def hashed_targets(y, loss):
 
 
 def weights_of_classes(class_weight, y, sample_weight):
-    """Weights of rows `[rows]` from those of their classes."""
+    """Returns weights of rows `[rows]` from those of their classes."""
     if sample_weight is not None:
         raise ValueError(
             "Expected `class_weight` or `sample_weight`, received both: multiply them "
@@ -204,7 +204,7 @@ def weights_of_classes(class_weight, y, sample_weight):
 
 
 def are_tokens(x, preprocessor):
-    """Whether x are tensors of token ids already, which a preprocessor of texts makes."""
+    """Whether x are already token ids, as a preprocessor of texts returns them."""
     parts = tf.nest.flatten(x)
     are_numbers = bool(parts) and all(
         hasattr(part, "dtype") and getattr(part.dtype, "kind", "i") not in "USO"
@@ -214,7 +214,7 @@ def are_tokens(x, preprocessor):
 
 
 def check_columns_are_no_dict(x, preprocessor):
-    """A dict's columns have no order in tf.data, which sorts its names."""
+    """Raises ValueError for a dict of columns, since tf.data sorts its names."""
     if isinstance(x, dict) and hasattr(preprocessor, "vocabulary"):
         raise ValueError(
             "Expected columns of texts as one tuple, x=(anchors, positives, ...). "

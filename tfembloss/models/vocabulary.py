@@ -1,10 +1,10 @@
-"""Whether an encoder has an embedding of each token that a preprocessor makes."""
+"""Checks that an encoder has an embedding of each token of a preprocessor."""
 
 import keras
 
 
 def token_embedding(encoder):
-    """What the encoder, or a layer in it, has as `token_embedding`; or None."""
+    """Returns `token_embedding` of the encoder or of a layer in it, or None."""
     for layer in encoder._flatten_layers():
         shown = getattr(layer, "token_embedding", None)
         if isinstance(shown, keras.layers.Embedding):
@@ -13,7 +13,7 @@ def token_embedding(encoder):
 
 
 def check_vocabulary(preprocessor, encoder):
-    """That there is an embedding of each token: XLA would take another one's."""
+    """Checks that each token has an embedding: XLA would silently use another token's."""
     embedding = token_embedding(encoder)
     if embedding is None and isinstance(encoder, keras.Sequential) and encoder.layers:
         embedding = encoder.layers[0]
