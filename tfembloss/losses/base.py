@@ -123,9 +123,10 @@ class EmbeddingLoss(Configurable, keras.losses.Loss):
             return memory._replace(embeddings=tf.cast(memory.embeddings, self.dtype))
         raise ValueError(
             f"{type(self).__name__} takes no memory of earlier batches. Expected a loss "
-            "that compares each row with all others, on ids or on columns one way, as "
-            "SupConLoss, TripletMarginLoss or MultipleNegativesRankingLoss, and no miner "
-            "that needs the distances between all keys."
+            "that compares each row with all others, on ids or on columns in one "
+            "direction, such as SupConLoss, TripletMarginLoss or "
+            "MultipleNegativesRankingLoss, and no miner that needs the distances between "
+            "all keys."
         )
 
     def truncate(self, y_pred, dim):

@@ -80,7 +80,7 @@ class CosineSimilarityLoss(ScoredPairLoss):
 
     def first_batch_warning(self, y_true, shape):
         """Returns a warning of scores outside of the range of cosines, or None."""
-        advice = "Divide them by the greatest possible, as y / 5 for scores from 0 to 5."
+        advice = "Divide them by the maximum, for example y / 5 for scores from 0 to 5."
         return range_warning(y_true, -1, 1, "scores in the range of cosines", advice)
 
 
@@ -114,7 +114,7 @@ class ContrastiveLoss(ScoredPairLoss):
         https://doi.org/10.1109/CVPR.2006.100
 
     Relations:
-        Equal to sentence-transformers' class of this name, which adds 1e-6 to every
+        Equal to sentence-transformers' class of the same name, which adds 1e-6 to every
         component of the difference in its euclidean and manhattan distance. Its
         `size_average=False` is `reduction="sum"`.
     """
@@ -140,7 +140,7 @@ class ContrastiveLoss(ScoredPairLoss):
 
     def first_batch_warning(self, y_true, shape):
         """Returns a warning of labels outside of 0 to 1, or None."""
-        advice = "For scores of another range use CoSENTLoss, which compares them only."
+        advice = "For scores of another range use CoSENTLoss, which only compares them."
         return range_warning(y_true, 0, 1, "labels, 1 for a match and 0 for none", advice)
 
 
@@ -191,8 +191,8 @@ class OnlineContrastiveLoss(ContrastiveLoss):
         https://doi.org/10.1109/CVPR.2006.100
 
     Relations:
-        Equal to sentence-transformers' class of this name, which looks for the hard pairs
-        of each device alone and leaves pairs with other labels out.
+        Equal to sentence-transformers' class of the same name, which finds the hard pairs
+        of each device separately and leaves out pairs with other labels.
     """
 
     def call(self, y_true, y_pred):
@@ -283,7 +283,7 @@ class CoSENTLoss(EmbeddingLoss):
         https://kexue.fm/archives/8847
 
     Relations:
-        Equal to sentence-transformers' class of this name.
+        Equal to sentence-transformers' class of the same name.
     """
 
     def __init__(self, scale=20.0, reduction="sum_over_batch_size", name=None, dtype=None):
@@ -363,7 +363,7 @@ class AnglELoss(CoSENTLoss):
         https://arxiv.org/abs/2309.12871
 
     Relations:
-        Equal to sentence-transformers' class of this name.
+        Equal to sentence-transformers' class of the same name.
     """
 
     def call(self, y_true, y_pred):

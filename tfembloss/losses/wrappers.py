@@ -55,26 +55,26 @@ class MatryoshkaLoss(EmbeddingLoss):
     ):
         if not isinstance(loss, EmbeddingLoss):
             raise ValueError(
-                "`loss` must be an instance of a loss of tfembloss.losses, as "
+                "`loss` must be an instance of a loss of tfembloss.losses, such as "
                 f"MultipleNegativesRankingLoss(). Received: loss={loss!r}"
             )
         if loss.takes_scores:
             raise ValueError(
-                f"{type(loss).__name__} takes class scores, not embeddings: expected "
-                "another loss to truncate embeddings for."
+                f"{type(loss).__name__} takes class scores, which cannot be truncated: "
+                "expected another loss, on embeddings."
             )
         super().__init__(reduction=reduction, name=name, dtype=loss.dtype)
         self.loss = loss
         self.dims = [integer("dims", dim, 1) for dim in dims]
         if not self.dims or len(set(self.dims)) < len(self.dims):
             raise ValueError(
-                "`dims` must be different numbers of dimensions, as [384, 128, 32]. "
+                "`dims` must be distinct numbers of dimensions, such as [384, 128, 32]. "
                 f"Received: dims={dims!r}"
             )
         weights = [1.0] * len(self.dims) if weights is None else list(weights)
         if len(weights) != len(self.dims):
             raise ValueError(
-                "`weights` must be as many as `dims`. Received: "
+                "`weights` must have one number for each of `dims`. Received: "
                 f"weights={weights!r}, dims={self.dims!r}"
             )
         self.weights = [non_negative("weights", weight) for weight in weights]

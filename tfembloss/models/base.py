@@ -59,7 +59,7 @@ class ColumnModel(Configurable, WholeModel):
             loss = loss[0]
         if isinstance(loss, list | tuple | dict):
             raise ValueError(
-                f"{type(self).__name__} gives one tensor: expected one loss. Received: "
+                f"{type(self).__name__} returns one tensor: expected one loss. Received: "
                 f"loss={loss!r}. For a sum of losses write a keras.losses.Loss whose "
                 "`call` adds them."
             )
@@ -67,9 +67,9 @@ class ColumnModel(Configurable, WholeModel):
         takes_scores = isinstance(loss, EmbeddingLoss) and loss.takes_scores
         if takes_scores and not self.loss_sees_scores:
             raise ValueError(
-                f"{type(loss).__name__} takes scores of classes, [B, C]: expected a model "
-                f"with a head that gives them. Received: {type(self).__name__}, which "
-                "gives embeddings. Use tfembloss.EmbeddingClassifier(encoder, "
+                f"{type(loss).__name__} takes class scores [B, C]: expected a model "
+                f"with a head that returns them. Received: {type(self).__name__}, which "
+                "returns embeddings. Use tfembloss.EmbeddingClassifier(encoder, "
                 "tfembloss.layers.CosineHead(num_classes)), or PairHead for SoftmaxLoss."
             )
         return loss
@@ -94,7 +94,7 @@ class ColumnModel(Configurable, WholeModel):
             raise ValueError(
                 "`metrics` in `compile` compare the predictions with y: expected y. "
                 "Received: y=None. Leave `metrics` out, or measure embeddings by a "
-                "callback, as tfembloss.evaluation.RetrievalEvaluator."
+                "callback, such as tfembloss.evaluation.RetrievalEvaluator."
             )
         return super().compute_metrics(x, y, y_pred, sample_weight)
 

@@ -77,7 +77,7 @@ class EmbeddingClassifier(EncoderModel):
         super().__init__(encoder, preprocessor, mini_batch_size, name=name, dtype=dtype)
         if not isinstance(head, keras.layers.Layer):
             raise ValueError(
-                "`head` maps embeddings to scores: expected a layer, as "
+                "`head` maps embeddings to scores: expected a layer, such as "
                 f"tfembloss.layers.CosineHead(num_classes). Received: head={head!r}"
             )
         if num_sampled is not None:
@@ -113,9 +113,9 @@ class EmbeddingClassifier(EncoderModel):
         on_embeddings = isinstance(loss, EmbeddingLoss) and not loss.takes_scores
         if on_classes and on_embeddings:
             raise ValueError(
-                f"{type(self.head).__name__} gives scores of classes: expected a loss on "
-                "them, as ArcFaceLoss or SoftmaxLoss. Received: "
-                f"{type(loss).__name__}, which takes embeddings: train it by "
+                f"{type(self.head).__name__} returns class scores: expected a loss on "
+                "them, such as ArcFaceLoss or SoftmaxLoss. Received: "
+                f"{type(loss).__name__}, which takes embeddings: train with it in "
                 "EmbeddingModel(encoder)."
             )
         return loss

@@ -105,7 +105,7 @@ class DenoisingAutoEncoder(EncoderModel):
         if not isinstance(decoder, keras.layers.Layer):
             raise ValueError(
                 "`decoder` maps embedded tokens and embeddings to states: expected a Keras "
-                f"layer, as SentenceDecoder(), or None. Received: decoder={decoder!r}"
+                f"layer, such as SentenceDecoder(), or None. Received: decoder={decoder!r}"
             )
         self.decoder = decoder
         self.noise = DeleteWords() if noise is None else noise
@@ -206,11 +206,11 @@ def _token_embedding(encoder, preprocessor):
     vocabulary, dim = getattr(preprocessor, "vocabulary", None), known_dim(encoder)
     if vocabulary is None or dim is None:
         raise ValueError(
-            "Expected an encoder that has, or a layer in it that has, an attribute "
-            "`token_embedding`, a keras.layers.Embedding, to be the decoder's too, as "
-            "keras-hub's backbones; or, for one of the decoder's own, an encoder that is "
-            "built, so that its output's shape is known, and a preprocessor with "
-            f"`vocabulary`. Received: {encoder!r} and {preprocessor!r}."
+            "Expected an encoder with an attribute `token_embedding`, a "
+            "keras.layers.Embedding, in itself or in a layer of it, like keras-hub's "
+            "backbones, to share with the decoder. Otherwise the decoder needs its own: "
+            "expected an encoder that is built, so that its output shape is known, and a "
+            f"preprocessor with `vocabulary`. Received: {encoder!r} and {preprocessor!r}."
         )
     layer = keras.layers.Embedding(len(vocabulary), dim)
     layer.build()

@@ -84,7 +84,7 @@ class DualEncoder(ColumnModel):
             isinstance(tower, keras.layers.Layer) for tower in towers.values()
         ):
             raise ValueError(
-                "`towers` must be a dict of two Keras models or layers, as "
+                "`towers` must be a dict of two Keras models or layers, such as "
                 '{"image": image_encoder, "text": text_encoder}. Received: '
                 f"towers={towers!r}"
             )
@@ -142,8 +142,8 @@ class DualEncoder(ColumnModel):
         compares_by = getattr(loss, "similarity", getattr(loss, "distance", "dot"))
         if self.bias is not None and compares_by != "dot":
             raise ValueError(
-                "With `initial_bias`, expected a loss of dot products, as SigLIPLoss or "
-                f"CLIPLoss: the bias is folded into the columns. Received: "
+                "With `initial_bias`, expected a loss of dot products, such as SigLIPLoss "
+                f"or CLIPLoss: the bias is folded into the columns. Received: "
                 f"{type(loss).__name__} of {compares_by!r}. Leave initial_bias out."
             )
         return loss

@@ -109,7 +109,7 @@ def _check_no_texts(x):
         raise ValueError(
             "Expected the encoder's inputs, numbers. Received: texts (or other objects), "
             f"of dtype {x.dtype}, and no preprocessor. Give the model one that makes the "
-            "encoder's inputs of them, as "
+            "encoder's inputs of them, such as "
             "EmbeddingModel(encoder, tfembloss.text.TextPreprocessor(vocabulary, 128))."
         )
 

@@ -45,8 +45,8 @@ class ClassLoss(EmbeddingLoss):
     def truncate(self, y_pred, dim):
         """Raises ValueError: scores cannot be truncated."""
         raise ValueError(
-            f"{type(self).__name__} takes class scores, not embeddings: expected another "
-            "loss to truncate embeddings for."
+            f"{type(self).__name__} takes class scores, which cannot be truncated: "
+            "expected another loss, on embeddings."
         )
 
 
@@ -76,7 +76,7 @@ def check_labels(y_true, y_pred, num_classes):
         labels,
         f"Expected labels from 0 to {last}. Received a label that is negative, too large "
         "or not an integer. Number the classes from 0, as np.unique(labels, "
-        "return_inverse=True) does, and give the head as many as there are.",
+        "return_inverse=True) does, and give the head that many classes.",
     )
 
 

@@ -58,7 +58,7 @@ class LabelLoss(InBatchLoss):
         if tile_size is not None and self.mines_all_pairs:
             raise ValueError(
                 f"{type(miner).__name__} looks at all pairs of the batch at once, which "
-                "tiles would not leave in memory. Expected tile_size=None with it. "
+                "is not possible in tiles. Expected tile_size=None with it. "
                 f"Received: tile_size={tile_size!r}"
             )
 
