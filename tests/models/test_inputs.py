@@ -211,7 +211,7 @@ def test_losses_that_do_not_fit_a_model(loss, message):
 def test_a_loss_on_embeddings_does_not_see_a_head_of_classes():
     encoder = keras.Sequential([keras.Input([4]), keras.layers.Dense(3)])
     model = tfembloss.EmbeddingClassifier(encoder, tfembloss.layers.CosineHead(3))
-    with pytest.raises(ValueError, match="scores of classes"):
+    with pytest.raises(ValueError, match="class scores"):
         model.compile("sgd", losses.SupConLoss())
 
 

@@ -213,7 +213,7 @@ class OnlineContrastiveLoss(ContrastiveLoss):
         return tf.where(hard, num_rows * value, 0 * d)  # 0 * d: NaN stays
 
     def _is_hard(self, d, match):
-        """Returns matches beyond the nearest other pair, and others within the farthest."""
+        """Returns which pairs are hard: matches that are far, or others that are near."""
         keys, key_match = replicas.gather(d), replicas.gather(tf.cast(match, tf.int64)) == 1
         infinity = tf.constant(float("inf"), d.dtype)
         farthest = tf.reduce_max(tf.where(key_match, keys, -infinity))

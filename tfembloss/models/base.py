@@ -67,7 +67,7 @@ class ColumnModel(Configurable, WholeModel):
         takes_scores = isinstance(loss, EmbeddingLoss) and loss.takes_scores
         if takes_scores and not self.loss_sees_scores:
             raise ValueError(
-                f"{type(loss).__name__} takes scores of classes, [B, C]: expected a model "
+                f"{type(loss).__name__} takes class scores [B, C]: expected a model "
                 f"with a head that returns them. Received: {type(self).__name__}, which "
                 "returns embeddings. Use tfembloss.EmbeddingClassifier(encoder, "
                 "tfembloss.layers.CosineHead(num_classes)), or PairHead for SoftmaxLoss."

@@ -32,7 +32,7 @@ def watched(model, given, shuffle):
 
 
 def _is_awaited(model):
-    """Whether the loss may warn of its first batch.
+    """Whether the loss may still warn of its first batch.
 
     Not with a memory, which has rows of earlier batches to compare with.
     """

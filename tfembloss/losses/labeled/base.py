@@ -23,7 +23,7 @@ class LabelLoss(InBatchLoss):
     that is not finite in any embedding makes the loss NaN.
 
     `NTXentLoss` and `SupConLoss` are computed in tiles; all others hold a matrix `[B, N]`
-    of the B rows of this replica and the N rows of all replicas.
+    for the B rows of this replica and the N rows of all replicas.
 
     Args:
         distance: see `tfembloss.distances`.

@@ -173,7 +173,7 @@ def _log_sum_of_negatives(distances, pairs, neg_margin):
 
 @keras.saving.register_keras_serializable("tfembloss")
 class LiftedStructureLoss(_LiftedLoss):
-    r"""Each positive pair against all negatives of both its rows.
+    r"""Contrasts each positive pair with all negatives of both its rows.
 
     $$L = \mathrm{mean}_{(a,p)} \frac{1}{2} \max\Big(0,\; d(a,p) - m_p +
           \log\big(\sum_n e^{m_n - d(a,n)} + \sum_n e^{m_n - d(p,n)}\big)\Big)^2$$
@@ -232,7 +232,7 @@ class LiftedStructureLoss(_LiftedLoss):
 
 @keras.saving.register_keras_serializable("tfembloss")
 class GeneralizedLiftedStructureLoss(_LiftedLoss):
-    r"""All of an anchor's positives against all of its negatives.
+    r"""Contrasts all positives of an anchor with all of its negatives.
 
     $$L = \mathrm{mean}_a \max\Big(0,\; \log \sum_p e^{d(a,p) - m_p} +
           \log \sum_n e^{m_n - d(a,n)}\Big)$$
@@ -280,7 +280,7 @@ class GeneralizedLiftedStructureLoss(_LiftedLoss):
 
 @keras.saving.register_keras_serializable("tfembloss")
 class MarginLoss(PairLoss):
-    r"""Positives nearer and negatives farther than a boundary, each by a margin.
+    r"""Keeps positives nearer and negatives farther than a boundary, each by a margin.
 
     Over all triplets of the batch, with $[x] = \max(0, x)$:
 
