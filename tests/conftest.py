@@ -38,14 +38,16 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if item.path.name in PROCESSES:
             item.add_marker(pytest.mark.processes)
-    if loss := config.getoption("--loss"):
-        wanted = [
-            item
-            for item in items
-            if loss in item.name or item.name.startswith("test_one_loss_trains")
-        ]
-        config.hook.pytest_deselected(items=[i for i in items if i not in wanted])
-        items[:] = wanted
+    loss = config.getoption("--loss")
+
+    def is_wanted(item):
+        if item.name == "test_one_loss_trains_as_one":
+            return loss is not None
+        return loss is None or loss in item.name
+
+    left_out = [item for item in items if not is_wanted(item)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = filter(is_wanted, items)
     # The longest files first, so that no worker is left alone with one at the end.
     order = {name: place for place, name in enumerate(PROCESSES)}
     items.sort(key=lambda item: order.get(item.path.name, len(PROCESSES)))

@@ -44,9 +44,7 @@ def test_several_replicas_train_as_one(every_case, num_replicas):
 
 
 def test_one_loss_trains_as_one(only_loss, tmp_path):
-    """That of `--loss`, in a graph and eagerly, on 1, 2 and 4 replicas."""
-    if only_loss is None:
-        pytest.skip("only with --loss, as in pytest --loss CircleLoss")
+    """That of `--loss`, in a graph and eagerly; without the option it is not collected."""
     names = [name for name in CASES if name.split("-")[0] == only_loss]
     assert names, f"no case of {only_loss} in tests/cases.py"
     runs = {

@@ -77,7 +77,7 @@ def one_of(name, value, options):
 
 def flag(name, value):
     """Returns True or False, from a bool of Python or numpy."""
-    if value is True or value is False or type(value).__name__ in ("bool_", "bool"):
+    if isinstance(value, bool | np.bool_):
         return bool(value)
     raise ValueError(f"`{name}` must be True or False. Received: {name}={value!r}")
 

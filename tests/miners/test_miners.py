@@ -1,7 +1,6 @@
 import collections
 import dataclasses
 import json
-from types import SimpleNamespace
 
 import goldens
 import keras
@@ -140,11 +139,7 @@ def test_angular_with_duplicates_and_singletons():
 def candidates_of(miner, x, ids):
     x, ids = tf.constant(x), tf.constant(ids)
     labels = masks.LabelPairs(ids, ids, tf.range(len(ids)))
-    return mining.candidates(
-        miner.distance,
-        SimpleNamespace(anchors=x, keys=x, pairs=labels),
-        miner.needs_key_distances,
-    )
+    return mining.candidates(miner.distance, x, x, labels, miner.needs_key_distances)
 
 
 @pytest.mark.parametrize("case", goldens.ROWS)

@@ -37,7 +37,6 @@ from tfembloss.losses.classification.softmax import (
 )
 from tfembloss.losses.distillation import (
     DistillKLDivLoss,
-    GISTEmbedLoss,
     MarginMSELoss,
     MSELoss,
 )
@@ -49,6 +48,7 @@ from tfembloss.losses.in_batch import (
     MultipleNegativesRankingLoss,
     SigLIPLoss,
 )
+from tfembloss.losses.in_batch_guided import GISTEmbedLoss
 from tfembloss.losses.labeled.base import LabelLoss, PairLoss
 from tfembloss.losses.labeled.pairs import (
     CircleLoss,

@@ -277,17 +277,17 @@ class InBatchLoss(EmbeddingLoss):
         prepare = distances.get(self.distance).prepare
         keys = prepare(batch.keys)
         anchors = keys if batch.anchors is batch.keys else prepare(batch.anchors)
-        of_each_row = batch.pairs.of_each_row()
-        names, constants = list(of_each_row), list(of_each_row.values())
+        of_rows = batch.pairs.of_each_row()
         # A miner's own distance may prepare the anchors in another way.
         unprepared = None if self.miner is None else batch.anchors
 
-        def of_tile(anchors, keys, unprepared, *of_each_row):
-            pairs = batch.pairs._replace(**dict(zip(names, of_each_row, strict=True)))
+        def of_tile(anchors, keys, unprepared, *of_tile_rows):
+            in_tile = dict(zip(of_rows, of_tile_rows, strict=True))
+            pairs = batch.pairs._replace(**in_tile)
             tile = batch._replace(anchors=unprepared, pairs=pairs)
             return self.compare(anchors, keys, tile)
 
-        constants = [unprepared, *constants]
+        constants = [unprepared, *of_rows.values()]
         if not self.tiled or self.mines_all_pairs:
             return of_tile(anchors, keys, *constants)
         return tiling.by_tiles(of_tile, anchors, keys, constants, self.tile_size, log_sums)
@@ -295,8 +295,7 @@ class InBatchLoss(EmbeddingLoss):
     def compare(self, anchors, keys, batch):
         """Applies the formula to prepared anchors and keys, and the pairs of a `Batch`."""
         x = distances.get(self.distance).of_prepared(anchors, keys)  # [B, N]
-        options = self.options
-        return self._kernel(x, self.selected_pairs(batch, x), **options)
+        return self._kernel(x, self.selected_pairs(batch, x), **self.options)
 
     def selected_pairs(self, batch, x):
         """Returns the pairs that count in a `Batch` with distances x `[B, N]`."""

@@ -34,22 +34,23 @@ class Candidates(NamedTuple):
     dim: int
 
 
-def candidates(distance, batch, key_distances=False, x=None):
-    """Returns the `Candidates` of a batch.
+def candidates(distance, rows, keys, labels, key_distances=False, x=None):
+    """Returns the `Candidates` of rows among keys.
 
     Args:
         distance: see `tfembloss.distances`.
-        batch: with `anchors [B, D]`, `keys [N, D]` and `pairs`, a `masks.LabelPairs`.
+        rows: embeddings of this replica's rows `[B, D]`.
+        keys: embeddings of all rows `[N, D]`.
+        labels: `masks.LabelPairs` of both.
         key_distances: whether to add the distances between all keys.
-        x: distances of the anchors to the keys `[B, N]`, if they are known.
+        x: distances of the rows to the keys `[B, N]`, if they are known.
     """
-    pairwise, keys = distances.get(distance).pairwise, batch.keys
-    x = pairwise(batch.anchors, keys) if x is None else x
-    if not key_distances:
-        all_to_all = None
-    else:  # with one replica, its rows are all rows
-        all_to_all = x if keys is batch.anchors else pairwise(keys, keys)
-    return Candidates(x, batch.pairs, all_to_all, keys.shape[-1])
+    pairwise = distances.get(distance).pairwise
+    x = pairwise(rows, keys) if x is None else x
+    all_to_all = None
+    if key_distances:  # with one replica, its rows are all rows
+        all_to_all = x if keys is rows else pairwise(keys, keys)
+    return Candidates(x, labels, all_to_all, keys.shape[-1])
 
 
 def without_gradient(candidates):
@@ -127,12 +128,6 @@ class SelectedPairs(NamedTuple):
     negative: np.ndarray
 
 
-class _Rows(NamedTuple):
-    anchors: tf.Tensor
-    keys: tf.Tensor
-    pairs: masks.LabelPairs
-
-
 class Miner(Configurable):
     """What the two kinds of miners have in common; subclass one of them instead."""
 
@@ -153,10 +148,12 @@ class Miner(Configurable):
                 f"ids.shape={tuple(ids.shape)}, ids.dtype={ids.dtype.name}"
             )
         ids = masks.integer_ids(ids)
-        pairs = masks.LabelPairs(ids, ids, tf.range(tf.shape(ids)[0]))
-        batch = _Rows(embeddings, embeddings, pairs)
-        miner = known(self)
-        return miner._selected(candidates(self.distance, batch, self.needs_key_distances))
+        labels = masks.LabelPairs(ids, ids, tf.range(tf.shape(ids)[0]))
+        return known(self)._selected(
+            candidates(
+                self.distance, embeddings, embeddings, labels, self.needs_key_distances
+            )
+        )
 
     @classmethod
     def from_config(cls, config):

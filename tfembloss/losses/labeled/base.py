@@ -87,7 +87,10 @@ class LabelLoss(InBatchLoss):
 
     def sums_and_counts(self, batch):
         """Returns what each anchor contributes `[B]`, and the number of its terms `[B]`."""
-        raise NotImplementedError
+        raise ValueError(
+            f"{type(self).__name__} has no formula. Expected a method "
+            "`sums_and_counts(batch)`; of a PairLoss, a static method `formula`."
+        )
 
     def _nan_where_miner_overflows(self, keys):
         """0, or NaN where a miner's own distances may overflow, which only select."""
@@ -111,13 +114,17 @@ class LabelLoss(InBatchLoss):
         """
         if self.miner is not None and self.miner.distance == self.distance:
             key_distances = key_distances or self.miner.needs_key_distances
-        return mining.candidates(self.distance, batch, key_distances, x)
+        rows, keys, pairs = batch.anchors, batch.keys, batch.pairs
+        return mining.candidates(self.distance, rows, keys, pairs, key_distances, x)
 
     def miner_candidates(self, batch, candidates):
         """Returns the same candidates by the miner's distance."""
         if self.miner is None or self.miner.distance == self.distance:
             return candidates
-        return mining.candidates(self.miner.distance, batch, self.miner.needs_key_distances)
+        rows, keys, pairs = batch.anchors, batch.keys, batch.pairs
+        return mining.candidates(
+            self.miner.distance, rows, keys, pairs, self.miner.needs_key_distances
+        )
 
 
 class PairLoss(LabelLoss):
@@ -132,7 +139,9 @@ class PairLoss(LabelLoss):
     needs a similarity, it is the negative distance.
     """
 
-    counts_repeats = False  # whether a pair counts once for each mined triplet it is in
+    # Whether a pair counts once for each mined triplet in which it occurs; and whether all
+    # pairs do so, also those of no miner or of a miner of pairs.
+    counts_repeats, counts_triplets = False, False
 
     @staticmethod
     def _kernel_of(formula):
@@ -150,17 +159,18 @@ class PairLoss(LabelLoss):
 
     def selected_pairs(self, batch, x):
         """Returns `masks.LabelPairs` for all pairs, or `masks.Pairs` as mined."""
-        if self.miner is None:
+        if self.miner is None and not self.counts_triplets:
             return batch.pairs
-        return self._mined(batch, self.candidates(batch, x), _pairs)
-
-    def _mined(self, batch, candidates, select):
-        constant = mining.without_gradient(self.miner_candidates(batch, candidates))
-        pairs = select(self.miner, constant, self.counts_repeats)
+        candidates = self.miner_candidates(batch, self.candidates(batch, x))
+        constant = mining.without_gradient(candidates)
+        counts = self.counts_repeats, self.counts_triplets
+        pairs = _mined_pairs(self.miner, constant, *counts)
         return tf.nest.map_structure(tf.stop_gradient, pairs)
 
 
 @compiled
-def _pairs(miner, candidates, counts_repeats):
-    pairs = mining.pairs_of(miner, candidates)
-    return pairs if counts_repeats else masks.Pairs(*map(tf.sign, pairs))
+def _mined_pairs(miner, candidates, counts_repeats, counts_triplets):
+    pairs = mining.pairs_of(miner, candidates, from_triplets=counts_triplets)
+    if counts_repeats or counts_triplets:
+        return pairs
+    return masks.Pairs(*map(tf.sign, pairs))

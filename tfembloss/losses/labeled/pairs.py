@@ -5,9 +5,8 @@ import tensorflow as tf
 
 from tfembloss import masks, replicas
 from tfembloss.checks import non_negative, number, positive
-from tfembloss.kernels import compiled, differentiable
+from tfembloss.kernels import differentiable
 from tfembloss.losses.labeled.base import PairLoss
-from tfembloss.miners import base as mining
 
 
 @keras.saving.register_keras_serializable("tfembloss")
@@ -319,6 +318,8 @@ class MarginLoss(PairLoss):
         Losses here own no variables, so beta is not learned.
     """
 
+    counts_triplets = True
+
     def __init__(
         self,
         margin=0.2,
@@ -333,10 +334,6 @@ class MarginLoss(PairLoss):
         self.margin = non_negative("margin", margin)
         self.beta = number("beta", beta)
 
-    def selected_pairs(self, batch, x):
-        """Returns in how many triplets each pair occurs, as `masks.Pairs`."""
-        return self._mined(batch, self.candidates(batch, x), _pairs_in_triplets)
-
     @staticmethod
     def formula(distances, positive, negative, *, margin, beta):
         """Returns sums over each anchor's triplets, and the number of terms not 0."""
@@ -345,8 +342,3 @@ class MarginLoss(PairLoss):
         sums = positive * far + negative * near
         counts = tf.where(far > 0, positive, 0) + tf.where(near > 0, negative, 0)
         return tf.reduce_sum(sums, axis=1), tf.reduce_sum(counts, axis=1)
-
-
-@compiled
-def _pairs_in_triplets(miner, candidates, counts_repeats):
-    return mining.pairs_of(miner, candidates, from_triplets=True)
