@@ -4,19 +4,30 @@
   pairs with a relation.
 - `CrossBatchMemory`: more negatives than a batch has, for `tfembloss.EmbeddingModel`.
 - In an encoder of token ids: `PositionEmbedding` and `TokenPooling`.
+- In the encoder of a pretrained checkpoint: `TransformerEmbeddings`, `TransformerBlock`,
+  `RelativePositions` and `Pooling`.
 - `SentenceDecoder`: the decoder of a `tfembloss.DenoisingAutoEncoder`.
 """
 
 from tfembloss.layers.decoder import SentenceDecoder
 from tfembloss.layers.heads import CosineHead, PairHead
 from tfembloss.layers.memory import CrossBatchMemory
-from tfembloss.layers.pooling import PositionEmbedding, TokenPooling
+from tfembloss.layers.pooling import Pooling, PositionEmbedding, TokenPooling
+from tfembloss.layers.transformer import (
+    RelativePositions,
+    TransformerBlock,
+    TransformerEmbeddings,
+)
 
 __all__ = [
     "CosineHead",
     "CrossBatchMemory",
     "PairHead",
+    "Pooling",
     "PositionEmbedding",
+    "RelativePositions",
     "SentenceDecoder",
     "TokenPooling",
+    "TransformerBlock",
+    "TransformerEmbeddings",
 ]

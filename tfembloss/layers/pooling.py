@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from tfembloss.checks import one_of
 from tfembloss.config import Configurable
 
 
@@ -85,6 +86,87 @@ class TokenPooling(Configurable, keras.layers.Layer):
     def compute_output_shape(self, tokens_shape, embeddings_shape):
         """Returns `[B, D]`."""
         return (embeddings_shape[0], embeddings_shape[2])
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class Pooling(Configurable, keras.layers.Layer):
+    r"""Pools the token embeddings of a text, in one or several ways.
+
+    $$\text{mean: } \frac{\sum_t m_t x_t}{\sum_t m_t},\quad
+      \text{weightedmean: } \frac{\sum_t t\, m_t x_t}{\sum_t t\, m_t}$$
+
+    m is 1 at tokens and 0 at padding, and t begins with 1.
+
+    Call arguments: embeddings `[B, T, D]` and a mask `[B, T]`. Returns `[B, D]`, or
+    `[B, n D]` with n modes.
+
+    Args:
+        modes: `"mean"`, `"cls"` (the first token), `"max"`, `"mean_sqrt_len_tokens"` (the
+            sum divided by the square root of the number of tokens), `"lasttoken"`,
+            `"weightedmean"`; or a list of them, whose results are concatenated.
+        **kwargs: as in `keras.layers.Layer`, `name` and `dtype`.
+
+    Raises:
+        ValueError: there is no mode of this name.
+
+    Example:
+
+    >>> import numpy as np
+    >>> x, mask = np.array([[[2.0], [4.0], [9.0]]]), np.array([[1, 1, 0]])
+    >>> Pooling(["mean", "max", "lasttoken"])(x, mask).numpy().tolist()
+    [[3.0, 4.0, 4.0]]
+
+    Relations:
+        Equal to sentence-transformers' Pooling module.
+    """
+
+    def __init__(self, modes="mean", **kwargs):
+        super().__init__(**kwargs)
+        given = [modes] if isinstance(modes, str) else list(modes)
+        for mode in given:
+            one_of("modes", mode, list(_POOLING))
+        self.modes = given[0] if len(given) == 1 else given
+
+    def call(self, x, mask):
+        """Returns pooled embeddings `[B, n D]`."""
+        dtype = "float32" if self.compute_dtype in ("float16", "bfloat16") else x.dtype
+        x, mask = ops.cast(x, dtype), ops.cast(mask, dtype)
+        modes = [self.modes] if isinstance(self.modes, str) else self.modes
+        pooled = [_POOLING[mode](x, mask) for mode in modes]
+        return ops.cast(ops.concatenate(pooled, axis=-1), self.compute_dtype)
+
+    def compute_output_shape(self, shape, mask_shape=None):
+        """Returns `[B, n D]`."""
+        count = 1 if isinstance(self.modes, str) else len(self.modes)
+        return (shape[0], None if shape[-1] is None else count * shape[-1])
+
+
+def _weighted(x, weights, power=1.0):
+    """Returns the sum over tokens, divided by a power of the sum of the weights."""
+    total = ops.maximum(ops.sum(weights, axis=1, keepdims=True), 1e-9)
+    pooled = ops.squeeze(ops.matmul(weights[:, None, :], x), axis=1)
+    return pooled / total**power
+
+
+def _last_token(x, mask):
+    places = ops.arange(ops.shape(mask)[1], dtype="int32")
+    last = ops.max(ops.where(mask > 0, places[None], 0), axis=1, keepdims=True)
+    at = ops.cast(places[None] == last, x.dtype) * mask  # zeros for a text without tokens
+    return ops.squeeze(ops.matmul(at[:, None, :], x), axis=1)
+
+
+def _positions(mask):
+    return ops.cast(ops.arange(1, ops.shape(mask)[1] + 1), mask.dtype)
+
+
+_POOLING = {
+    "mean": _weighted,
+    "cls": lambda x, mask: x[:, 0],
+    "max": lambda x, mask: ops.max(ops.where(mask[:, :, None] > 0, x, -1e30), axis=1),
+    "mean_sqrt_len_tokens": lambda x, mask: _weighted(x, mask, power=0.5),
+    "lasttoken": _last_token,
+    "weightedmean": lambda x, mask: _weighted(x, mask * _positions(mask)),
+}
 
 
 @keras.saving.register_keras_serializable("tfembloss")

@@ -1,0 +1,214 @@
+"""Converts texts to the token ids of a pretrained checkpoint's own tokenizer."""
+
+import json
+import re
+
+import keras
+import tensorflow as tf
+
+from tfembloss.checks import integer, one_of
+from tfembloss.config import Configurable
+from tfembloss.text.normalizers import normalizer
+from tfembloss.text.rows import batch_of_texts, valid_utf8
+from tfembloss.text.subwords import regex_split, subwords
+
+BUCKETS = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096, 8192)
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class CheckpointTokenizer(Configurable):
+    """Converts texts to token ids as a Hugging Face checkpoint's tokenizer does.
+
+    It runs in the graph, so that it is exported with the model. Special tokens that are
+    written out in a text, such as `"[SEP]"`, are that token, as they are there.
+
+    Call arguments: texts `[rows]`, strings, and the name of a prompt or None for the
+    default. Returns a dict of `token_ids` `[rows, T]`, int32, and `padding_mask`
+    `[rows, T]`, int32, 1 where there is a token and 0 where there is padding.
+
+    Args:
+        tokenizer: the text of the checkpoint's tokenizer.json.
+        sequence_length: the maximum number of tokens of a text, start and end tokens
+            included; longer texts are truncated.
+        prompts: dict of a name to a text that is put before each text, such as
+            `{"query": "query: "}`, or None.
+        default_prompt: name of the prompt that is used if no other is named, or None.
+        padding: `"buckets"`: T is the smallest of a few lengths (16, 32, 64, 96, 128, ...)
+            that the batch's longest text fits into, so that XLA compiles a few shapes.
+            `"longest"`: T is that length itself. `"max_length"`: T is `sequence_length`.
+        padding_id: the token id of padding.
+
+    Raises:
+        ValueError: the tokenizer is of a kind that is not supported, and says which; when
+            called, texts are not strings of shape `[rows]`, or there is no such prompt.
+
+    Example:
+
+    >>> import json
+    >>> ids = {"[UNK]": 0, "new": 1, "##er": 2}
+    >>> tokenizer = {
+    ...     "added_tokens": [],
+    ...     "normalizer": {"type": "BertNormalizer"},
+    ...     "pre_tokenizer": {"type": "BertPreTokenizer"},
+    ...     "post_processor": None,
+    ...     "model": {"type": "WordPiece", "vocab": ids, "unk_token": "[UNK]"},
+    ... }
+    >>> tokenize = CheckpointTokenizer(json.dumps(tokenizer), 8, padding="longest")
+    >>> tokenize(["Newer new", ""])["token_ids"].numpy().tolist()
+    [[1, 2, 1], [0, 0, 0]]
+
+    Relations:
+        Equal to `transformers`' fast tokenizers, with truncation and padding.
+    """
+
+    def __init__(
+        self,
+        tokenizer,
+        sequence_length,
+        prompts=None,
+        default_prompt=None,
+        padding="buckets",
+        padding_id=0,
+    ):
+        self.tokenizer = tokenizer
+        self.sequence_length = integer("sequence_length", sequence_length, 1)
+        self.prompts = checked_prompts(prompts)
+        self.default_prompt = default_prompt
+        if default_prompt is not None:
+            one_of("default_prompt", default_prompt, list(self.prompts))
+        self.padding = one_of("padding", padding, ["buckets", "longest", "max_length"])
+        self.padding_id = integer("padding_id", padding_id, 0)
+        parsed = json.loads(tokenizer)
+        self._start, self._end = start_and_end(parsed.get("post_processor"))
+        room = len(self._start) + len(self._end) + 1
+        if self.sequence_length < room:
+            raise ValueError(
+                f"Expected sequence_length >= {room}, for the start and end tokens and "
+                f"one of the text. Received: sequence_length={sequence_length}"
+            )
+        self._normalize = normalizer(parsed.get("normalizer"))
+        self._subwords = subwords(parsed)
+        special = {token["content"]: token for token in parsed.get("added_tokens", ())}
+        # The longest first, as one may begin with another.
+        self._special = "|".join(
+            map(_pattern, sorted(special.values(), key=lambda t: -len(t["content"])))
+        )
+        self._special_ids = tf.lookup.StaticHashTable(
+            tf.lookup.KeyValueTensorInitializer(
+                tf.constant(list(special), tf.string),
+                tf.constant([token["id"] for token in special.values()], tf.int32),
+            ),
+            default_value=-1,
+        )
+
+    def __call__(self, texts, prompt=None):
+        """Returns token ids and their mask, `[rows, T]`, of texts `[rows]`."""
+        texts = batch_of_texts(texts)
+        before = self.prompt(prompt)
+        texts = valid_utf8(tf.strings.join([before, texts]) if before else texts)
+        room = self.sequence_length - len(self._start) - len(self._end)
+        tokens = self._tokens(texts)[:, :room]
+        rows = tf.shape(texts)[0]
+        start, end = (tf.tile([ids], [rows, 1]) for ids in (self._start, self._end))
+        parts = [tf.cast(start, tf.int32), tokens, tf.cast(end, tf.int32)]
+        tokens = tf.concat(parts, axis=1)
+        length = self._length(tokens)
+        mask = tf.sequence_mask(tokens.row_lengths(), length, dtype=tf.int32)
+        ids = tokens.to_tensor(self.padding_id)
+        missing = length - tf.shape(ids)[1]
+        ids = tf.pad(ids, [[0, 0], [0, missing]], constant_values=self.padding_id)
+        known = length if self.padding == "max_length" else None
+        ids, mask = (tf.ensure_shape(x, [None, known]) for x in (ids, mask))
+        return {"token_ids": ids, "padding_mask": mask}
+
+    def prompt(self, name):
+        """Returns the text of a prompt. Raises ValueError if there is none of this name."""
+        name = self.default_prompt if name is None else name
+        if name is not None and name not in self.prompts:
+            raise ValueError(
+                f"Expected the name of a prompt, of {list(self.prompts)}. Received: "
+                f"prompt={name!r}. Prompts are an argument of from_pretrained."
+            )
+        return "" if name is None else self.prompts[name]
+
+    def _tokens(self, texts):
+        """Returns the ids of texts, without start and end tokens; ragged `[rows, None]`."""
+        if not self._special:
+            return self._subwords(self._normalize(texts))
+        parts = regex_split(texts, self._special)
+        special = self._special_ids.lookup(tf.strings.strip(parts.values))
+        is_special = special >= 0
+        ordinary = self._normalize(tf.where(is_special, "", parts.values))
+        ids = tf.concat(
+            [
+                tf.RaggedTensor.from_row_lengths(
+                    tf.boolean_mask(special, is_special), tf.cast(is_special, tf.int64)
+                ),
+                self._subwords(ordinary).with_row_splits_dtype(tf.int64),
+            ],
+            axis=1,
+        )
+        return tf.RaggedTensor.from_row_splits(
+            ids.values, tf.gather(ids.row_splits, parts.row_splits), validate=False
+        )
+
+    def _length(self, tokens):
+        if self.padding == "max_length":
+            return self.sequence_length
+        longest = tf.cast(tf.reduce_max(tf.concat([[1], tokens.row_lengths()], 0)), tf.int32)
+        if self.padding == "longest":
+            return longest
+        buckets = [n for n in BUCKETS if n < self.sequence_length] + [self.sequence_length]
+        buckets = tf.constant(buckets)
+        return buckets[tf.searchsorted(buckets, longest[None])[0]]
+
+
+def checked_prompts(prompts):
+    """Returns prompts as a dict of strings. Raises ValueError if they are none."""
+    if prompts is None:
+        return {}
+    if not isinstance(prompts, dict) or not all(
+        isinstance(x, str) for pair in prompts.items() for x in pair
+    ):
+        raise ValueError(
+            'Expected prompts as a dict of names to texts, {"query": "query: ", '
+            f'"document": "passage: "}}. Received: prompts={prompts!r:.200}'
+        )
+    return dict(prompts)
+
+
+def _pattern(token):
+    content = re.escape(token["content"])
+    before = r"\s*" if token.get("lstrip") else ""
+    after = r"\s*" if token.get("rstrip") else ""
+    return before + content + after
+
+
+def start_and_end(processor):
+    """Returns the ids that a post-processor puts before and after a single text."""
+    if processor is None:
+        return [], []
+    kind = processor["type"]
+    if kind == "Sequence":
+        parts = [start_and_end(part) for part in processor["processors"]]
+        return [id for start, _ in parts for id in start], [
+            id for _, end in parts for id in end
+        ]
+    if kind in ("RobertaProcessing", "BertProcessing"):
+        return [processor["cls"][1]], [processor["sep"][1]]
+    if kind == "ByteLevel":
+        return [], []
+    if kind == "TemplateProcessing":
+        ids, ends = ([], []), 0
+        for part in processor["single"]:
+            if "Sequence" in part:
+                ends = 1
+            else:
+                name = part["SpecialToken"]["id"]
+                ids[ends].extend(processor["special_tokens"][name]["ids"])
+        return ids
+    raise ValueError(
+        "Expected a tokenizer with a post-processor of TemplateProcessing, "
+        f"RobertaProcessing, BertProcessing or ByteLevel. Received: {kind}, which is not "
+        "supported."
+    )
