@@ -135,10 +135,10 @@ class Pooling(Configurable, keras.layers.Layer):
         pooled = [_POOLING[mode](x, mask) for mode in modes]
         return ops.cast(ops.concatenate(pooled, axis=-1), self.compute_dtype)
 
-    def compute_output_shape(self, shape, mask_shape=None):
+    def compute_output_shape(self, x_shape, mask_shape=None):
         """Returns `[B, n D]`."""
         count = 1 if isinstance(self.modes, str) else len(self.modes)
-        return (shape[0], None if shape[-1] is None else count * shape[-1])
+        return (x_shape[0], count * x_shape[-1])
 
 
 def _weighted(x, weights, power=1.0):

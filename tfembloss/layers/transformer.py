@@ -147,9 +147,9 @@ class TransformerBlock(Configurable, keras.layers.Layer):
         self.attention_dropout = attention_dropout
         self.epsilon = epsilon
 
-    def build(self, shape, mask_shape=None, bias_shape=None):
+    def build(self, x_shape, mask_shape=None, bias_shape=None):
         """Builds the weights."""
-        dim = shape[-1]
+        dim = x_shape[-1]
 
         def dense(units, name, activation=None):
             return keras.layers.Dense(
@@ -169,11 +169,11 @@ class TransformerBlock(Configurable, keras.layers.Layer):
         self.feed_forward = dense(dim, "feed_forward")
         self.norm = norm("norm")
         for layer in (self.query, self.key, self.value, self.output_dense):
-            layer.build(shape)
-        self.intermediate.build(shape)
-        self.feed_forward.build((*shape[:-1], self.intermediate_dim))
-        self.attention_norm.build(shape)
-        self.norm.build(shape)
+            layer.build(x_shape)
+        self.intermediate.build(x_shape)
+        self.feed_forward.build((*x_shape[:-1], self.intermediate_dim))
+        self.attention_norm.build(x_shape)
+        self.norm.build(x_shape)
         self.attention_dropping, self.dropping = (
             keras.layers.Dropout(rate, dtype=self.dtype_policy)
             for rate in (self.attention_dropout, self.dropout)
@@ -204,9 +204,9 @@ class TransformerBlock(Configurable, keras.layers.Layer):
         y = ops.transpose(ops.matmul(weights, heads(self.value(x))), (0, 2, 1, 3))
         return ops.reshape(y, (-1, length, dim))
 
-    def compute_output_shape(self, shape, mask_shape=None, bias_shape=None):
+    def compute_output_shape(self, x_shape, mask_shape=None, bias_shape=None):
         """Returns `[B, T, D]`."""
-        return shape
+        return x_shape
 
 
 @keras.saving.register_keras_serializable("tfembloss")

@@ -4,6 +4,7 @@
 |---|---|
 | learn a vocabulary from your texts, once | `learn_vocabulary` |
 | texts to token ids, inside the model | `TextPreprocessor` |
+| texts to the token ids of a pretrained checkpoint | `CheckpointTokenizer` |
 | pairs of texts to token ids, for `tfembloss.CrossEncoder` | `TextPairPreprocessor` |
 | token ids to embeddings, trained from scratch on a CPU | `TextEncoder` |
 | damaged texts, for `tfembloss.DenoisingAutoEncoder` | `DeleteWords` |
@@ -11,6 +12,7 @@
 A vocabulary holds the `RESERVED` entries; two of them are `PADDING` and `UNKNOWN`.
 """
 
+from tfembloss.text.checkpoint_tokenizer import CheckpointTokenizer
 from tfembloss.text.encoder import TextEncoder
 from tfembloss.text.noise import DeleteWords
 from tfembloss.text.preprocessing import TextPairPreprocessor, TextPreprocessor
@@ -20,6 +22,7 @@ __all__ = [
     "PADDING",
     "RESERVED",
     "UNKNOWN",
+    "CheckpointTokenizer",
     "DeleteWords",
     "TextEncoder",
     "TextPairPreprocessor",
