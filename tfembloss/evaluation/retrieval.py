@@ -91,8 +91,8 @@ class RetrievalEvaluator(keras.callbacks.Callback):
 
     def evaluate(self, model):
         """Computes the metrics of a model in its current state: a dict of name to float."""
-        queries = self._embeddings(model, self.queries, "queries")
-        corpus = self._embeddings(model, self.corpus, "corpus")
+        queries = self._embeddings(model, self.queries, "queries", "query")
+        corpus = self._embeddings(model, self.corpus, "corpus", "document")
         self._check_number(len(queries))
         for query, rows in enumerate(self.relevant):
             if rows[-1] >= len(corpus):
@@ -104,9 +104,11 @@ class RetrievalEvaluator(keras.callbacks.Callback):
         _, ranking = search.top_k(queries, corpus, k, self.distance)
         return metrics_of(self._cuts, ranking, self.relevant, self._names)
 
-    def _embeddings(self, model, x, name):
+    def _embeddings(self, model, x, name, prompt):
         sized = is_arrays(x)  # Keras refuses a batch_size with a dataset
         options = {"batch_size": self.batch_size} if sized else {}
+        if prompt in getattr(model, "prompts", {}):
+            options["prompt"] = prompt
         try:
             embeddings = model.predict(x, verbose=0, **options)
         except (ValueError, tf.errors.InvalidArgumentError) as error:

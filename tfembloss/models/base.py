@@ -170,8 +170,10 @@ class ColumnModel(Configurable, WholeModel):
             given = self._batches(x, y, sample_weight, batch_size)
             return super().evaluate(**given, **kwargs)
 
-    def predict(self, x, batch_size=None, **kwargs):
+    def predict(self, x, batch_size=None, *, prompt=None, **kwargs):
         """`keras.Model.predict`, also on raw inputs: embeddings as a numpy array."""
+        options = {} if prompt is None else {"prompt": prompt}
+        prepare = functools.partial(self.encoder_inputs, **options)
         batch_size = check_batch_size(batch_size)
         self._build_known()
         with explained(self):
@@ -182,7 +184,7 @@ class ColumnModel(Configurable, WholeModel):
                     x = of_batches(x)
                 else:
                     x, batch_size = raw_batches(x, None, None, batch_size), None
-                x = map_inputs(self.encoder_inputs, x).prefetch(tf.data.AUTOTUNE)
+                x = map_inputs(prepare, x).prefetch(tf.data.AUTOTUNE)
             elif not is_batches(x):
                 x, _, _ = self._arrays(x)
             return super().predict(x, batch_size=batch_size, **kwargs)

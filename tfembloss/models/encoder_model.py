@@ -1,8 +1,12 @@
 """What the models with one encoder have in common."""
 
+import functools
+
 import keras
+import numpy as np
 import tensorflow as tf
 
+from tfembloss import pretrained
 from tfembloss.models import inputs
 from tfembloss.models.base import (
     ColumnModel,
@@ -38,6 +42,69 @@ class EncoderModel(ColumnModel):
         check_vocabulary(preprocessor, encoder)
         self.encoder = encoder
         self.preprocessor = preprocessor
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source,
+        *,
+        sequence_length=None,
+        dimensions=None,
+        prompts=None,
+        dropout=None,
+        **arguments,
+    ):
+        """Creates a model with the encoder and the tokenizer of a pretrained checkpoint.
+
+        The embeddings are those that sentence-transformers computes of the same folder.
+        Nothing is downloaded, and nothing in the folder is executed.
+
+        Args:
+            source: the folder of a Hugging Face or sentence-transformers checkpoint.
+            sequence_length: the maximum number of tokens of a text; None for the
+                checkpoint's own.
+            dimensions: k, to keep only the first k dimensions of the embeddings; for
+                encoders trained for it (Matryoshka).
+            prompts: dict of a name to a text that is put before each text; None for those
+                of the checkpoint. In `fit` on columns, the prompt `"query"` is put before
+                the first column and `"document"` before the others, and other names are
+                for the columns in their order; `predict` takes a name.
+            dropout: fraction that is dropped everywhere in training; None for the
+                checkpoint's own.
+            **arguments: the other arguments of this class.
+
+        Raises:
+            ValueError: the folder is not a complete checkpoint, or the encoder cannot be
+                computed as it was trained; says what is missing.
+
+        Example:
+
+        ```python
+        model = tfembloss.EmbeddingModel.from_pretrained("all-MiniLM-L6-v2")
+        ```
+        """
+        encoder, preprocessor = pretrained.load(
+            source,
+            sequence_length=sequence_length,
+            dimensions=dimensions,
+            prompts=prompts,
+            dropout=dropout,
+        )
+        return cls(encoder=encoder, preprocessor=preprocessor, **arguments)
+
+    def save_pretrained(self, folder):
+        """Writes the encoder as a folder that sentence-transformers loads.
+
+        An earlier one there is replaced.
+
+        Args:
+            folder: the folder to write.
+
+        Raises:
+            ValueError: the encoder was not created by `from_pretrained`, or the folder
+                holds other files.
+        """
+        pretrained.save(folder, self.encoder, self.preprocessor)
 
     # Columns in, embeddings out.
 
@@ -80,12 +147,68 @@ class EncoderModel(ColumnModel):
         """Whether the model has a preprocessor."""
         return self.preprocessor is not None
 
-    def encoder_inputs(self, x, training=False):
-        """Applies the preprocessor to each column."""
+    def encoder_inputs(self, x, training=False, prompt=None):
+        """Applies the preprocessor to each column, with the prompts of columns."""
         if isinstance(x, tuple):
-            return tuple(self.encoder_inputs(column, training) for column in x)
+            names = self._prompts_of_columns(len(x)) if prompt is None else [prompt] * len(x)
+            return tuple(
+                self.encoder_inputs(column, training, name)
+                for column, name in zip(x, names, strict=True)
+            )
         inputs.check_columns_are_no_dict(x, self.preprocessor)
-        return inputs.preprocess(self.preprocessor, x, training)
+        function = self.preprocessor
+        if prompt is not None:
+            function = functools.partial(function, prompt=prompt)
+        return inputs.preprocess(function, x, training)
+
+    @property
+    def prompts(self):
+        """Dict of the preprocessor's prompts by name, empty if it has none."""
+        return getattr(self.preprocessor, "prompts", {})
+
+    def _prompts_of_columns(self, count):
+        """Returns names of prompts for n columns; None for the default one."""
+        names = list(self.prompts)
+        if {"query", "document"} & set(names):
+            known = {name: name for name in names}
+            others = [known.get("document")] * (count - 1)
+            return [known.get("query"), *others]
+        return names if len(names) == count else [None] * count
+
+    def predict(self, x, batch_size=None, *, prompt=None, **kwargs):
+        """`keras.Model.predict`, also on raw inputs: embeddings as a numpy array.
+
+        Texts are encoded in the order of their lengths, so that a batch has little padding,
+        and embeddings returned in the order of the texts.
+
+        Args:
+            x, batch_size: as in `keras.Model.predict`.
+            prompt: name of one of `prompts`, which is put before each text; None for the
+                default.
+            **kwargs: as in `keras.Model.predict`.
+        """
+        if prompt is not None and prompt not in self.prompts:
+            raise ValueError(
+                f"Expected the name of a prompt, of {list(self.prompts)}. Received: "
+                f"prompt={prompt!r}. Prompts are an argument of from_pretrained."
+            )
+        order = self._order_by_length(x)
+        if order is None:
+            return super().predict(x, batch_size, prompt=prompt, **kwargs)
+        texts = np.asarray(x)[order]
+        embeddings = super().predict(texts, batch_size, prompt=prompt, **kwargs)
+        result = np.empty_like(embeddings)
+        result[order] = embeddings
+        return result
+
+    def _order_by_length(self, x):
+        """Returns rows of texts, the longest first; None where the order saves nothing."""
+        pads = getattr(self.preprocessor, "padding", "max_length") != "max_length"
+        if not pads or not isinstance(x, list | np.ndarray) or np.ndim(x) != 1 or not len(x):
+            return None
+        if not all(isinstance(text, str | bytes) for text in x):
+            return None
+        return np.argsort([-len(text) for text in x], kind="stable")
 
 
 def known_dim(encoder):

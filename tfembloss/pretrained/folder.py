@@ -34,6 +34,7 @@ class Checkpoint(NamedTuple):
         sequence_length: the maximum number of tokens, or None if no file says so.
         prompts, default_prompt: see `tfembloss.text.CheckpointTokenizer`.
         tokenizer: text of tokenizer.json.
+        tokenizer_config: dict of tokenizer_config.json.
     """
 
     folder: pathlib.Path
@@ -45,6 +46,7 @@ class Checkpoint(NamedTuple):
     prompts: dict[str, str]
     default_prompt: str | None
     tokenizer: str
+    tokenizer_config: dict[str, Any]
 
 
 def read_checkpoint(folder):
@@ -75,6 +77,7 @@ def read_checkpoint(folder):
         prompts=saved.get("prompts") or {},
         default_prompt=saved.get("default_prompt_name"),
         tokenizer=text,
+        tokenizer_config=tokenizer_settings,
     )
 
 
@@ -129,7 +132,7 @@ def _float32(values):
 
 def _modules(folder):
     """Returns the pooling's modes, the dense layers, and whether there is a Normalize."""
-    modules = json.loads(json.dumps(read_json(folder, "modules.json"))) or [
+    modules = read_json(folder, "modules.json") or [
         {"type": _TRANSFORMER, "path": ""},
         {"type": _POOLING, "path": "1_Pooling"},
     ]
@@ -217,10 +220,14 @@ def _tokenizer(folder, settings):
             f"{vocabulary} of {len(entries)} entries, the first of them {entries[:3]}."
         )
     lower = settings.get("do_lower_case", True)
+    flags = dict.fromkeys(["single_word", "lstrip", "rstrip", "normalized"], False)
     return json.dumps(
         {
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
             "added_tokens": [
-                {"id": id, "content": f"[{name}]", "special": True}
+                {"id": id, "content": f"[{name}]", **flags, "special": True}
                 for name, id in special.items()
                 if id is not None
             ],
@@ -237,7 +244,14 @@ def _tokenizer(folder, settings):
                 "cls": ["[CLS]", special["CLS"]],
                 "sep": ["[SEP]", special["SEP"]],
             },
-            "model": {"type": "WordPiece", "unk_token": "[UNK]", "vocab": ids},
+            "decoder": None,
+            "model": {
+                "type": "WordPiece",
+                "unk_token": "[UNK]",
+                "continuing_subword_prefix": "##",
+                "max_input_chars_per_word": 100,
+                "vocab": ids,
+            },
         }
     )
 

@@ -49,5 +49,6 @@ def load(source, *, sequence_length=None, dimensions=None, prompts=None, dropout
         given,
         default,
         padding_id=checkpoint.config.get("pad_token_id") or 0,
+        tokenizer_config=json.dumps(checkpoint.tokenizer_config),
     )
     return encoder, preprocessor

@@ -37,6 +37,8 @@ class CheckpointTokenizer(Configurable):
             that the batch's longest text fits into, so that XLA compiles a few shapes.
             `"longest"`: T is that length itself. `"max_length"`: T is `sequence_length`.
         padding_id: the token id of padding.
+        tokenizer_config: the text of the checkpoint's tokenizer_config.json, which is
+            saved with it again.
 
     Raises:
         ValueError: the tokenizer is of a kind that is not supported, and says which; when
@@ -69,6 +71,7 @@ class CheckpointTokenizer(Configurable):
         default_prompt=None,
         padding="buckets",
         padding_id=0,
+        tokenizer_config="{}",
     ):
         self.tokenizer = tokenizer
         self.sequence_length = integer("sequence_length", sequence_length, 1)
@@ -78,6 +81,7 @@ class CheckpointTokenizer(Configurable):
             one_of("default_prompt", default_prompt, list(self.prompts))
         self.padding = one_of("padding", padding, ["buckets", "longest", "max_length"])
         self.padding_id = integer("padding_id", padding_id, 0)
+        self.tokenizer_config = tokenizer_config
         parsed = json.loads(tokenizer)
         self._start, self._end = start_and_end(parsed.get("post_processor"))
         room = len(self._start) + len(self._end) + 1
@@ -120,6 +124,16 @@ class CheckpointTokenizer(Configurable):
         known = length if self.padding == "max_length" else None
         ids, mask = (tf.ensure_shape(x, [None, known]) for x in (ids, mask))
         return {"token_ids": ids, "padding_mask": mask}
+
+    @property
+    def vocabulary(self):
+        """The list of entries; an entry's index is its id."""
+        parsed = json.loads(self.tokenizer)
+        entries = parsed["model"]["vocab"]
+        if isinstance(entries, list):  # with the scores of a Unigram model
+            entries = {entry: id for id, (entry, _) in enumerate(entries)}
+        ids = entries | {x["content"]: x["id"] for x in parsed.get("added_tokens", ())}
+        return sorted(ids, key=ids.get)
 
     def prompt(self, name):
         """Returns the text of a prompt. Raises ValueError if there is none of this name."""

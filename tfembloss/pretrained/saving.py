@@ -1,0 +1,161 @@
+"""From an encoder and its preprocessor to a folder that sentence-transformers loads."""
+
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+
+import keras
+import numpy as np
+
+from tfembloss.pretrained import architectures
+from tfembloss.pretrained.encoder import CheckpointEncoder
+from tfembloss.pretrained.folder import TORCH_ACTIVATIONS
+from tfembloss.text.checkpoint_tokenizer import CheckpointTokenizer
+
+_MARK = "config_sentence_transformers.json"
+
+
+def save(folder, encoder, preprocessor):
+    """Writes the encoder as a folder; see `tfembloss.EmbeddingModel.save_pretrained`."""
+    if not isinstance(encoder, CheckpointEncoder) or not isinstance(
+        preprocessor, CheckpointTokenizer
+    ):
+        raise ValueError(
+            "Expected a model that from_pretrained created, as sentence-transformers has no "
+            f"others. Received: an encoder {type(encoder).__name__} and a preprocessor "
+            f"{type(preprocessor).__name__}. Use model.save, or tfembloss.export_encoder."
+        )
+    folder = pathlib.Path(os.fspath(folder)).absolute()
+    is_ours = (folder / _MARK).is_file()
+    if folder.exists() and not is_ours and (folder.is_file() or any(folder.iterdir())):
+        raise ValueError(
+            "Expected a new or empty folder, or a checkpoint to replace. Received: "
+            f"{folder}, which holds something else."
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        _write(new, encoder, preprocessor)
+        new.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        new.rename(folder)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+
+
+def _write(folder, encoder, preprocessor):
+    config = json.loads(encoder.config)
+    config.pop("torch_dtype", None)
+    _write_json(folder / "config.json", config | {"dtype": "float32"})
+    _write_tensors(
+        folder / "model.safetensors", architectures.weights(encoder, config)
+    )
+    (folder / "tokenizer.json").write_text(preprocessor.tokenizer, "utf-8")
+    length = {"model_max_length": preprocessor.sequence_length}
+    _write_json(
+        folder / "tokenizer_config.json", json.loads(preprocessor.tokenizer_config) | length
+    )
+    length = {"max_seq_length": preprocessor.sequence_length, "do_lower_case": False}
+    _write_json(folder / "sentence_bert_config.json", length)
+    _write_json(
+        folder / _MARK,
+        {
+            "prompts": preprocessor.prompts,
+            "default_prompt_name": preprocessor.default_prompt,
+        },
+    )
+    _write_modules(folder, encoder)
+    (folder / "README.md").write_text(_card(encoder, preprocessor), "utf-8")
+
+
+def _write_modules(folder, encoder):
+    kinds = ["Transformer", "Pooling", *["Dense"] * len(encoder.dense)]
+    kinds += ["Dense"] * (encoder.dimensions is not None) + ["Normalize"] * encoder.normalize
+    paths = ["", *(f"{i}_{kind}" for i, kind in enumerate(kinds[1:], 1))]
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{x}"}
+        for i, (x, path) in enumerate(zip(kinds, paths, strict=True))
+    ]
+    _write_json(folder / "modules.json", modules)
+    for path in paths[1:]:
+        (folder / path).mkdir()
+    pooling = encoder.get_layer("pooling")
+    _write_json(
+        folder / paths[1] / "config.json",
+        {
+            "word_embedding_dimension": int(encoder.get_layer("pooling").input[0].shape[-1]),
+            "pooling_mode": pooling.modes,
+        },
+    )
+    for i, options in enumerate(encoder.dense):
+        weights = encoder.dense_weights(i)
+        _write_dense(folder / paths[2 + i], weights, options["activation"])
+    if encoder.dimensions is not None:  # sentence-transformers has no module for this
+        dim = pooling.output.shape[-1] if not encoder.dense else encoder.dense[-1]["units"]
+        first = np.eye(dim, encoder.dimensions, dtype="float32")
+        path = folder / paths[2 + len(encoder.dense)]
+        _write_dense(path, {"linear.weight": (first, True)}, "linear")
+
+
+def _write_dense(folder, weights, activation):
+    rows, units = weights["linear.weight"][0].shape
+    _write_json(
+        folder / "config.json",
+        {
+            "in_features": rows,
+            "out_features": units,
+            "bias": "linear.bias" in weights,
+            "activation_function": TORCH_ACTIVATIONS[activation],
+        },
+    )
+    _write_tensors(folder / "model.safetensors", weights)
+
+
+def _write_tensors(path, weights):
+    from safetensors.numpy import save_file
+
+    tensors = {}
+    for name, (variable, transposed) in weights.items():
+        values = keras.ops.convert_to_numpy(variable).astype("float32")
+        tensors[name] = np.ascontiguousarray(values.T if transposed else values)
+    save_file(tensors, str(path), metadata={"format": "pt"})
+
+
+def _write_json(path, value):
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _card(encoder, preprocessor):
+    """Returns the text of README.md."""
+    lines = [f"- {name}: `{text!r}`" for name, text in preprocessor.prompts.items() if text]
+    prompts = "\n".join(["Prompts, which are put before each text:", "", *lines])
+    return f"""---
+library_name: sentence-transformers
+pipeline_tag: sentence-similarity
+tags:
+- sentence-transformers
+- tfembloss
+---
+
+# Text embeddings
+
+An encoder of texts, {json.loads(encoder.config)["model_type"]}, fine-tuned with tfembloss:
+{encoder.output.shape[-1]} dimensions, at most {preprocessor.sequence_length} tokens.
+
+```python
+from sentence_transformers import SentenceTransformer
+
+embeddings = SentenceTransformer("this/folder").encode(["a text"])
+```
+
+```python
+import tfembloss
+
+embeddings = tfembloss.EmbeddingModel.from_pretrained("this/folder").predict(["a text"])
+```
+{prompts if lines else ""}
+"""
