@@ -162,7 +162,9 @@ class TransformerBlock(Configurable, keras.layers.Layer):
                 epsilon=self.epsilon, name=name, dtype=self.dtype_policy
             )
 
-        self.query, self.key, self.value = (dense(dim, x) for x in ("query", "key", "value"))
+        self.query, self.key, self.value = (
+            dense(dim, x) for x in ("query", "key", "value")
+        )
         self.output_dense = dense(dim, "output")
         self.attention_norm = norm("attention_norm")
         self.intermediate = dense(self.intermediate_dim, "intermediate", self.activation)

@@ -150,7 +150,9 @@ class EncoderModel(ColumnModel):
     def encoder_inputs(self, x, training=False, prompt=None):
         """Applies the preprocessor to each column, with the prompts of columns."""
         if isinstance(x, tuple):
-            names = self._prompts_of_columns(len(x)) if prompt is None else [prompt] * len(x)
+            names = (
+                self._prompts_of_columns(len(x)) if prompt is None else [prompt] * len(x)
+            )
             return tuple(
                 self.encoder_inputs(column, training, name)
                 for column, name in zip(x, names, strict=True)
@@ -182,7 +184,8 @@ class EncoderModel(ColumnModel):
         and embeddings returned in the order of the texts.
 
         Args:
-            x, batch_size: as in `keras.Model.predict`.
+            x: texts or other inputs of one column, or a tuple of columns.
+            batch_size: number of rows of a batch.
             prompt: name of one of `prompts`, which is put before each text; None for the
                 default.
             **kwargs: as in `keras.Model.predict`.
@@ -204,7 +207,12 @@ class EncoderModel(ColumnModel):
     def _order_by_length(self, x):
         """Returns rows of texts, the longest first; None where the order saves nothing."""
         pads = getattr(self.preprocessor, "padding", "max_length") != "max_length"
-        if not pads or not isinstance(x, list | np.ndarray) or np.ndim(x) != 1 or not len(x):
+        if (
+            not pads
+            or not isinstance(x, list | np.ndarray)
+            or np.ndim(x) != 1
+            or not len(x)
+        ):
             return None
         if not all(isinstance(text, str | bytes) for text in x):
             return None

@@ -205,7 +205,7 @@ def _places(settings):
 
 
 def weights(encoder, config):
-    """Returns dict of a name in the checkpoint to a variable and whether it is transposed."""
+    """Returns dict of a checkpoint's name to a variable, and if it is transposed."""
     settings = Settings(config)
     architecture = settings.architecture
     found = {}

@@ -49,7 +49,8 @@ class CheckpointEncoder(Configurable, keras.Model):
     ):
         settings = json.loads(config)
         tokens, mask = (
-            keras.Input([None], dtype="int32", name=x) for x in ("token_ids", "padding_mask")
+            keras.Input([None], dtype="int32", name=x)
+            for x in ("token_ids", "padding_mask")
         )
         x = architectures.token_embeddings(settings, tokens, mask, dropout, dtype)
         x = Pooling(pooling, name="pooling", dtype=dtype)(x, mask)
@@ -109,7 +110,9 @@ def _renamed(tensors, kind):
 
 def _assign(expected, tensors, folder, left_out=()):
     missing = [name for name in expected if name not in tensors]
-    others = [x for x in tensors if x not in expected and not x.startswith(left_out or "\0")]
+    others = [
+        x for x in tensors if x not in expected and not x.startswith(left_out or "\0")
+    ]
     if missing or others:
         raise ValueError(
             "Expected the weights that config.json describes, no fewer and no others. "

@@ -195,7 +195,9 @@ _ACTIVATIONS = {
     "SiLU": "silu",
     "Sigmoid": "sigmoid",
 }
-TORCH_ACTIVATIONS = {ours: f"torch.nn.modules.activation.{x}" for x, ours in _ACTIVATIONS.items()}
+TORCH_ACTIVATIONS = {
+    ours: f"torch.nn.modules.activation.{x}" for x, ours in _ACTIVATIONS.items()
+}
 TORCH_ACTIVATIONS["linear"] = "torch.nn.modules.linear.Identity"
 
 

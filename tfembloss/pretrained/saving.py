@@ -23,8 +23,8 @@ def save(folder, encoder, preprocessor):
         preprocessor, CheckpointTokenizer
     ):
         raise ValueError(
-            "Expected a model that from_pretrained created, as sentence-transformers has no "
-            f"others. Received: an encoder {type(encoder).__name__} and a preprocessor "
+            "Expected a model that from_pretrained created, as sentence-transformers has "
+            f"no others. Received: an encoder {type(encoder).__name__} and a preprocessor "
             f"{type(preprocessor).__name__}. Use model.save, or tfembloss.export_encoder."
         )
     folder = pathlib.Path(os.fspath(folder)).absolute()
@@ -51,9 +51,7 @@ def _write(folder, encoder, preprocessor):
     config = json.loads(encoder.config)
     config.pop("torch_dtype", None)
     _write_json(folder / "config.json", config | {"dtype": "float32"})
-    _write_tensors(
-        folder / "model.safetensors", architectures.weights(encoder, config)
-    )
+    _write_tensors(folder / "model.safetensors", architectures.weights(encoder, config))
     (folder / "tokenizer.json").write_text(preprocessor.tokenizer, "utf-8")
     length = {"model_max_length": preprocessor.sequence_length}
     _write_json(
@@ -74,10 +72,17 @@ def _write(folder, encoder, preprocessor):
 
 def _write_modules(folder, encoder):
     kinds = ["Transformer", "Pooling", *["Dense"] * len(encoder.dense)]
-    kinds += ["Dense"] * (encoder.dimensions is not None) + ["Normalize"] * encoder.normalize
+    kinds += ["Dense"] * (encoder.dimensions is not None) + [
+        "Normalize"
+    ] * encoder.normalize
     paths = ["", *(f"{i}_{kind}" for i, kind in enumerate(kinds[1:], 1))]
     modules = [
-        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{x}"}
+        {
+            "idx": i,
+            "name": str(i),
+            "path": path,
+            "type": f"sentence_transformers.models.{x}",
+        }
         for i, (x, path) in enumerate(zip(kinds, paths, strict=True))
     ]
     _write_json(folder / "modules.json", modules)
@@ -87,7 +92,9 @@ def _write_modules(folder, encoder):
     _write_json(
         folder / paths[1] / "config.json",
         {
-            "word_embedding_dimension": int(encoder.get_layer("pooling").input[0].shape[-1]),
+            "word_embedding_dimension": int(
+                encoder.get_layer("pooling").input[0].shape[-1]
+            ),
             "pooling_mode": pooling.modes,
         },
     )

@@ -97,7 +97,7 @@ class CheckpointTokenizer(Configurable):
         self._special = "|".join(
             map(_pattern, sorted(special.values(), key=lambda t: -len(t["content"])))
         )
-        self._special_ids = tf.lookup.StaticHashTable(
+        self._special_ids = special and tf.lookup.StaticHashTable(
             tf.lookup.KeyValueTensorInitializer(
                 tf.constant(list(special), tf.string),
                 tf.constant([token["id"] for token in special.values()], tf.int32),
@@ -169,7 +169,9 @@ class CheckpointTokenizer(Configurable):
     def _length(self, tokens):
         if self.padding == "max_length":
             return self.sequence_length
-        longest = tf.cast(tf.reduce_max(tf.concat([[1], tokens.row_lengths()], 0)), tf.int32)
+        longest = tf.cast(
+            tf.reduce_max(tf.concat([[1], tokens.row_lengths()], 0)), tf.int32
+        )
         if self.padding == "longest":
             return longest
         buckets = [n for n in BUCKETS if n < self.sequence_length] + [self.sequence_length]

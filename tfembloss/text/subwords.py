@@ -82,7 +82,8 @@ class WordPieces:
 
 # Whitespace, punctuation and Chinese characters: all of \p{P} would be too large for RE2.
 _BETWEEN_WORDS = (
-    WHITESPACE + r"!-/:-@\[-`{-~\x{a1}\x{a7}\x{ab}\x{b6}\x{b7}\x{bb}\x{bf}\x{60c}\x{61b}\x{61f}"
+    WHITESPACE
+    + r"!-/:-@\[-`{-~\x{a1}\x{a7}\x{ab}\x{b6}\x{b7}\x{bb}\x{bf}\x{60c}\x{61b}\x{61f}"
     r"\x{964}\x{965}\x{2000}-\x{206f}\x{3000}-\x{303f}\x{3400}-\x{4dbf}\x{4e00}-\x{9fff}"
     r"\x{f900}-\x{faff}\x{ff00}-\x{ff20}\x{20000}-\x{2fa1f}"
 )

@@ -1,0 +1,169 @@
+"""Checkpoint folders in and out: embeddings equal to sentence-transformers'."""
+
+import json
+import pathlib
+import shutil
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from pretrained import TEXTS
+
+import tfembloss
+from tfembloss.pretrained.architectures import HEADS
+
+REASON = 'pip install ".[hub]"'
+safetensors = pytest.importorskip("safetensors.numpy", reason=f"no safetensors: {REASON}")
+pytest.importorskip("sentencepiece", reason=f"no sentencepiece: {REASON}")
+
+FOLDERS = (
+    "albert",
+    "bert",
+    "bert-cased-cls",
+    "distilbert",
+    "electra",
+    "mpnet",
+    "roberta",
+    "xlm-roberta",
+)
+# Its tokenizer takes apart Korean syllables, and SentencePiece puts them together again.
+KOREAN = {"albert": [i for i, text in enumerate(TEXTS) if "한국어" in text]}
+
+
+@pytest.fixture(scope="module")
+def golden(tmp_path_factory):
+    """The folder of all checkpoints, and the peer's arrays by name."""
+    folder = tmp_path_factory.mktemp("golden")
+    here = pathlib.Path(__file__).resolve().parents[1] / "golden"
+    with zipfile.ZipFile(here / "pretrained.zip") as archive:
+        archive.extractall(folder)
+    return folder, dict(np.load(folder / "embeddings.npz"))
+
+
+def load(folder, **options):
+    return tfembloss.EmbeddingModel.from_pretrained(folder, **options)
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_tokens_and_embeddings_are_the_peers(golden, name):
+    folder, expected = golden
+    rows = [i for i in range(len(TEXTS)) if i not in KOREAN.get(name, ())]
+    model = load(folder / name)
+    found = model.preprocessor(TEXTS)
+    tokens = np.where(found["padding_mask"], found["token_ids"], -1)
+    peers = expected[f"{name}/tokens"]
+    np.testing.assert_array_equal(tokens[rows, : peers.shape[1]], peers[rows])
+    assert (tokens[rows, peers.shape[1] :] == -1).all()
+    for prompt in ("query", "document"):
+        embeddings = model.predict(TEXTS, batch_size=5, verbose=0, prompt=prompt)
+        np.testing.assert_allclose(
+            embeddings[rows], expected[f"{name}/{prompt}"][rows], atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("name", ["albert", "distilbert", "mpnet"])
+def test_fine_tuned_it_is_the_same_in_every_form(golden, name, tmp_path):
+    model = load(golden[0] / name, dimensions=6)
+    before = model.predict(TEXTS, verbose=0)
+    model.compile("adam", loss=tfembloss.losses.MultipleNegativesRankingLoss())
+    model.fit((TEXTS[:4], TEXTS[4:8]), verbose=0)
+    after = model.predict(TEXTS, verbose=0)
+    assert after.shape == (len(TEXTS), 6) and np.abs(after - before).max() > 1e-3
+
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(again.predict(TEXTS, verbose=0), after, atol=1e-6)
+
+    model.save_pretrained(tmp_path / "folder")
+    model.save_pretrained(tmp_path / "folder")  # replaces it
+    again = load(tmp_path / "folder").predict(TEXTS, verbose=0)
+    np.testing.assert_allclose(again, after, atol=1e-6)
+
+    tfembloss.export_encoder(model, tmp_path / "export", normalize=False)
+    serve = tf.saved_model.load(tmp_path / "export").signatures["serving_default"]
+    served = serve(text=tf.constant(TEXTS))["embedding"]
+    np.testing.assert_allclose(served, after, atol=1e-5)
+
+
+def test_prompts_of_columns(golden):
+    prompts = {"document": "passage: ", "query": "query: "}
+    model = load(golden[0] / "bert", prompts=prompts)
+    first, second = model.encoder_inputs((tf.constant(["free"]), tf.constant(["free"])))
+    with_prompt = model.preprocessor(["query: free", "passage: free"])["token_ids"]
+    np.testing.assert_array_equal(first["token_ids"][0], with_prompt[0])
+    np.testing.assert_array_equal(second["token_ids"][0], with_prompt[1])
+    np.testing.assert_array_equal(
+        model.predict(["free"], prompt="query", verbose=0),
+        model.predict(["query: free"], verbose=0),
+    )
+    with pytest.raises(ValueError, match=r"of \['document', 'query'\]. Received"):
+        model.predict(["free"], prompt="passage", verbose=0)
+
+
+def test_lengths_come_from_buckets(golden):
+    model = load(golden[0] / "bert")
+    lengths = {model.preprocessor(["free " * n])["token_ids"].shape[1] for n in range(60)}
+    assert lengths == {16, 32, 48}
+
+
+def change(folder, name, **changes):
+    path = folder / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def remove(name):
+    return lambda folder: (folder / name).unlink()
+
+
+def reshape(folder):
+    weights = safetensors.load_file(folder / "model.safetensors")
+    weights["embeddings.word_embeddings.weight"] = np.ones([2, 3], "float32")
+    safetensors.save_file(weights, folder / "model.safetensors")
+
+
+def lose(folder):
+    weights = safetensors.load_file(folder / "model.safetensors")
+    del weights["encoder.layer.0.output.dense.bias"]
+    assert any(name.startswith(HEADS) for name in weights)  # which need not be there
+    safetensors.save_file(weights, folder / "model.safetensors")
+
+
+def truncate(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (remove("config.json"), "config.json that names its model_type"),
+        (remove("model.safetensors"), "weights in model.safetensors"),
+        (remove("tokenizer.json"), "a tokenizer.json, or the vocab.txt"),
+        (lambda f: (f / "config.json").write_text("{"), "Expected a JSON file"),
+        (lambda f: change(f, "config.json", model_type="t5"), "a t5, which is not"),
+        (lambda f: change(f, "config.json", hidden_act="mish"), "hidden_act='mish'"),
+        (lambda f: change(f, "config.json", num_hidden_layers=3), "without .*layer.2"),
+        (lambda f: change(f, "config.json", num_hidden_layers=1), "with .*layer.1"),
+        (lambda f: change(f, "1_Pooling/config.json", pooling_mode="sum"), "'sum'"),
+        (truncate, "complete safetensors file"),
+        (reshape, r"word_embeddings.weight of shape \(\d+, 16\)"),
+        (lose, r"without \['encoder.layer.0.output.dense.bias'\]"),
+    ],
+)
+def test_damaged_folders_are_refused(golden, tmp_path, damage, message):
+    shutil.copytree(golden[0] / "bert", tmp_path / "bert")
+    damage(tmp_path / "bert")
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path / "bert")
+
+
+def test_what_cannot_be_saved_is_refused(golden, tmp_path):
+    model = load(golden[0] / "bert")
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="holds something else"):
+        model.save_pretrained(tmp_path)
+    other = tfembloss.EmbeddingModel(keras.Sequential([keras.layers.Dense(2)]))
+    with pytest.raises(ValueError, match="that from_pretrained created"):
+        other.save_pretrained(tmp_path / "new")
