@@ -5,6 +5,8 @@ import os
 # Hundreds of small kernels, each for a few calls: LLVM would optimize them for longer than
 # they run. Before TensorFlow is imported; the processes of tests inherit it.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# For oneDNN every graph is rewritten before its first call, which takes as long as many.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 import pytest
 import tensorflow as tf
