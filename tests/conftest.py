@@ -10,14 +10,6 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 import processes
 import pytest
-import tensorflow as tf
-
-# Nor does Grappler pay in a few steps. The processes of tests that train longer have it.
-tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-
-# TensorFlow and Keras alone are left out: an export looks for tables among all objects that
-# are collected, and some belong to modules of tests.
-processes.collect_garbage_rarely()
 
 # Files whose tests start processes of their own, the longest first.
 PROCESSES = [
@@ -27,6 +19,17 @@ PROCESSES = [
     "test_synthesis.py",
     "test_export.py",
 ]
+
+
+def pytest_collection():
+    """Where tests are collected: the process that hands them out needs no TensorFlow."""
+    import tensorflow as tf
+
+    # Nor does Grappler pay in a few steps. Processes of tests that train longer have it.
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    # TensorFlow and Keras alone are left out: an export looks for tables among all objects
+    # that are collected, and some belong to modules of tests.
+    processes.collect_garbage_rarely()
 
 
 def pytest_addoption(parser):
