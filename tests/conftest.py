@@ -5,12 +5,11 @@ import os
 # Hundreds of small kernels, each for a few calls: LLVM would optimize them for longer than
 # they run. Before TensorFlow is imported; the processes of tests inherit it.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# For oneDNN every graph is rewritten before its first call, which takes as long as many.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
+import processes
 import pytest
-import tensorflow as tf
-
-# Nor does Grappler pay in a few steps. The processes of tests that train longer have it.
-tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 # Files whose tests start processes of their own, the longest first.
 PROCESSES = [
@@ -20,6 +19,17 @@ PROCESSES = [
     "test_synthesis.py",
     "test_export.py",
 ]
+
+
+def pytest_collection():
+    """Where tests are collected: the process that hands them out needs no TensorFlow."""
+    import tensorflow as tf
+
+    # Nor does Grappler pay in a few steps. Processes of tests that train longer have it.
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    # TensorFlow and Keras alone are left out: an export looks for tables among all objects
+    # that are collected, and some belong to modules of tests.
+    processes.collect_garbage_rarely()
 
 
 def pytest_addoption(parser):

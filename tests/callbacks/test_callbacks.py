@@ -7,11 +7,10 @@ import os
 import pathlib
 import re
 import signal
-import subprocess
-import sys
 
 import keras
 import numpy as np
+import processes
 import pytest
 import tensorflow as tf
 
@@ -346,15 +345,11 @@ def test_a_folder_that_another_process_writes_is_refused(tmp_path):
 
 @pytest.mark.parametrize(("num_kills", "num_replicas"), [(20, 1), (3, 2)])
 def test_killed_at_random_it_comes_to_the_same_numbers(num_kills, num_replicas, tmp_path):
-    run = subprocess.run(
-        [sys.executable, KILLS, tmp_path, str(num_kills), str(num_replicas)],
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert run.stdout.count("killed by 9") == num_kills, run.stdout
+    log = tmp_path / "log"
+    run = processes.start(KILLS, [tmp_path, num_kills, num_replicas], log)
+    run.join(timeout=600)
+    assert run.exitcode == 0, log.read_text()
+    assert log.read_text().count("killed by 9") == num_kills, log.read_text()
     with (
         np.load(tmp_path / "whole.npz") as whole,
         np.load(tmp_path / "killed.npz") as killed,

@@ -1,7 +1,6 @@
 """Training that is killed goes on to the same numbers; the example of several machines."""
 
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import distributed as example  # examples/distributed.py, not the folder of scripts here
 import keras
 import numpy as np
+import processes
 import pytest
 import tensorflow as tf
 
@@ -29,15 +29,9 @@ class Job:
         for i, out in enumerate(self.outs):
             task = {"cluster": cluster, "task": {"type": "worker", "index": i}}
             config = {"TF_CONFIG": json.dumps(task)} if num_workers > 1 else {}
-            with out.with_suffix(".log").open("w") as log:
-                self.processes.append(
-                    subprocess.Popen(
-                        [sys.executable, SCRIPT, out, folder / "backup", *options],
-                        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **config},
-                        stdout=log,
-                        stderr=subprocess.STDOUT,
-                    )
-                )
+            arguments = (out, folder / "backup", *options)
+            log = out.with_suffix(".log")
+            self.processes.append(processes.start(SCRIPT, arguments, log, **config))
 
     def logs(self):
         return "\n".join(out.with_suffix(".log").read_text()[-4000:] for out in self.outs)
@@ -49,14 +43,14 @@ class Job:
         """Until the last process says that it is in the middle of an epoch."""
         end = time.monotonic() + LIMIT
         while not self.outs[-1].with_name(self.outs[-1].name + ".stopped").exists():
-            running = all(process.poll() is None for process in self.processes)
+            running = all(process.is_alive() for process in self.processes)
             assert running and time.monotonic() < end, self.logs()
             time.sleep(0.05)
 
     def finish(self):
         for process in self.processes:
-            process.wait(timeout=LIMIT)
-        assert all(process.returncode == 0 for process in self.processes), self.logs()
+            process.join(timeout=LIMIT)
+        assert all(process.exitcode == 0 for process in self.processes), self.logs()
         return self.numbers()
 
     def __enter__(self):
@@ -65,7 +59,7 @@ class Job:
     def __exit__(self, *error):
         for process in self.processes:
             process.kill()
-            process.wait()
+            process.join()
 
 
 def kill_and_restart(folder, num_workers):
@@ -76,8 +70,10 @@ def kill_and_restart(folder, num_workers):
         *survivors, last = job.processes
         last.kill()  # SIGKILL
         for survivor in survivors:  # its step fails when TensorFlow misses the other
-            assert survivor.wait(timeout=LIMIT) != 0
-        assert last.wait() == -9
+            survivor.join(timeout=LIMIT)
+            assert survivor.exitcode not in (0, None)
+        last.join()
+        assert last.exitcode == -9
         whole = job.numbers()
     backup = json.loads((folder / "backup" / "training_metadata.json").read_text())
     assert backup["epoch"] == 2  # were trained whole; the kill was in the third

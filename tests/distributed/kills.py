@@ -61,7 +61,7 @@ def train(out, *callbacks):
     strategy = make_strategy()
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
-    x = rng.normal(size=[2, 8 * STEPS - 4, 6]).astype("float32")  # the last is uneven
+    x = rng.normal(size=[2, 7 * STEPS - 4, 6]).astype("float32")  # the last is uneven
     with strategy.scope():
         layers = [keras.Input([6]), keras.layers.Dense(8), keras.layers.Dropout(0.5)]
         model = tfembloss.EmbeddingModel(
@@ -73,7 +73,7 @@ def train(out, *callbacks):
             # Without a graph, whose making would take longer than the training.
             run_eagerly=arguments.num_replicas == 1,
         )
-    model.fit(tuple(x), batch_size=8, epochs=EPOCHS, callbacks=list(callbacks), verbose=0)
+    model.fit(tuple(x), batch_size=7, epochs=EPOCHS, callbacks=list(callbacks), verbose=0)
     variables = [*model.variables, *model.optimizer.variables]
     np.savez(out, *[variable.numpy() for variable in variables])
 

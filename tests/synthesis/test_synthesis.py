@@ -3,19 +3,17 @@
 import functools
 import importlib.util
 import json
-import os
 import pathlib
 import random
 import shutil
 import signal
 import struct
-import subprocess
-import sys
 import time
 import zlib
 
 import keras
 import numpy as np
+import processes
 import pytest
 import tensorflow as tf
 
@@ -34,13 +32,7 @@ def stopping_run(tmp_path_factory):
     """The run that will be killed begins with the first test, on the other core."""
     folder = tmp_path_factory.mktemp("stopping") / "set"
     log = folder.with_name("log")
-    with log.open("w") as out:
-        process = subprocess.Popen(
-            [sys.executable, SCRIPT, folder],
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        )
+    process = processes.start(SCRIPT, [folder], log)
     yield folder, process, log
     process.kill()
 
@@ -558,10 +550,11 @@ def test_a_killed_run_goes_on_to_the_same_bytes(whole, stopping_run):
     folder, process, log = stopping_run
     end = time.monotonic() + 300
     while not folder.with_name("set.stopped").exists():
-        assert process.poll() is None and time.monotonic() < end, log.read_text()
+        assert process.is_alive() and time.monotonic() < end, log.read_text()
         time.sleep(0.05)
     process.kill()
-    assert process.wait() == -signal.SIGKILL
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     made = [file for file in folder.glob("*.tfrecord")]
     assert len(made) == 2 and (folder / "corpus-0.float32").exists()
     with pytest.raises(ValueError, match="which has 2 of 5 files"):
