@@ -108,6 +108,29 @@ def test_lengths_come_from_buckets(golden):
     assert lengths == {16, 32, 48}
 
 
+def test_what_lora_has_added_is_saved(golden, tmp_path):
+    model = load(golden[0] / "bert")
+    dense = model.encoder.get_layer("block_0").query
+    dense.enable_lora(rank=2)
+    dense.lora_kernel_b.assign(np.ones(dense.lora_kernel_b.shape))
+    merged = model.predict(TEXTS, verbose=0)
+    model.save_pretrained(tmp_path / "folder")
+    again = load(tmp_path / "folder").predict(TEXTS, verbose=0)
+    np.testing.assert_allclose(again, merged, atol=1e-5)
+    assert np.abs(load(golden[0] / "bert").predict(TEXTS, verbose=0) - merged).max() > 1e-3
+
+
+def test_texts_of_other_lengths_and_kinds_come_back_in_their_order(golden):
+    model = load(golden[0] / "bert")
+    texts = ["free", b"free and equal", "born " * 30, ""]
+    alone = [model.predict([text], verbose=0)[0] for text in texts]
+    for given in (texts, np.array(texts, object)):
+        np.testing.assert_allclose(
+            model.predict(given, batch_size=2, verbose=0), alone, atol=1e-5
+        )
+    assert model.predict(texts, batch_size=2, steps=1, verbose=0).shape[0] == 2
+
+
 def change(folder, name, **changes):
     path = folder / name
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))

@@ -15,6 +15,7 @@ from tfembloss.models.base import (
     one_tensor,
 )
 from tfembloss.models.vocabulary import check_vocabulary
+from tfembloss.text.checkpoint_tokenizer import check_prompt
 
 
 class EncoderModel(ColumnModel):
@@ -171,10 +172,9 @@ class EncoderModel(ColumnModel):
     def _prompts_of_columns(self, count):
         """Returns names of prompts for n columns; None for the default one."""
         names = list(self.prompts)
-        if {"query", "document"} & set(names):
-            known = {name: name for name in names}
-            others = [known.get("document")] * (count - 1)
-            return [known.get("query"), *others]
+        if "query" in names or "document" in names:
+            by_role = ["query", *["document"] * (count - 1)]
+            return [name if name in names else None for name in by_role]
         return names if len(names) == count else [None] * count
 
     def predict(self, x, batch_size=None, *, prompt=None, **kwargs):
@@ -190,15 +190,13 @@ class EncoderModel(ColumnModel):
                 default.
             **kwargs: as in `keras.Model.predict`.
         """
-        if prompt is not None and prompt not in self.prompts:
-            raise ValueError(
-                f"Expected the name of a prompt, of {list(self.prompts)}. Received: "
-                f"prompt={prompt!r}. Prompts are an argument of from_pretrained."
-            )
-        order = self._order_by_length(x)
+        if prompt is not None:
+            check_prompt(prompt, self.prompts)
+        order = None if kwargs.get("steps") else self._order_by_length(x)
         if order is None:
             return super().predict(x, batch_size, prompt=prompt, **kwargs)
-        texts = np.asarray(x)[order]
+        # A list stays one, as in an array each text has the room of the longest.
+        texts = [x[row] for row in order] if isinstance(x, list) else x[order]
         embeddings = super().predict(texts, batch_size, prompt=prompt, **kwargs)
         result = np.empty_like(embeddings)
         result[order] = embeddings
@@ -207,12 +205,8 @@ class EncoderModel(ColumnModel):
     def _order_by_length(self, x):
         """Returns rows of texts, the longest first; None where the order saves nothing."""
         pads = getattr(self.preprocessor, "padding", "max_length") != "max_length"
-        if (
-            not pads
-            or not isinstance(x, list | np.ndarray)
-            or np.ndim(x) != 1
-            or not len(x)
-        ):
+        are_rows = isinstance(x, list) or (isinstance(x, np.ndarray) and x.ndim == 1)
+        if not (pads and are_rows and len(x)):
             return None
         if not all(isinstance(text, str | bytes) for text in x):
             return None

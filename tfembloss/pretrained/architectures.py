@@ -31,8 +31,8 @@ class Architecture(NamedTuple):
 
 
 PARTS = (
-    "query", "key", "value", "output", "attention_norm", "intermediate", "feed_forward",
-    "norm",
+    "query", "key", "value", "output_dense", "attention_norm", "intermediate",
+    "feed_forward", "norm",
 )  # fmt: skip
 _BERT = (
     "attention.self.query", "attention.self.key", "attention.self.value",
@@ -217,7 +217,7 @@ def weights(encoder, config):
             found[f"{name}.weight"] = layer.gamma, False
             found[f"{name}.bias"] = layer.beta, False
         else:
-            found[f"{name}.weight"] = layer._kernel, True
+            found[f"{name}.weight"] = layer.kernel, True  # with what LoRA has added
             found[f"{name}.bias"] = layer.bias, False
 
     embeddings = encoder.get_layer("embeddings")
@@ -234,6 +234,5 @@ def weights(encoder, config):
     for place in dict.fromkeys(_places(settings)):
         block = encoder.get_layer("_".join(["block", *map(str, place)]))
         for part, name in zip(PARTS, architecture.parts, strict=True):
-            layer = block.output_dense if part == "output" else getattr(block, part)
-            add(f"{architecture.block.format(*place)}.{name}", layer)
+            add(f"{architecture.block.format(*place)}.{name}", getattr(block, part))
     return found

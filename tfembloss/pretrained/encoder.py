@@ -92,7 +92,7 @@ class CheckpointEncoder(Configurable, keras.Model):
     def dense_weights(self, i):
         """Returns dict of the names of a Dense module's weights to variables."""
         layer = self.get_layer(f"dense_{i}")
-        found = {"linear.weight": (layer._kernel, True)}
+        found = {"linear.weight": (layer.kernel, True)}
         return found | ({"linear.bias": (layer.bias, False)} if layer.use_bias else {})
 
 

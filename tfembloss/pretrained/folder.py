@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-MEND = (
+_MEND = (
     " An older checkpoint gets current files when sentence-transformers loads it and saves "
     "it again."
 )
-_TRANSFORMER, _POOLING, _DENSE, _NORMALIZE = "Transformer", "Pooling", "Dense", "Normalize"
 _OLD_MODES = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -95,7 +94,7 @@ def read_json(folder, name):
 
 
 def read_tensors(folder):
-    """Reads the weights: dict of a name, without the model's prefix, to an array.
+    """Reads the weights: dict of a name to an array.
 
     Raises ValueError if there are none in the safetensors format, or they are damaged.
     """
@@ -106,7 +105,7 @@ def read_tensors(folder):
         raise ValueError(
             f"Expected the weights in {' and '.join(names)}. Received: {folder}, with "
             f"{_listed(folder)}. Other formats, such as a pickle's pytorch_model.bin, run "
-            "code when they are read, so they are not." + MEND
+            "code when they are read, so they are not." + _MEND
         )
     tensors = {}
     for name in names:
@@ -133,13 +132,13 @@ def _float32(values):
 def _modules(folder):
     """Returns the pooling's modes, the dense layers, and whether there is a Normalize."""
     modules = read_json(folder, "modules.json") or [
-        {"type": _TRANSFORMER, "path": ""},
-        {"type": _POOLING, "path": "1_Pooling"},
+        {"type": "Transformer", "path": ""},
+        {"type": "Pooling", "path": "1_Pooling"},
     ]
     kinds = [module["type"].rpartition(".")[2] for module in modules]
-    count = kinds.count(_DENSE)
-    normalize = kinds[-1] == _NORMALIZE
-    if kinds != [_TRANSFORMER, _POOLING, *[_DENSE] * count, *[_NORMALIZE] * normalize]:
+    count = kinds.count("Dense")
+    normalize = kinds[-1] == "Normalize"
+    if kinds != ["Transformer", "Pooling", *["Dense"] * count, *["Normalize"] * normalize]:
         raise ValueError(
             "Expected the modules Transformer, Pooling, any number of Dense, and Normalize "
             f"or none, in this order. Received: {kinds} in {folder}/modules.json."
@@ -158,9 +157,7 @@ def _modules(folder):
         )
     old = [mode for key, mode in _OLD_MODES.items() if pooling.get(key)]
     modes = pooling.get("pooling_mode") or old or ["mean"]
-    dense = [
-        _dense(folder, module["path"]) for module in modules[2 : 2 + count]
-    ]  # fmt: skip
+    dense = [_dense(folder, module["path"]) for module in modules[2 : 2 + count]]
     return modes, dense, normalize
 
 
@@ -211,7 +208,7 @@ def _tokenizer(folder, settings):
     if not vocabulary.is_file() or not kind.startswith(("Bert", "DistilBert", "Electra")):
         raise ValueError(
             "Expected a tokenizer.json, or the vocab.txt of a BERT. Received: "
-            f"{folder}, with {_listed(folder)}, and a {kind}." + MEND
+            f"{folder}, with {_listed(folder)}, and a {kind}." + _MEND
         )
     entries = vocabulary.read_text("utf-8").removesuffix("\n").split("\n")
     ids = {entry: id for id, entry in enumerate(entries)}

@@ -92,9 +92,7 @@ def _write_modules(folder, encoder):
     _write_json(
         folder / paths[1] / "config.json",
         {
-            "word_embedding_dimension": int(
-                encoder.get_layer("pooling").input[0].shape[-1]
-            ),
+            "word_embedding_dimension": int(pooling.input[0].shape[-1]),
             "pooling_mode": pooling.modes,
         },
     )

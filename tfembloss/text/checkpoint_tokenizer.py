@@ -1,5 +1,6 @@
 """Converts texts to the token ids of a pretrained checkpoint's own tokenizer."""
 
+import itertools
 import json
 import re
 
@@ -83,7 +84,7 @@ class CheckpointTokenizer(Configurable):
         self.padding_id = integer("padding_id", padding_id, 0)
         self.tokenizer_config = tokenizer_config
         parsed = json.loads(tokenizer)
-        self._start, self._end = start_and_end(parsed.get("post_processor"))
+        self._start, self._end = _start_and_end(parsed.get("post_processor"))
         room = len(self._start) + len(self._end) + 1
         if self.sequence_length < room:
             raise ValueError(
@@ -138,12 +139,10 @@ class CheckpointTokenizer(Configurable):
     def prompt(self, name):
         """Returns the text of a prompt. Raises ValueError if there is none of this name."""
         name = self.default_prompt if name is None else name
-        if name is not None and name not in self.prompts:
-            raise ValueError(
-                f"Expected the name of a prompt, of {list(self.prompts)}. Received: "
-                f"prompt={name!r}. Prompts are an argument of from_pretrained."
-            )
-        return "" if name is None else self.prompts[name]
+        if name is None:
+            return ""
+        check_prompt(name, self.prompts)
+        return self.prompts[name]
 
     def _tokens(self, texts):
         """Returns the ids of texts, without start and end tokens; ragged `[rows, None]`."""
@@ -193,6 +192,15 @@ def checked_prompts(prompts):
     return dict(prompts)
 
 
+def check_prompt(name, prompts):
+    """Raises ValueError if there is no prompt of this name."""
+    if name not in prompts:
+        raise ValueError(
+            f"Expected the name of a prompt, of {list(prompts)}. Received: "
+            f"prompt={name!r}. Prompts are an argument of from_pretrained."
+        )
+
+
 def _pattern(token):
     content = re.escape(token["content"])
     before = r"\s*" if token.get("lstrip") else ""
@@ -200,16 +208,14 @@ def _pattern(token):
     return before + content + after
 
 
-def start_and_end(processor):
+def _start_and_end(processor):
     """Returns the ids that a post-processor puts before and after a single text."""
     if processor is None:
         return [], []
     kind = processor["type"]
     if kind == "Sequence":
-        parts = [start_and_end(part) for part in processor["processors"]]
-        return [id for start, _ in parts for id in start], [
-            id for _, end in parts for id in end
-        ]
+        starts, ends = zip(*map(_start_and_end, processor["processors"]), strict=True)
+        return list(itertools.chain(*starts)), list(itertools.chain(*ends))
     if kind in ("RobertaProcessing", "BertProcessing"):
         return [processor["cls"][1]], [processor["sep"][1]]
     if kind == "ByteLevel":

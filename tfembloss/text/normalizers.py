@@ -72,17 +72,20 @@ def _strip(spec):
 
 
 def _lower(spec):
-    return keeping_zero_bytes(lambda texts: tf.strings.lower(texts, encoding="utf-8"))
-
-
-def keeping_zero_bytes(function):
-    """Returns a function for texts that may contain zero bytes, where it ends a text."""
-
     def run(texts):
-        texts = function(tf.strings.regex_replace(texts, r"\x00", "\ufffe"))
-        return tf.strings.regex_replace(texts, "\ufffe", "\x00")
+        return with_zero_bytes(tf.strings.lower(without_zero_bytes(texts), "utf-8"))
 
     return run
+
+
+def without_zero_bytes(texts):
+    """Returns texts for an operation that would end them at a zero byte."""
+    return tf.strings.regex_replace(texts, r"\x00", "\ufffe")
+
+
+def with_zero_bytes(texts):
+    """Returns texts with the zero bytes that `without_zero_bytes` replaced."""
+    return tf.strings.regex_replace(texts, "\ufffe", "\x00")
 
 
 def _bert(spec):

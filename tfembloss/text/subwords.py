@@ -7,7 +7,12 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_text
 
-from tfembloss.text.normalizers import WHITESPACE, precompiled_map
+from tfembloss.text.normalizers import (
+    WHITESPACE,
+    precompiled_map,
+    with_zero_bytes,
+    without_zero_bytes,
+)
 
 
 def subwords(tokenizer):
@@ -40,11 +45,8 @@ def subwords(tokenizer):
 
 def regex_split(texts, pattern):
     """Splits texts into what matches a pattern and what is between; ragged strings."""
-    # The operation ends a text at a zero byte.
-    texts = tf.strings.regex_replace(texts, r"\x00", "\ufffe")
-    parts = tensorflow_text.regex_split(texts, pattern, pattern)
-    restored = tf.strings.regex_replace(parts.values, "\ufffe", "\x00")
-    return parts.with_values(restored)
+    parts = tensorflow_text.regex_split(without_zero_bytes(texts), pattern, pattern)
+    return parts.with_values(with_zero_bytes(parts.values))
 
 
 class WordPieces:
