@@ -1,5 +1,6 @@
 """Exports trained encoders as SavedModels that can be served without this package."""
 
+import functools
 import gc
 
 import keras
@@ -24,6 +25,10 @@ def export_encoder(model, path, normalize=True, dimensions=None, input_signature
     `first` and `second`. The inputs of a preprocessor that is a Keras model are its own,
     and those of any other function are the inputs of the encoder, images of any size if it
     resizes them.
+
+    A model with `prompts` has one more signature for each, of the prompt's name, such as
+    `query`; `serving_default` then puts the default prompt before each text, and if there
+    is no default, `document`'s.
 
     The exported model checks its inputs: if their shape is wrong, as with a scalar or a
     matrix of strings, it raises an error. Serving requires `import tensorflow`, and
@@ -77,19 +82,19 @@ def export_encoder(model, path, normalize=True, dimensions=None, input_signature
             f"dimensions={dimensions!r}"
         )
     with folders.replaced(path) as folder:
-        serve, function = _served(model, normalize, dimensions, input_signature)
-        _write(model, serve, function, str(folder))
+        endpoints = _endpoints(model, normalize, dimensions, input_signature)
+        _write(model, endpoints, str(folder))
 
 
-def _served(model, normalize, dimensions, input_signature):
-    """Returns the `tf.function` to export, and its trace of the signature."""
+def _endpoints(model, normalize, dimensions, input_signature):
+    """Returns dict of a signature to the `tf.function` to export and its trace."""
     inputs = signatures.inputs_of(model, input_signature)
-    prepare = None
-    if signatures.preprocessor_of(model) is not None:
-        prepare = tf.function(model.encoder_inputs)  # by AutoGraph, as in tf.data
+    has_preprocessor = signatures.preprocessor_of(model) is not None
+    # By AutoGraph, as in tf.data.
+    prepare = tf.function(model.encoder_inputs) if has_preprocessor else None
 
+    @functools.partial(tf.function, autograph=False)
     def outputs(x):
-        x = x if prepare is None else prepare(x)
         if isinstance(model, CrossEncoder):
             return {"score": tf.squeeze(tf.cast(model(x, training=False), tf.float32), 1)}
         embedding = _embeddings(model, x)
@@ -99,8 +104,17 @@ def _served(model, normalize, dimensions, input_signature):
             ]
         return {"embedding": l2_normalize(embedding) if normalize else embedding}
 
+    def endpoint(prompt):
+        def serve(x):
+            return outputs(x if prepare is None else prepare(x, **options))
+
+        options = {} if prompt is None else {"prompt": prompt}
+        return signatures.served(inputs, tf.function(serve, autograph=False))
+
     try:
-        return signatures.served(inputs, tf.function(outputs, autograph=False))
+        return {
+            name: endpoint(prompt) for name, prompt in prompts_of_signatures(model).items()
+        }
     except Exception as error:
         if input_signature is None:
             raise
@@ -108,6 +122,15 @@ def _served(model, normalize, dimensions, input_signature):
             "Expected an `input_signature` that the model takes. Received: "
             f"{input_signature!r} ({signatures.reason(error)})"
         ) from error
+
+
+def prompts_of_signatures(model):
+    """Returns dict of a signature's name to that of a prompt; None for the default."""
+    prompts = getattr(model, "prompts", {})
+    default = getattr(signatures.preprocessor_of(model), "default_prompt", None)
+    if default is None and "document" in prompts:
+        default = "document"
+    return {"serving_default": default} | {name: name for name in prompts}
 
 
 def _embeddings(model, x):
@@ -156,14 +179,17 @@ def _check_model(model):
 # The SavedModel.
 
 
-def _write(model, serve, function, folder):
-    """Writes `serve`, of which `function` is the signature's trace, and all it uses."""
-    _check_no_python(function)
+def _write(model, endpoints, folder):
+    """Writes the endpoints, pairs of a `tf.function` and its trace, and all they use."""
+    traces = [trace for _, trace in endpoints.values()]
+    for trace in traces:
+        _check_no_python(trace)
     archive = keras.export.ExportArchive()
     archive.track(model.encoder if isinstance(model, EncoderModel) else model)
-    for resource in _resources(function):
+    for resource in _resources(traces):
         archive.track(resource)
-    archive.add_endpoint("serving_default", serve)
+    for name, (serve, _) in endpoints.items():
+        archive.add_endpoint(name, serve)
     try:
         archive.write_out(folder, verbose=False)
     except tf.errors.OpError as error:  # the file system's: "node; path; what is wrong"
@@ -188,11 +214,12 @@ def _check_no_python(function):
         )
 
 
-def _resources(function):
-    """Returns the tables that a traced function uses, wherever they are stored."""
-    of_variables = {id(variable.handle) for variable in function.variables}
+def _resources(functions):
+    """Returns the tables that traced functions use, wherever they are stored."""
+    of_variables = {id(v.handle) for function in functions for v in function.variables}
     used = {
         id(tensor)
+        for function in functions
         for tensor in function.captured_inputs
         if tensor.dtype == tf.resource and id(tensor) not in of_variables
     }

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfembloss.checks import integer
 from tfembloss.distances import l2_normalize
-from tfembloss.synthesis.scoring import ROUNDING, chunks, embed_all, embedders
+from tfembloss.synthesis.scoring import ROUNDING, chunks, embed_all, embedder
 from tfembloss.synthesis.texts import check_texts, unique
 
 _ROWS, _KEPT_ROWS = 1024, 16384  # of a tile of similarities
@@ -88,7 +88,7 @@ def find_duplicates(texts, embed, threshold=0.95, batch_size=256, verbose=1):
     different = unique(texts)
     originals, similarities = np.arange(len(different)), np.ones(len(different), "float32")
     if embed is not None:
-        of_texts, _ = embedders(embed, batch_size)
+        of_texts = embedder(embed, batch_size)
         embeddings = embed_all(of_texts, different, batch_size, "texts", verbose)
         limit = float(threshold) - ROUNDING
         originals, similarities = _nearest_kept(embeddings, limit, verbose)

@@ -164,7 +164,8 @@ def mine_hard_negatives(
             their texts if `queries` is a list.
         embed: function from a list of texts to embeddings `[n, D]`, or a Keras model
             whose `predict` accepts texts, such as `tfembloss.EmbeddingModel`; or a tuple
-            of two of them, for the queries and for all other texts.
+            of two of them, for the queries and for all other texts. A model's prompts
+            `"query"` and `"document"`, if it has them, are put before these.
         num_negatives: negatives of a query, >= 1.
         range_min: number of remaining texts to skip, highest scores first, >= 0: they may
             be positives that are not labeled.

@@ -12,17 +12,31 @@ ROUNDING = 1e-6  # tolerance of equal float32 scores; those of one text differ b
 BATCHES = 16  # batches in one call of `predict`, and in one step of the progress bar
 
 
-def embedders(embed, batch_size, name="embed", dims=None):
-    """Returns two functions from a list of texts to embeddings, for queries and corpus."""
-    dims = set() if dims is None else dims  # the D of the batches so far
-    if isinstance(embed, tuple) and len(embed) == 2:
-        return tuple(embedders(part, batch_size, name, dims)[0] for part in embed)
+def embedders(embed, batch_size, name="embed"):
+    """Returns two functions from a list of texts to embeddings, for queries and corpus.
+
+    Those of a model with prompts of these names put `"query"` and `"document"` before.
+    """
+    dims = set()  # the D of the batches so far
+    is_pair = isinstance(embed, tuple) and len(embed) == 2
+    both = embed if is_pair else (embed, embed)
+    return tuple(
+        embedder(part, batch_size, name, prompt, dims)
+        for part, prompt in zip(both, ("query", "document"), strict=True)
+    )
+
+
+def embedder(embed, batch_size, name="embed", prompt=None, dims=None):
+    """Returns a function from a list of texts to embeddings `[n, D]`."""
+    dims = set() if dims is None else dims
     if isinstance(embed, CrossEncoder):
         raise ValueError(
             f"Expected `{name}` as a model of single texts. Received: a CrossEncoder, "
             "which scores pairs of texts; pass it as `cross_encoder`."
         )
-    call, size = _caller(embed, batch_size, name, "a list of texts to embeddings [n, D]")
+    prompt = prompt if prompt in getattr(embed, "prompts", {}) else None
+    signature = "a list of texts to embeddings [n, D]"
+    call, size = _caller(embed, batch_size, name, signature, prompt)
 
     def embeddings(texts):
         parts = []
@@ -40,7 +54,7 @@ def embedders(embed, batch_size, name="embed", dims=None):
             parts.append(part)
         return np.concatenate(parts)
 
-    return embeddings, embeddings
+    return embeddings
 
 
 def scorer(cross_encoder, batch_size):
@@ -64,8 +78,9 @@ def scorer(cross_encoder, batch_size):
     return scores
 
 
-def _caller(model, batch_size, name, signature):
+def _caller(model, batch_size, name, signature, prompt=None):
     """Returns a function from lists of texts to a model's output, and its batch size."""
+    options = {} if prompt is None else {"prompt": prompt}
     if isinstance(model, ColumnModel) and not model.takes_raw_inputs:
         wrapper = "CrossEncoder" if name == "cross_encoder" else "EmbeddingModel"
         raise ValueError(
@@ -75,11 +90,13 @@ def _caller(model, batch_size, name, signature):
         )
     if isinstance(model, keras.Model):
         _check_takes_texts(model, name)
+        # Our models order lists by length; Keras's own take tensors only.
+        as_column = list if isinstance(model, ColumnModel) else tf.constant
 
         def predict(*columns):
-            x = tuple(map(tf.constant, columns))
+            x = tuple(map(as_column, columns))
             x = x if len(x) > 1 else x[0]
-            return model.predict(x, batch_size=batch_size, verbose=0)
+            return model.predict(x, batch_size=batch_size, verbose=0, **options)
 
         return predict, batch_size * BATCHES
     if callable(model):
