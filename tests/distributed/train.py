@@ -12,8 +12,12 @@ no graph, whose making takes several times as long as the steps, and more for ea
 
 import argparse
 import collections
+import importlib.util
 import os
+import pathlib
 import sys
+import tempfile
+import zipfile
 
 import numpy as np
 import tensorflow as tf
@@ -219,6 +223,20 @@ def text_model(model_class, loss, *others, y=None):
         return trained(model, loss, x, y)
 
 
+def pretrained():
+    """An encoder from a checkpoint, with prompts, on texts of several lengths."""
+    golden = pathlib.Path(__file__).resolve().parents[1] / "golden" / "pretrained.zip"
+    words = ["free", "and equal", "in dignity " * 9, "born " * 20]
+    texts = np.array([f"{words[i % 4]} {i}" for i in range(12)])
+    with tempfile.TemporaryDirectory() as folder, strategy.scope():
+        with zipfile.ZipFile(golden) as archive:
+            names = [x for x in archive.namelist() if x.startswith("bert/")]
+            archive.extractall(folder, names)
+        model = tfembloss.EmbeddingModel.from_pretrained(f"{folder}/bert", dropout=0.0)
+        loss = tfembloss.losses.MultipleNegativesRankingLoss(scale=1.0)
+        return trained(model, loss, (texts, np.roll(texts, 6)))
+
+
 def counting_reductions(train_it):
     """Also how often a replica reduces gradients in a step, and what it reduces in loops.
 
@@ -291,6 +309,8 @@ MODELS |= {
         y=LABELS,
     ),
 }
+if importlib.util.find_spec("safetensors"):  # pip install ".[hub]"
+    MODELS["pretrained"] = pretrained
 CACHED = {  # by mini-batches: test_grad_cache asks for them
     "cached-ranking": lambda: counting_reductions(
         lambda: embedding_model(

@@ -139,7 +139,8 @@ class CrossEncoder(ColumnModel):
     def encoder_inputs(self, x, training=False):
         """Applies the preprocessor to both columns together."""
         if isinstance(x, tuple) and len(x) == 2:
-            return inputs.preprocess(self.preprocessor, x, training, columns=True)
+            xla = self.jit_compile
+            return inputs.preprocess(self.preprocessor, x, training, xla, columns=True)
         received = f"{len(x)} columns" if isinstance(x, tuple) else f"one column, {x}"
         raise ValueError(
             "A CrossEncoder scores pairs: expected a tuple of two columns, "

@@ -232,7 +232,9 @@ class DualEncoder(ColumnModel):
     def encoder_inputs(self, x, training=False):
         """Applies each tower's preprocessor to its column."""
         return tuple(
-            tower.encoder_inputs(column, training) if tower.takes_raw_inputs else column
+            tower.encoder_inputs(column, training, xla=self.jit_compile)
+            if tower.takes_raw_inputs
+            else column
             for tower, column in zip(self.towers.values(), self._columns(x), strict=True)
         )
 

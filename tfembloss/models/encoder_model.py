@@ -43,6 +43,7 @@ class EncoderModel(ColumnModel):
         check_vocabulary(preprocessor, encoder)
         self.encoder = encoder
         self.preprocessor = preprocessor
+        self._trained_columns = None  # how many, once it is trained
 
     @classmethod
     def from_pretrained(
@@ -93,19 +94,32 @@ class EncoderModel(ColumnModel):
         )
         return cls(encoder=encoder, preprocessor=preprocessor, **arguments)
 
-    def save_pretrained(self, folder):
+    def save_pretrained(self, folder, metrics=None):
         """Writes the encoder as a folder that sentence-transformers loads.
 
-        An earlier one there is replaced.
+        An earlier one there is replaced. Its README.md, the model card, says how to load it
+        and how it was trained.
 
         Args:
             folder: the folder to write.
+            metrics: dict of a name to a number for the model card; None for those of the
+                last epoch's validation, if there was one.
 
         Raises:
             ValueError: the encoder was not created by `from_pretrained`, or the folder
                 holds other files.
         """
-        pretrained.save(folder, self.encoder, self.preprocessor)
+        if metrics is None:
+            logs = getattr(getattr(self, "history", None), "history", {})
+            metrics = {x: of[-1] for x, of in logs.items() if x.startswith("val_")}
+        pretrained.save(
+            folder,
+            self.encoder,
+            self.preprocessor,
+            loss=self.loss if self.compiled else None,
+            num_columns=self._trained_columns,
+            metrics=metrics,
+        )
 
     # Columns in, embeddings out.
 
@@ -118,6 +132,8 @@ class EncoderModel(ColumnModel):
     def call(self, x, training=None):
         """Returns embeddings `[B, D]` of one column, `[B, n, D]` of a tuple of n."""
         check_no_strings(x)
+        if training:
+            self._trained_columns = len(x) if isinstance(x, (tuple, list)) else 1
 
         def embed(rows):
             return one_tensor(self.encoder(rows, training=training), rank=2)
@@ -148,21 +164,22 @@ class EncoderModel(ColumnModel):
         """Whether the model has a preprocessor."""
         return self.preprocessor is not None
 
-    def encoder_inputs(self, x, training=False, prompt=None):
+    def encoder_inputs(self, x, training=False, prompt=None, xla=None):
         """Applies the preprocessor to each column, with the prompts of columns."""
+        xla = self.jit_compile if xla is None else xla
         if isinstance(x, tuple):
             names = (
                 self._prompts_of_columns(len(x)) if prompt is None else [prompt] * len(x)
             )
             return tuple(
-                self.encoder_inputs(column, training, name)
+                self.encoder_inputs(column, training, name, xla)
                 for column, name in zip(x, names, strict=True)
             )
         inputs.check_columns_are_no_dict(x, self.preprocessor)
         function = self.preprocessor
         if prompt is not None:
             function = functools.partial(function, prompt=prompt)
-        return inputs.preprocess(function, x, training)
+        return inputs.preprocess(function, x, training, xla)
 
     @property
     def prompts(self):

@@ -11,14 +11,15 @@ from tfembloss import masks
 from tfembloss.data.column_datasets import as_rows, short
 
 
-def preprocess(preprocessor, x, training, columns=False):
-    """Applies a preprocessor to x, in training or not.
+def preprocess(preprocessor, x, training, xla=False, columns=False):
+    """Applies a preprocessor to x, in training or not, compiled by XLA or not.
 
     A preprocessor with an argument `training`, a Keras layer or a function, gets it. One
-    without it runs inside of a layer's call, from which its random layers get it. With
-    `columns`, x is a tuple of the preprocessor's arguments.
+    without it runs inside of a layer's call, from which its random layers get it. The same
+    with `xla`. With `columns`, x is a tuple of the preprocessor's arguments.
     """
-    arguments = {"training": training} if takes_training(preprocessor) else {}
+    known = {"training": training, "xla": xla}
+    arguments = {name: known[name] for name in known if _takes(preprocessor, name)}
 
     def function(x):
         return preprocessor(*(x if columns else (x,)), **arguments)
@@ -26,14 +27,14 @@ def preprocess(preprocessor, x, training, columns=False):
     return _Caller()(x, function=function, training=training)
 
 
-def takes_training(preprocessor):
-    """Whether a preprocessor has an argument `training`."""
+def _takes(preprocessor, name):
+    """Whether a preprocessor has an argument of this name."""
     is_layer = isinstance(preprocessor, keras.layers.Layer)
     try:
         signature = inspect.signature(preprocessor.call if is_layer else preprocessor)
     except (TypeError, ValueError):  # a function without a Python signature
         return False
-    return "training" in signature.parameters
+    return name in signature.parameters
 
 
 class _Caller(keras.layers.Layer):

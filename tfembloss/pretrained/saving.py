@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from tfembloss.pretrained import architectures
+from tfembloss.pretrained.card import card
 from tfembloss.pretrained.encoder import CheckpointEncoder
 from tfembloss.pretrained.folder import TORCH_ACTIVATIONS
 from tfembloss.text.checkpoint_tokenizer import CheckpointTokenizer
@@ -17,8 +18,15 @@ from tfembloss.text.checkpoint_tokenizer import CheckpointTokenizer
 _MARK = "config_sentence_transformers.json"
 
 
-def save(folder, encoder, preprocessor):
-    """Writes the encoder as a folder; see `tfembloss.EmbeddingModel.save_pretrained`."""
+def save(folder, encoder, preprocessor, **training):
+    """Writes the encoder as a folder; see `tfembloss.EmbeddingModel.save_pretrained`.
+
+    Args:
+        folder: the folder to write.
+        encoder: the encoder that `load` returned.
+        preprocessor: the tokenizer that `load` returned.
+        **training: for the model card, see `tfembloss.pretrained.card.card`.
+    """
     if not isinstance(encoder, CheckpointEncoder) or not isinstance(
         preprocessor, CheckpointTokenizer
     ):
@@ -38,6 +46,8 @@ def save(folder, encoder, preprocessor):
     new = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         _write(new, encoder, preprocessor)
+        text = card(encoder, preprocessor, **training)
+        (new / "README.md").write_text(text, "utf-8")
         new.chmod(0o755)
         if folder.exists():
             shutil.rmtree(folder)
@@ -67,7 +77,6 @@ def _write(folder, encoder, preprocessor):
         },
     )
     _write_modules(folder, encoder)
-    (folder / "README.md").write_text(_card(encoder, preprocessor), "utf-8")
 
 
 def _write_modules(folder, encoder):
@@ -132,35 +141,3 @@ def _write_tensors(path, weights):
 
 def _write_json(path, value):
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
-
-
-def _card(encoder, preprocessor):
-    """Returns the text of README.md."""
-    lines = [f"- {name}: `{text!r}`" for name, text in preprocessor.prompts.items() if text]
-    prompts = "\n".join(["Prompts, which are put before each text:", "", *lines])
-    return f"""---
-library_name: sentence-transformers
-pipeline_tag: sentence-similarity
-tags:
-- sentence-transformers
-- tfembloss
----
-
-# Text embeddings
-
-An encoder of texts, {json.loads(encoder.config)["model_type"]}, fine-tuned with tfembloss:
-{encoder.output.shape[-1]} dimensions, at most {preprocessor.sequence_length} tokens.
-
-```python
-from sentence_transformers import SentenceTransformer
-
-embeddings = SentenceTransformer("this/folder").encode(["a text"])
-```
-
-```python
-import tfembloss
-
-embeddings = tfembloss.EmbeddingModel.from_pretrained("this/folder").predict(["a text"])
-```
-{prompts if lines else ""}
-"""

@@ -23,9 +23,10 @@ class CheckpointTokenizer(Configurable):
     It runs in the graph, so that it is exported with the model. Special tokens that are
     written out in a text, such as `"[SEP]"`, are that token, as they are there.
 
-    Call arguments: texts `[rows]`, strings, and the name of a prompt or None for the
-    default. Returns a dict of `token_ids` `[rows, T]`, int32, and `padding_mask`
-    `[rows, T]`, int32, 1 where there is a token and 0 where there is padding.
+    Call arguments: texts `[rows]`, strings; `prompt`, the name of one or None for the
+    default; and `xla`, whether XLA compiles what follows. Returns a dict of `token_ids`
+    `[rows, T]`, int32, and `padding_mask` `[rows, T]`, int32, 1 where there is a token and
+    0 where there is padding.
 
     Args:
         tokenizer: the text of the checkpoint's tokenizer.json.
@@ -34,9 +35,11 @@ class CheckpointTokenizer(Configurable):
         prompts: dict of a name to a text that is put before each text, such as
             `{"query": "query: "}`, or None.
         default_prompt: name of the prompt that is used if no other is named, or None.
-        padding: `"buckets"`: T is the smallest of a few lengths (16, 32, 64, 96, 128, ...)
-            that the batch's longest text fits into, so that XLA compiles a few shapes.
-            `"longest"`: T is that length itself. `"max_length"`: T is `sequence_length`.
+        padding: `"longest"`: T is the length of the batch's longest text. `"buckets"`: T
+            is the smallest of a few lengths (16, 32, 64, 96, 128, ...) that this text fits
+            into, so that XLA compiles a few shapes. `"auto"`: the latter where XLA compiles
+            the model (`jit_compile`, on GPUs by default), else the former. `"max_length"`:
+            T is `sequence_length`.
         padding_id: the token id of padding.
         tokenizer_config: the text of the checkpoint's tokenizer_config.json, which is
             saved with it again.
@@ -70,7 +73,7 @@ class CheckpointTokenizer(Configurable):
         sequence_length,
         prompts=None,
         default_prompt=None,
-        padding="buckets",
+        padding="auto",
         padding_id=0,
         tokenizer_config="{}",
     ):
@@ -80,7 +83,8 @@ class CheckpointTokenizer(Configurable):
         self.default_prompt = default_prompt
         if default_prompt is not None:
             one_of("default_prompt", default_prompt, list(self.prompts))
-        self.padding = one_of("padding", padding, ["buckets", "longest", "max_length"])
+        kinds = ["auto", "buckets", "longest", "max_length"]
+        self.padding = one_of("padding", padding, kinds)
         self.padding_id = integer("padding_id", padding_id, 0)
         self.tokenizer_config = tokenizer_config
         parsed = json.loads(tokenizer)
@@ -106,7 +110,7 @@ class CheckpointTokenizer(Configurable):
             default_value=-1,
         )
 
-    def __call__(self, texts, prompt=None):
+    def __call__(self, texts, prompt=None, xla=False):
         """Returns token ids and their mask, `[rows, T]`, of texts `[rows]`."""
         texts = batch_of_texts(texts)
         before = self.prompt(prompt)
@@ -117,7 +121,7 @@ class CheckpointTokenizer(Configurable):
         start, end = (tf.tile([ids], [rows, 1]) for ids in (self._start, self._end))
         parts = [tf.cast(start, tf.int32), tokens, tf.cast(end, tf.int32)]
         tokens = tf.concat(parts, axis=1)
-        length = self._length(tokens)
+        length = self._length(tokens, xla)
         mask = tf.sequence_mask(tokens.row_lengths(), length, dtype=tf.int32)
         ids = tokens.to_tensor(self.padding_id)
         missing = length - tf.shape(ids)[1]
@@ -165,13 +169,13 @@ class CheckpointTokenizer(Configurable):
             ids.values, tf.gather(ids.row_splits, parts.row_splits), validate=False
         )
 
-    def _length(self, tokens):
+    def _length(self, tokens, xla):
         if self.padding == "max_length":
             return self.sequence_length
         longest = tf.cast(
             tf.reduce_max(tf.concat([[1], tokens.row_lengths()], 0)), tf.int32
         )
-        if self.padding == "longest":
+        if self.padding == "longest" or (self.padding == "auto" and not xla):
             return longest
         buckets = [n for n in BUCKETS if n < self.sequence_length] + [self.sequence_length]
         buckets = tf.constant(buckets)
