@@ -166,16 +166,22 @@ class CheckpointTokenizer(Configurable):
         )
 
     def _length(self, tokens):
-        if self.padding == "max_length":
-            return self.sequence_length
-        longest = tf.cast(
-            tf.reduce_max(tf.concat([[1], tokens.row_lengths()], 0)), tf.int32
-        )
-        if self.padding == "longest":
-            return longest
-        buckets = [n for n in BUCKETS if n < self.sequence_length] + [self.sequence_length]
-        buckets = tf.constant(buckets)
-        return buckets[tf.searchsorted(buckets, longest[None])[0]]
+        longest = tf.reduce_max(tf.concat([[1], tokens.row_lengths()], 0))
+        return padded_length(tf.cast(longest, tf.int32), self.padding, self.sequence_length)
+
+
+def padded_length(longest, padding, sequence_length):
+    """Returns T of a batch whose longest text is an int32 scalar; 1 to `sequence_length`.
+
+    Args: see `CheckpointTokenizer`.
+    """
+    if padding == "max_length":
+        return sequence_length
+    if padding == "longest":
+        return longest
+    buckets = [n for n in BUCKETS if n < sequence_length] + [sequence_length]
+    buckets = tf.constant(buckets)
+    return buckets[tf.searchsorted(buckets, longest[None])[0]]
 
 
 def checked_prompts(prompts):
