@@ -168,6 +168,34 @@ def test_an_embedder_is_taken_as_it_is(tmp_path):
     np.testing.assert_allclose(again, cut, atol=1e-5)
 
 
+def test_an_embedder_trains_and_exports_by_itself(tmp_path):
+    theirs = embedder()
+    before = theirs.predict(TEXTS, verbose=0)
+    theirs.compile("adam", loss=tfembloss.losses.SupConLoss())
+    losses = theirs.fit(TEXTS, [0, 1, 0, 1, 0], epochs=3, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+    after = theirs.predict(TEXTS, verbose=0)
+    assert np.abs(after - before).max() > 1e-3
+    tfembloss.export_encoder(theirs, tmp_path / "export", normalize=False)
+    serve = tf.saved_model.load(tmp_path / "export").signatures["serving_default"]
+    served = serve(text=tf.constant(TEXTS))["embedding"]
+    np.testing.assert_allclose(served, after, atol=1e-5)
+
+
+def test_an_embedder_without_a_preprocessor(tmp_path):
+    with_texts = embedder()
+    inputs = with_texts.preprocessor(tf.constant(TEXTS))
+    theirs = models.BertTextEmbedder(with_texts.backbone)
+    model = tfembloss.EmbeddingModel(theirs)
+    expected = with_texts.predict(TEXTS, verbose=0)
+    found = model.predict({name: np.array(x) for name, x in inputs.items()}, verbose=0)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    with pytest.raises(ValueError, match="and no preprocessor"):
+        model.predict(TEXTS, verbose=0)
+    model = tfembloss.EmbeddingModel(theirs, with_texts.preprocessor)
+    np.testing.assert_allclose(model.predict(TEXTS, verbose=0), expected, atol=1e-5)
+
+
 def test_objects_and_options(tmp_path):
     backbone, tokenizer = bert(), bert_tokenizer()
     expected = means(backbone, tokenizer)

@@ -15,6 +15,7 @@ from tfembloss.models.base import (
     one_tensor,
 )
 from tfembloss.models.vocabulary import check_vocabulary
+from tfembloss.pretrained import hub
 from tfembloss.text.checkpoint_tokenizer import check_prompt
 
 
@@ -30,6 +31,9 @@ class EncoderModel(ColumnModel):
         self, encoder, preprocessor=None, mini_batch_size=None, name=None, dtype=None
     ):
         super().__init__(mini_batch_size, name=name, dtype=dtype)
+        if hub.is_embedder(encoder):
+            encoder, own = hub.parts(encoder)
+            preprocessor = own if preprocessor is None else preprocessor
         if not isinstance(encoder, keras.layers.Layer):
             raise ValueError(
                 "`encoder` maps one column's input to embeddings [rows, D]: expected a "
