@@ -10,9 +10,10 @@ import tensorflow as tf
 from tfembloss.checks import integer
 from tfembloss.distances import l2_normalize
 from tfembloss.export import folders, signatures
-from tfembloss.models import CrossEncoder, DualEncoder
+from tfembloss.models import CrossEncoder, DualEncoder, EmbeddingModel
 from tfembloss.models.base import one_tensor
 from tfembloss.models.encoder_model import EncoderModel
+from tfembloss.pretrained import hub
 
 
 def export_encoder(model, path, normalize=True, dimensions=None, input_signature=None):
@@ -40,9 +41,9 @@ def export_encoder(model, path, normalize=True, dimensions=None, input_signature
     is killed, the folder contains one or the other.
 
     Args:
-        model: an `EmbeddingModel` or `CrossEncoder`, or any Keras model from inputs to
-            embeddings. What only training needs, such as the head of an
-            `EmbeddingClassifier`, is left out.
+        model: an `EmbeddingModel` or `CrossEncoder`, a `keras_hub.models.TextEmbedder`, or
+            any Keras model from inputs to embeddings. What only training needs, such as the
+            head of an `EmbeddingClassifier`, is left out.
         path: local folder to write. An earlier export there is replaced, but a folder with
             other files is refused.
         normalize: whether to scale embeddings to length 1, so that a dot product is the
@@ -73,6 +74,7 @@ def export_encoder(model, path, normalize=True, dimensions=None, input_signature
     """
     path = folders.checked_path(path)
     folders.check_folder(path)
+    model = EmbeddingModel(model) if hub.is_embedder(model) else model
     _check_model(model)
     if not isinstance(normalize, bool | np.bool_):
         raise ValueError(f"Expected normalize=True or False. Received: {normalize!r}")

@@ -234,6 +234,9 @@ def _candidates(model, preprocessor):
     if isinstance(preprocessor, keras.Model) and getattr(preprocessor, "inputs", None):
         yield _of_structure(_symbolic(preprocessor), default=name)
         return
+    if isinstance(getattr(preprocessor, "input_signature", None), tf.TensorSpec):
+        yield _of_structure(preprocessor.input_signature)
+        return
     yield _of_structure(tf.TensorSpec([None], tf.string, "text"))
     if encoder is None:
         return

@@ -24,7 +24,8 @@ class EmbeddingModel(EncoderModel):
 
     Args:
         encoder: Keras model or layer from the input of one column (a tensor, or a dict of
-            tensors) to embeddings `[rows, D]`.
+            tensors) to embeddings `[rows, D]`; or a `keras_hub.models.TextEmbedder`, whose
+            preprocessor is used too, with less padding.
         preprocessor: function from a batch of raw inputs of one column, such as strings, to
             the encoder's input. With it, `fit`, `evaluate` and `predict` take raw inputs,
             as arrays, lists, a batched `tf.data.Dataset` or a `keras.utils.PyDataset`, and

@@ -15,6 +15,7 @@ from tfembloss.models.base import (
     one_tensor,
 )
 from tfembloss.models.vocabulary import check_vocabulary
+from tfembloss.pretrained import hub
 from tfembloss.text.checkpoint_tokenizer import check_prompt
 
 
@@ -30,6 +31,9 @@ class EncoderModel(ColumnModel):
         self, encoder, preprocessor=None, mini_batch_size=None, name=None, dtype=None
     ):
         super().__init__(mini_batch_size, name=name, dtype=dtype)
+        if hub.is_embedder(encoder):
+            encoder, own = hub.parts(encoder)
+            preprocessor = own if preprocessor is None else preprocessor
         if not isinstance(encoder, keras.layers.Layer):
             raise ValueError(
                 "`encoder` maps one column's input to embeddings [rows, D]: expected a "
@@ -54,15 +58,23 @@ class EncoderModel(ColumnModel):
         dimensions=None,
         prompts=None,
         dropout=None,
+        pooling=None,
+        dtype=None,
+        preprocessor=None,
+        tower=None,
         **arguments,
     ):
-        """Creates a model with the encoder and the tokenizer of a pretrained checkpoint.
+        """Creates a model with the encoder and the preprocessor of a pretrained checkpoint.
 
-        The embeddings are those that sentence-transformers computes of the same folder.
-        Nothing is downloaded, and nothing in the folder is executed.
+        The embeddings are those that sentence-transformers computes of the same folder, or
+        keras-hub of the same preset. Nothing in a folder is executed, and nothing is
+        downloaded, except by keras-hub a preset that is named.
 
         Args:
-            source: the folder of a Hugging Face or sentence-transformers checkpoint.
+            source: the folder of a Hugging Face or sentence-transformers checkpoint; or,
+                with keras-hub, an encoder of texts or images: the folder or the name of a
+                preset (`"bert_tiny_en_uncased"`, `"hf://..."`, `"kaggle://..."`), a
+                `keras_hub.models.Backbone`, or a task with one, such as a `TextEmbedder`.
             sequence_length: the maximum number of tokens of a text; None for the
                 checkpoint's own.
             dimensions: k, to keep only the first k dimensions of the embeddings; for
@@ -73,11 +85,20 @@ class EncoderModel(ColumnModel):
                 for the columns in their order; `predict` takes a name.
             dropout: fraction that is dropped everywhere in training; None for the
                 checkpoint's own.
+            pooling: a mode of `tfembloss.layers.Pooling`; None for the checkpoint's own. If
+                it has none, this is the mean over tokens, and for images the class token,
+                or the mean over places.
+            dtype: dtype or policy of the encoder and the model; None for Keras's own.
+            preprocessor: only with keras-hub, and needed for a backbone: its tokenizer, its
+                image converter, a preprocessor, or a function to its inputs. None for that
+                of the preset or task.
+            tower: only with keras-hub, `"image"` or `"text"` of a preset with both, such as
+                CLIP's; None for images.
             **arguments: the other arguments of this class.
 
         Raises:
-            ValueError: the folder is not a complete checkpoint, or the encoder cannot be
-                computed as it was trained; says what is missing.
+            ValueError: the folder is not a complete checkpoint or preset, or the encoder
+                cannot be computed as it was trained; says what is missing.
 
         Example:
 
@@ -91,8 +112,12 @@ class EncoderModel(ColumnModel):
             dimensions=dimensions,
             prompts=prompts,
             dropout=dropout,
+            pooling=pooling,
+            dtype=dtype,
+            preprocessor=preprocessor,
+            tower=tower,
         )
-        return cls(encoder=encoder, preprocessor=preprocessor, **arguments)
+        return cls(encoder=encoder, preprocessor=preprocessor, dtype=dtype, **arguments)
 
     def save_pretrained(self, folder, metrics=None):
         """Writes the encoder as a folder that sentence-transformers loads.

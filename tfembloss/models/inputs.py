@@ -29,6 +29,7 @@ def preprocess(preprocessor, x, training, xla=False, columns=False):
 
 def _takes(preprocessor, name):
     """Whether a preprocessor has an argument of this name."""
+    preprocessor = getattr(preprocessor, "func", preprocessor)  # of one with a prompt
     is_layer = isinstance(preprocessor, keras.layers.Layer)
     try:
         signature = inspect.signature(preprocessor.call if is_layer else preprocessor)

@@ -5,20 +5,53 @@ import os
 import pathlib
 
 from tfembloss.checks import integer
+from tfembloss.pretrained import hub
 from tfembloss.pretrained.architectures import ARCHITECTURES, longest
 from tfembloss.pretrained.encoder import CheckpointEncoder
 from tfembloss.pretrained.folder import read_checkpoint
 from tfembloss.text.checkpoint_tokenizer import CheckpointTokenizer, checked_prompts
 
 
-def load(source, *, sequence_length=None, dimensions=None, prompts=None, dropout=None):
+def load(
+    source,
+    *,
+    sequence_length=None,
+    dimensions=None,
+    prompts=None,
+    dropout=None,
+    pooling=None,
+    dtype=None,
+    preprocessor=None,
+    tower=None,
+):
     """Loads the encoder and the preprocessor of a pretrained checkpoint.
 
     Args: see `tfembloss.EmbeddingModel.from_pretrained`.
 
-    Returns the encoder, a `CheckpointEncoder`, and a `tfembloss.text.CheckpointTokenizer`.
+    Returns the encoder and the preprocessor: of a checkpoint's folder a `CheckpointEncoder`
+    and a `tfembloss.text.CheckpointTokenizer`; of keras-hub a `keras.Model`, and a
+    `HubTokenizer` or `ImagePreprocessor`.
     """
-    folder = pathlib.Path(os.fspath(source))
+    options = {
+        "sequence_length": sequence_length,
+        "dimensions": dimensions,
+        "prompts": prompts,
+        "dropout": dropout,
+        "pooling": pooling,
+        "dtype": dtype,
+    }
+    if hub.is_for_keras_hub(source):
+        return hub.load(source, preprocessor=preprocessor, tower=tower, **options)
+    for name, value in (("preprocessor", preprocessor), ("tower", tower)):
+        if value is not None:
+            raise ValueError(
+                f"Expected {name}=None for the folder of a Hugging Face checkpoint; it is "
+                f"for encoders of keras-hub. Received: {name}={value!r:.200}"
+            )
+    return _load_folder(pathlib.Path(os.fspath(source)), **options)
+
+
+def _load_folder(folder, sequence_length, dimensions, prompts, dropout, pooling, dtype):
     checkpoint = read_checkpoint(folder)
     kind = checkpoint.config["model_type"]
     if kind not in ARCHITECTURES:
@@ -33,12 +66,13 @@ def load(source, *, sequence_length=None, dimensions=None, prompts=None, dropout
     sequence_length = integer("sequence_length", sequence_length, 1, most, hint)
     encoder = CheckpointEncoder(
         json.dumps(checkpoint.config),
-        checkpoint.pooling,
+        pooling or checkpoint.pooling,
         [{k: v for k, v in dense.items() if k != "path"} for dense in checkpoint.dense],
         checkpoint.normalize,
         dimensions,
         dropout,
         name=kind.replace("-", "_"),
+        dtype=dtype,
     )
     encoder.load_checkpoint(checkpoint)
     given = checked_prompts(checkpoint.prompts if prompts is None else prompts)

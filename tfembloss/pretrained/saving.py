@@ -31,9 +31,10 @@ def save(folder, encoder, preprocessor, **training):
         preprocessor, CheckpointTokenizer
     ):
         raise ValueError(
-            "Expected a model that from_pretrained created, as sentence-transformers has "
-            f"no others. Received: an encoder {type(encoder).__name__} and a preprocessor "
-            f"{type(preprocessor).__name__}. Use model.save, or tfembloss.export_encoder."
+            "Expected a model that from_pretrained created from a checkpoint's folder, as "
+            "sentence-transformers has no others. Received: an encoder "
+            f"{type(encoder).__name__} and a preprocessor {type(preprocessor).__name__}. "
+            "Use model.save, or tfembloss.export_encoder."
         )
     folder = pathlib.Path(os.fspath(folder)).absolute()
     is_ours = (folder / _MARK).is_file()

@@ -13,6 +13,7 @@ from tfembloss.text.normalizers import normalizer
 from tfembloss.text.rows import batch_of_texts, valid_utf8
 from tfembloss.text.subwords import regex_split, subwords
 
+PADDINGS = ["auto", "buckets", "longest", "max_length"]
 BUCKETS = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096, 8192)
 
 
@@ -83,8 +84,7 @@ class CheckpointTokenizer(Configurable):
         self.default_prompt = default_prompt
         if default_prompt is not None:
             one_of("default_prompt", default_prompt, list(self.prompts))
-        kinds = ["auto", "buckets", "longest", "max_length"]
-        self.padding = one_of("padding", padding, kinds)
+        self.padding = one_of("padding", padding, PADDINGS)
         self.padding_id = integer("padding_id", padding_id, 0)
         self.tokenizer_config = tokenizer_config
         parsed = json.loads(tokenizer)
@@ -170,16 +170,23 @@ class CheckpointTokenizer(Configurable):
         )
 
     def _length(self, tokens, xla):
-        if self.padding == "max_length":
-            return self.sequence_length
-        longest = tf.cast(
-            tf.reduce_max(tf.concat([[1], tokens.row_lengths()], 0)), tf.int32
-        )
-        if self.padding == "longest" or (self.padding == "auto" and not xla):
-            return longest
-        buckets = [n for n in BUCKETS if n < self.sequence_length] + [self.sequence_length]
-        buckets = tf.constant(buckets)
-        return buckets[tf.searchsorted(buckets, longest[None])[0]]
+        longest = tf.reduce_max(tf.concat([[1], tokens.row_lengths()], 0))
+        longest = tf.cast(longest, tf.int32)
+        return padded_length(longest, self.padding, self.sequence_length, xla)
+
+
+def padded_length(longest, padding, sequence_length, xla=False):
+    """Returns T of a batch whose longest text is an int32 scalar; 1 to `sequence_length`.
+
+    Args: see `CheckpointTokenizer`.
+    """
+    if padding == "max_length":
+        return sequence_length
+    if padding == "longest" or (padding == "auto" and not xla):
+        return longest
+    buckets = [n for n in BUCKETS if n < sequence_length] + [sequence_length]
+    buckets = tf.constant(buckets)
+    return buckets[tf.searchsorted(buckets, longest[None])[0]]
 
 
 def checked_prompts(prompts):
