@@ -150,7 +150,7 @@ def test_an_embedder_is_taken_as_it_is(tmp_path):
     model = tfembloss.EmbeddingModel(theirs)
     expected = theirs.predict(TEXTS, verbose=0)
     np.testing.assert_allclose(model.predict(TEXTS, verbose=0), expected, atol=1e-5)
-    inputs = model.preprocessor(["fox"])
+    inputs = model.preprocessor(["fox"], xla=True)
     assert inputs.keys() == theirs.input.keys()
     assert {x.shape[1] for x in inputs.values()} == {16}
     assert theirs.preprocessor.sequence_length == 40
@@ -218,7 +218,7 @@ def test_objects_and_options(tmp_path):
     )
     lengths = {model.preprocessor(["fox " * n])["token_ids"].shape[1] for n in range(60)}
     assert lengths == {16, 32, 48}
-    inputs = model.preprocessor(["fox"])
+    inputs = model.preprocessor(["fox"], xla=True)
     first = backbone(inputs)["sequence_output"][:, 0]
     cls = load(backbone, preprocessor=tokenizer, pooling="cls")
     np.testing.assert_allclose(cls.predict(["fox"], verbose=0), first, atol=1e-5)
@@ -280,7 +280,7 @@ def test_an_encoder_without_a_mask_gets_all_padding():
     size = tokenizer.vocabulary_size()
     backbone = spread(models.FNetBackbone(size, 1, 8, 16, max_sequence_length=20))
     model = load(backbone, preprocessor=tokenizer)
-    inputs = model.preprocessor(["fox"])
+    inputs = model.preprocessor(["fox"], xla=True)
     assert inputs["token_ids"].shape == (1, 20)
     count = tf.reduce_sum(tf.cast(inputs["token_ids"] != tokenizer.pad_token_id, tf.int32))
     expected = tf.reduce_mean(backbone(inputs)["sequence_output"][:, :count], axis=1)
