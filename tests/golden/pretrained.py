@@ -251,6 +251,11 @@ def main(out):
         layer = models.Dense(dim, 12, activation_function=torch.nn.Tanh())
         return [models.Pooling(dim, "mean"), layer, models.Normalize()]
 
+    def two_dense(dim):
+        options = {"bias": False, "activation_function": torch.nn.Identity()}
+        layers = models.Dense(dim, 24, **options), models.Dense(24, 12, **options)
+        return [models.Pooling(dim, "mean"), *layers, models.Normalize()]
+
     bert = bert_tokenizer()
     ids = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
     prompts = {"query": "query: ", "document": "passage: "}
@@ -260,6 +265,10 @@ def main(out):
     qwen, gemma = qwen_tokenizer(), gemma_tokenizer()
     cased = bert_tokenizer(lower_case=False)
     decoder = {"head_dim": 8, "num_key_value_heads": 2}
+    gemma_options = {
+        "vocab_size": len(gemma), "sliding_window": 8, "query_pre_attn_scalar": 5,
+        "layer_types": ["sliding_attention", "full_attention"], **SIZE, **wide, **decoder,
+    }  # fmt: skip
     made = {
         "bert": (
             hf.BertConfig(vocab_size=len(bert), **SIZE, **wide),
@@ -344,14 +353,13 @@ def main(out):
             {"prompts": {"query": "Instruct: search\nQuery:", "document": ""}},
         ),
         "gemma3": (
-            hf.Gemma3TextConfig(
-                vocab_size=len(gemma), **SIZE, **wide, **decoder, sliding_window=8,
-                use_bidirectional_attention=True, query_pre_attn_scalar=8,
-                layer_types=["sliding_attention", "full_attention"],
-            ),
+            hf.Gemma3TextConfig(use_bidirectional_attention=True, **gemma_options),
             gemma,
-            dense,
+            two_dense,
             {"prompts": prompts, "default_prompt_name": "document"},
+        ),
+        "gemma3-causal": (
+            hf.Gemma3TextConfig(**gemma_options), gemma, normalized("lasttoken"), {},
         ),
     }  # fmt: skip
     only = sys.argv[2:]

@@ -8,8 +8,8 @@ from tfembloss.layers.transformer import (
     RelativePositions,
     TransformerBlock,
     TransformerEmbeddings,
-    gelu_tanh,
 )
+from tfembloss.pretrained.family import ACTIVATIONS, Settings, named_weights
 
 
 class Architecture(NamedTuple):
@@ -79,80 +79,46 @@ ARCHITECTURES = {
         },
     ),
 }  # fmt: skip
-ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_new": gelu_tanh,
-    "gelu_pytorch_tanh": gelu_tanh,
-    "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
-}
 # Parts of checkpoints that do not change their token embeddings.
 HEADS = ("pooler.", "cls.", "lm_head.", "classifier.", "discriminator_predictions.",
     "generator_", "vocab_", "predictions.", "sop_classifier.", "qa_outputs.",
     "embeddings.position_ids", "pre_classifier.")  # fmt: skip
 
-
-class Settings:
-    """The settings of a config.json by BERT's names, whatever the architecture's own."""
-
-    def __init__(self, config):
-        self.config = config
-        self.architecture = ARCHITECTURES[config["model_type"]]
-
-    def get(self, name, default=None):
-        """Returns a setting."""
-        value = self.config.get(self.architecture.keys.get(name, name))
-        return default if value is None else value
-
-    def check(self):
-        """Raises ValueError if the encoder cannot be computed as it was trained."""
-        for name, supported in (
-            ("hidden_act", list(ACTIVATIONS)),
-            ("position_embedding_type", ["absolute"]),
-            ("is_decoder", [False]),
-            ("add_cross_attention", [False]),
-        ):
-            value = self.get(name, supported[0])
-            if value not in supported:
-                raise ValueError(
-                    f"Expected {name} to be {' or '.join(map(str, supported))}: nothing "
-                    f"else is supported. Received: {name}={value!r} in config.json."
-                )
-        missing = [x for x in _NEEDED if self.get(x) is None]
-        if missing:
-            raise ValueError(
-                f"Expected a config.json of a {self.config['model_type']}, with all of its "
-                f"settings. Received: one without {missing}."
-            )
+KINDS = tuple(ARCHITECTURES)
+PREFIXES = tuple(f"{kind.replace('-', '_')}." for kind in KINDS)
+_SUPPORTED = {
+    "hidden_act": list(ACTIVATIONS),
+    "position_embedding_type": ["absolute"],
+    "is_decoder": [False],
+    "add_cross_attention": [False],
+}
 
 
-_NEEDED = (
-    "vocab_size", "hidden_size", "num_attention_heads", "num_hidden_layers",
-    "intermediate_size", "max_position_embeddings",
-)  # fmt: skip
+def _settings(config):
+    settings = Settings(config, ARCHITECTURES[config["model_type"]].keys)
+    settings.check(_SUPPORTED)
+    return settings
 
 
 def longest(config):
     """Returns the largest number of tokens with a position embedding."""
-    settings = Settings(config)
+    settings = _settings(config)
     count = settings.get("max_position_embeddings")
-    if settings.architecture.counts_positions:
+    if ARCHITECTURES[settings.kind].counts_positions:
         count -= settings.get("pad_token_id", 1) + 1
     return count
 
 
 def token_embeddings(config, tokens, mask, dropout=None, dtype=None):
     """Returns symbolic token embeddings `[B, T, D]` of token ids `[B, T]`."""
-    settings = Settings(config)
-    settings.check()
-    architecture = settings.architecture
+    settings = _settings(config)
+    architecture = ARCHITECTURES[settings.kind]
     hidden = settings.get("hidden_dropout_prob", 0.1) if dropout is None else dropout
     attention = settings.get("attention_probs_dropout_prob", 0.1)
     attention = attention if dropout is None else dropout
     epsilon = settings.get("layer_norm_eps", 1e-12)
     dim, heads = settings.get("hidden_size"), settings.get("num_attention_heads")
-    has_types = config["model_type"] not in ("distilbert", "mpnet")
+    has_types = settings.kind not in ("distilbert", "mpnet")
     x = TransformerEmbeddings(
         settings.get("vocab_size"),
         settings.get("max_position_embeddings"),
@@ -167,7 +133,7 @@ def token_embeddings(config, tokens, mask, dropout=None, dtype=None):
     if _is_projected(settings):
         x = keras.layers.Dense(dim, name="projection", dtype=dtype)(x)
     bias = None
-    if config["model_type"] == "mpnet":
+    if settings.kind == "mpnet":
         buckets = settings.get("relative_attention_num_buckets", 32)
         bias = RelativePositions(heads, buckets, name="positions", dtype=dtype)(x)
     blocks = {}
@@ -189,15 +155,15 @@ def token_embeddings(config, tokens, mask, dropout=None, dtype=None):
 
 def _is_projected(settings):
     dim = settings.get("hidden_size")
-    always = settings.config["model_type"] == "albert"
-    projects = settings.architecture.projection is not None
+    always = settings.kind == "albert"
+    projects = ARCHITECTURES[settings.kind].projection is not None
     return projects and (always or settings.get("embedding_size", dim) != dim)
 
 
 def _places(settings):
     """Returns the numbers in each block's name, in the order that they run."""
     layers = settings.get("num_hidden_layers")
-    if settings.config["model_type"] != "albert":
+    if settings.kind != "albert":
         return [(i,) for i in range(layers)]
     groups = settings.get("num_hidden_groups", 1)
     inner = range(settings.get("inner_group_num", 1))
@@ -206,19 +172,12 @@ def _places(settings):
 
 def weights(encoder, config):
     """Returns dict of a checkpoint's name to a variable, and if it is transposed."""
-    settings = Settings(config)
-    architecture = settings.architecture
+    settings = _settings(config)
+    architecture = ARCHITECTURES[settings.kind]
     found = {}
 
     def add(name, layer):
-        if isinstance(layer, keras.layers.Embedding):
-            found[f"{name}.weight"] = layer.embeddings, False
-        elif isinstance(layer, keras.layers.LayerNormalization):
-            found[f"{name}.weight"] = layer.gamma, False
-            found[f"{name}.bias"] = layer.beta, False
-        else:
-            found[f"{name}.weight"] = layer.kernel, True  # with what LoRA has added
-            found[f"{name}.bias"] = layer.bias, False
+        found.update(named_weights(name, layer))
 
     embeddings = encoder.get_layer("embeddings")
     add("embeddings.word_embeddings", embeddings.token_embedding)
@@ -228,7 +187,7 @@ def weights(encoder, config):
     add("embeddings.LayerNorm", embeddings.norm)
     if _is_projected(settings):
         add(architecture.projection, encoder.get_layer("projection"))
-    if config["model_type"] == "mpnet":
+    if settings.kind == "mpnet":
         table = encoder.get_layer("positions").table
         found["encoder.relative_attention_bias.weight"] = table, False
     for place in dict.fromkeys(_places(settings)):

@@ -5,7 +5,7 @@ import os
 import pathlib
 
 from tfembloss.checks import integer
-from tfembloss.pretrained.architectures import ARCHITECTURES, longest
+from tfembloss.pretrained.architectures import family
 from tfembloss.pretrained.encoder import CheckpointEncoder
 from tfembloss.pretrained.folder import read_checkpoint
 from tfembloss.text.checkpoint_tokenizer import CheckpointTokenizer, checked_prompts
@@ -20,15 +20,10 @@ def load(source, *, sequence_length=None, dimensions=None, prompts=None, dropout
     """
     folder = pathlib.Path(os.fspath(source))
     checkpoint = read_checkpoint(folder)
-    kind = checkpoint.config["model_type"]
-    if kind not in ARCHITECTURES:
-        raise ValueError(
-            f"Expected a checkpoint of {', '.join(ARCHITECTURES)}. Received: {folder}, a "
-            f"{kind}, which is not supported."
-        )
-    most = longest(checkpoint.config)
+    most = family(checkpoint.config).longest(checkpoint.config)
     if sequence_length is None:
-        sequence_length = min(checkpoint.sequence_length or most, most)
+        trained = most or checkpoint.config["max_position_embeddings"]
+        sequence_length = min(checkpoint.sequence_length or trained, most or 2**30)
     hint = ", as the checkpoint has no more position embeddings"
     sequence_length = integer("sequence_length", sequence_length, 1, most, hint)
     encoder = CheckpointEncoder(
@@ -38,7 +33,7 @@ def load(source, *, sequence_length=None, dimensions=None, prompts=None, dropout
         checkpoint.normalize,
         dimensions,
         dropout,
-        name=kind.replace("-", "_"),
+        name=checkpoint.config["model_type"].replace("-", "_"),
     )
     encoder.load_checkpoint(checkpoint)
     given = checked_prompts(checkpoint.prompts if prompts is None else prompts)
