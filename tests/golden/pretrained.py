@@ -130,6 +130,17 @@ def xlm_roberta_tokenizer():
         )
 
 
+def camembert_tokenizer():
+    with tempfile.TemporaryDirectory() as folder:
+        file = sentence_piece(
+            pathlib.Path(folder), normalization_rule_name="nmt_nfkc", unk_id=0, bos_id=1,
+            eos_id=2,
+        )  # fmt: skip
+        return from_sentence_piece(
+            "CamembertTokenizer", file, as_file="sentencepiece.bpe.model"
+        )
+
+
 def albert_tokenizer():
     with tempfile.TemporaryDirectory() as folder:
         file = sentence_piece(
@@ -262,6 +273,7 @@ def main(out):
     wide = {"intermediate_size": 24, "max_position_embeddings": 64}
     xlm, roberta, mpnet = xlm_roberta_tokenizer(), roberta_tokenizer(), mpnet_tokenizer()
     albert, deberta = albert_tokenizer(), deberta_tokenizer()
+    camembert = camembert_tokenizer()
     qwen, gemma = qwen_tokenizer(), gemma_tokenizer()
     cased = bert_tokenizer(lower_case=False)
     decoder = {"head_dim": 8, "num_key_value_heads": 2}
@@ -317,6 +329,15 @@ def main(out):
             xlm,
             normalized("mean"),
             {"prompts": prompts},
+        ),
+        "camembert": (
+            hf.CamembertConfig(
+                vocab_size=len(camembert), type_vocab_size=1, layer_norm_eps=1e-5,
+                bos_token_id=5, pad_token_id=1, eos_token_id=6, **SIZE, **wide,
+            ),
+            camembert,
+            mean,
+            {},
         ),
         "mpnet": (
             hf.MPNetConfig(vocab_size=len(mpnet), layer_norm_eps=1e-5, **ids, **SIZE, **wide),

@@ -20,6 +20,7 @@ FOLDERS = (
     "albert",
     "bert",
     "bert-cased-cls",
+    "camembert",
     "deberta-v3",
     "distilbert",
     "electra",
