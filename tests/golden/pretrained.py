@@ -130,6 +130,17 @@ def xlm_roberta_tokenizer():
         )
 
 
+def camembert_tokenizer():
+    with tempfile.TemporaryDirectory() as folder:
+        file = sentence_piece(
+            pathlib.Path(folder), normalization_rule_name="nmt_nfkc", unk_id=0, bos_id=1,
+            eos_id=2,
+        )  # fmt: skip
+        return from_sentence_piece(
+            "CamembertTokenizer", file, as_file="sentencepiece.bpe.model"
+        )
+
+
 def albert_tokenizer():
     with tempfile.TemporaryDirectory() as folder:
         file = sentence_piece(
@@ -251,15 +262,25 @@ def main(out):
         layer = models.Dense(dim, 12, activation_function=torch.nn.Tanh())
         return [models.Pooling(dim, "mean"), layer, models.Normalize()]
 
+    def two_dense(dim):
+        options = {"bias": False, "activation_function": torch.nn.Identity()}
+        layers = models.Dense(dim, 24, **options), models.Dense(24, 12, **options)
+        return [models.Pooling(dim, "mean"), *layers, models.Normalize()]
+
     bert = bert_tokenizer()
     ids = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
     prompts = {"query": "query: ", "document": "passage: "}
     wide = {"intermediate_size": 24, "max_position_embeddings": 64}
     xlm, roberta, mpnet = xlm_roberta_tokenizer(), roberta_tokenizer(), mpnet_tokenizer()
     albert, deberta = albert_tokenizer(), deberta_tokenizer()
+    camembert = camembert_tokenizer()
     qwen, gemma = qwen_tokenizer(), gemma_tokenizer()
     cased = bert_tokenizer(lower_case=False)
     decoder = {"head_dim": 8, "num_key_value_heads": 2}
+    gemma_options = {
+        "vocab_size": len(gemma), "sliding_window": 8, "query_pre_attn_scalar": 5,
+        "layer_types": ["sliding_attention", "full_attention"], **SIZE, **wide, **decoder,
+    }  # fmt: skip
     made = {
         "bert": (
             hf.BertConfig(vocab_size=len(bert), **SIZE, **wide),
@@ -309,6 +330,15 @@ def main(out):
             normalized("mean"),
             {"prompts": prompts},
         ),
+        "camembert": (
+            hf.CamembertConfig(
+                vocab_size=len(camembert), type_vocab_size=1, layer_norm_eps=1e-5,
+                bos_token_id=5, pad_token_id=1, eos_token_id=6, **SIZE, **wide,
+            ),
+            camembert,
+            mean,
+            {},
+        ),
         "mpnet": (
             hf.MPNetConfig(vocab_size=len(mpnet), layer_norm_eps=1e-5, **ids, **SIZE, **wide),
             mpnet,
@@ -344,14 +374,13 @@ def main(out):
             {"prompts": {"query": "Instruct: search\nQuery:", "document": ""}},
         ),
         "gemma3": (
-            hf.Gemma3TextConfig(
-                vocab_size=len(gemma), **SIZE, **wide, **decoder, sliding_window=8,
-                use_bidirectional_attention=True, query_pre_attn_scalar=8,
-                layer_types=["sliding_attention", "full_attention"],
-            ),
+            hf.Gemma3TextConfig(use_bidirectional_attention=True, **gemma_options),
             gemma,
-            dense,
+            two_dense,
             {"prompts": prompts, "default_prompt_name": "document"},
+        ),
+        "gemma3-causal": (
+            hf.Gemma3TextConfig(**gemma_options), gemma, normalized("lasttoken"), {},
         ),
     }  # fmt: skip
     only = sys.argv[2:]

@@ -1,9 +1,7 @@
 """Checkpoint folders in and out: embeddings equal to sentence-transformers'."""
 
 import json
-import pathlib
 import shutil
-import zipfile
 
 import keras
 import numpy as np
@@ -12,7 +10,7 @@ import tensorflow as tf
 from pretrained import TEXTS
 
 import tfembloss
-from tfembloss.pretrained.architectures import HEADS
+from tfembloss.pretrained.bert import HEADS
 
 REASON = 'pip install ".[hub]"'
 safetensors = pytest.importorskip("safetensors.numpy", reason=f"no safetensors: {REASON}")
@@ -22,24 +20,19 @@ FOLDERS = (
     "albert",
     "bert",
     "bert-cased-cls",
+    "camembert",
+    "deberta-v3",
     "distilbert",
     "electra",
+    "gemma3",
+    "gemma3-causal",
     "mpnet",
+    "qwen3",
     "roberta",
     "xlm-roberta",
 )
 # Its tokenizer takes apart Korean syllables, and SentencePiece puts them together again.
 KOREAN = {"albert": [i for i, text in enumerate(TEXTS) if "한국어" in text]}
-
-
-@pytest.fixture(scope="module")
-def golden(tmp_path_factory):
-    """The folder of all checkpoints, and the peer's arrays by name."""
-    folder = tmp_path_factory.mktemp("golden")
-    here = pathlib.Path(__file__).resolve().parents[1] / "golden"
-    with zipfile.ZipFile(here / "pretrained.zip") as archive:
-        archive.extractall(folder)
-    return folder, dict(np.load(folder / "embeddings.npz"))
 
 
 def load(folder, **options):
@@ -51,19 +44,44 @@ def test_tokens_and_embeddings_are_the_peers(golden, name):
     folder, expected = golden
     rows = [i for i in range(len(TEXTS)) if i not in KOREAN.get(name, ())]
     model = load(folder / name)
-    found = model.preprocessor(TEXTS)
+    without_prompt = model.preprocessor.get_config() | {"default_prompt": None}
+    found = tfembloss.text.CheckpointTokenizer.from_config(without_prompt)(TEXTS)
     tokens = np.where(found["padding_mask"], found["token_ids"], -1)
     peers = expected[f"{name}/tokens"]
     np.testing.assert_array_equal(tokens[rows, : peers.shape[1]], peers[rows])
     assert (tokens[rows, peers.shape[1] :] == -1).all()
-    for prompt in ("query", "document"):
+    for prompt in (None, "query", "document"):
         embeddings = model.predict(TEXTS, batch_size=5, verbose=0, prompt=prompt)
         np.testing.assert_allclose(
-            embeddings[rows], expected[f"{name}/{prompt}"][rows], atol=1e-5
+            embeddings[rows], expected[f"{name}/{prompt or ''}"][rows], atol=1e-5
         )
 
 
-@pytest.mark.parametrize("name", ["albert", "distilbert", "mpnet"])
+@pytest.mark.parametrize("name", FOLDERS)
+def test_saved_weights_have_the_names_of_the_checkpoint(golden, tmp_path, name):
+    load(golden[0] / name).save_pretrained(tmp_path / name)
+    before, after = (
+        safetensors.load_file(folder / name / "model.safetensors")
+        for folder in (golden[0], tmp_path)
+    )
+    assert all(x.startswith(HEADS) for x in before.keys() - after.keys())
+    for x, values in after.items():
+        np.testing.assert_array_equal(values, before[x])
+
+
+@pytest.mark.parametrize("name", ["bert", "bert-cased-cls"])
+def test_a_vocabulary_without_a_tokenizer_is_enough(golden, tmp_path, name):
+    folder = shutil.copytree(golden[0] / name, tmp_path / name)
+    ids = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    entries = "".join(f"{entry}\n" for entry in sorted(ids, key=ids.get))
+    (folder / "vocab.txt").write_text(entries, "utf-8")
+    (folder / "tokenizer.json").unlink()
+    found = load(folder).preprocessor(TEXTS)
+    tokens = np.where(found["padding_mask"], found["token_ids"], -1)
+    np.testing.assert_array_equal(tokens, golden[1][f"{name}/tokens"])
+
+
+@pytest.mark.parametrize("name", ["albert", "deberta-v3", "distilbert", "gemma3", "mpnet"])
 def test_fine_tuned_it_is_the_same_in_every_form(golden, name, tmp_path):
     model = load(golden[0] / name, dimensions=6)
     before = model.predict(TEXTS, verbose=0)

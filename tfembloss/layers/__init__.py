@@ -5,14 +5,17 @@
 - `CrossBatchMemory`: more negatives than a batch has, for `tfembloss.EmbeddingModel`.
 - In an encoder of token ids: `PositionEmbedding` and `TokenPooling`.
 - In the encoder of a pretrained checkpoint: `TransformerEmbeddings`, `TransformerBlock`,
-  `RelativePositions` and `Pooling`.
+  `RelativePositions` and `Pooling`; in DeBERTa's `RelativeEmbeddings` and
+  `DisentangledBlock`; in a language model's `RotaryBlock` and `RMSNorm`.
 - `SentenceDecoder`: the decoder of a `tfembloss.DenoisingAutoEncoder`.
 """
 
 from tfembloss.layers.decoder import SentenceDecoder
+from tfembloss.layers.disentangled import DisentangledBlock, RelativeEmbeddings
 from tfembloss.layers.heads import CosineHead, PairHead
 from tfembloss.layers.memory import CrossBatchMemory
 from tfembloss.layers.pooling import Pooling, PositionEmbedding, TokenPooling
+from tfembloss.layers.rotary import RMSNorm, RotaryBlock
 from tfembloss.layers.transformer import (
     RelativePositions,
     TransformerBlock,
@@ -22,10 +25,14 @@ from tfembloss.layers.transformer import (
 __all__ = [
     "CosineHead",
     "CrossBatchMemory",
+    "DisentangledBlock",
     "PairHead",
     "Pooling",
     "PositionEmbedding",
+    "RMSNorm",
+    "RelativeEmbeddings",
     "RelativePositions",
+    "RotaryBlock",
     "SentenceDecoder",
     "TokenPooling",
     "TransformerBlock",

@@ -22,7 +22,7 @@ class TransformerEmbeddings(Configurable, keras.layers.Layer):
 
     Args:
         vocabulary_size: number of token ids.
-        num_positions: number of position embeddings.
+        num_positions: number of position embeddings; 0 for none.
         dim: D.
         num_types: number of token types, of which all tokens have the first; 0 for none.
         epsilon: of the layer normalization, > 0.
@@ -57,14 +57,15 @@ class TransformerEmbeddings(Configurable, keras.layers.Layer):
         self.epsilon = epsilon
         self.dropout = dropout
         self.padding_id = padding_id
-        options = {"embeddings_initializer": _initializer(), "dtype": self.dtype_policy}
+        options = {"embeddings_initializer": initializer(), "dtype": self.dtype_policy}
         self.token_embedding = keras.layers.Embedding(
             vocabulary_size, dim, name="tokens", **options
         )
-        self.position_embedding = keras.layers.Embedding(
-            num_positions, dim, name="positions", **options
-        )
-        self.type_embedding = None
+        self.position_embedding = self.type_embedding = None
+        if num_positions:
+            self.position_embedding = keras.layers.Embedding(
+                num_positions, dim, name="positions", **options
+            )
         if num_types:
             self.type_embedding = keras.layers.Embedding(
                 num_types, dim, name="types", **options
@@ -83,15 +84,18 @@ class TransformerEmbeddings(Configurable, keras.layers.Layer):
 
     def call(self, tokens, training=None):
         """Returns embeddings `[B, T, D]`."""
-        if self.padding_id is None:
-            positions = ops.arange(ops.shape(tokens)[1], dtype="int32")[None]
-        else:
-            counted = ops.cast(tokens != self.padding_id, "int32")
-            positions = ops.cumsum(counted, axis=1) * counted + self.padding_id
-        x = self.token_embedding(tokens) + self.position_embedding(positions)
+        x = self.token_embedding(tokens)
+        if self.position_embedding is not None:
+            x += self.position_embedding(self._positions(tokens))
         if self.type_embedding is not None:
             x += ops.cast(self.type_embedding.embeddings[0], x.dtype)
         return self.dropping(self.norm(x), training=training)
+
+    def _positions(self, tokens):
+        if self.padding_id is None:
+            return ops.arange(ops.shape(tokens)[1], dtype="int32")[None]
+        counted = ops.cast(tokens != self.padding_id, "int32")
+        return ops.cumsum(counted, axis=1) * counted + self.padding_id
 
     def compute_output_shape(self, shape):
         """Returns `[B, T, D]`."""
@@ -153,7 +157,7 @@ class TransformerBlock(Configurable, keras.layers.Layer):
 
         def dense(units, name, activation=None):
             return keras.layers.Dense(
-                units, activation, kernel_initializer=_initializer(), name=name,
+                units, activation, kernel_initializer=initializer(), name=name,
                 dtype=self.dtype_policy,
             )  # fmt: skip
 
@@ -189,22 +193,26 @@ class TransformerBlock(Configurable, keras.layers.Layer):
         return self.norm(x + self.dropping(y, training=training))
 
     def _attention(self, x, mask, bias, training):
-        length, dim = ops.shape(x)[1], x.shape[-1]
-
-        def heads(y):  # [B, H, T, D / H]
-            y = ops.reshape(y, (-1, length, self.num_heads, dim // self.num_heads))
-            return ops.transpose(y, (0, 2, 1, 3))
-
-        query = heads(self.query(x)) * (1 / math.sqrt(dim // self.num_heads))
-        logits = ops.matmul(query, ops.transpose(heads(self.key(x)), (0, 1, 3, 2)))
-        logits = ops.cast(logits, "float32")
-        if bias is not None:
-            logits += ops.cast(bias, "float32")
+        query, key, value = map(self._heads, (self.query(x), self.key(x), self.value(x)))
+        logits = self._logits(query, key, bias, training)
         logits += (1 - ops.cast(mask, "float32"))[:, None, None, :] * -1e9
         weights = ops.cast(ops.softmax(logits), x.dtype)  # [B, H, T, T]
         weights = self.attention_dropping(weights, training=training)
-        y = ops.transpose(ops.matmul(weights, heads(self.value(x))), (0, 2, 1, 3))
-        return ops.reshape(y, (-1, length, dim))
+        y = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))
+        return ops.reshape(y, (-1, ops.shape(x)[1], x.shape[-1]))
+
+    def _heads(self, y):
+        """Returns `[B, H, T, D / H]` of `[B, T, D]`."""
+        length, dim = ops.shape(y)[1], y.shape[-1]
+        y = ops.reshape(y, (-1, length, self.num_heads, dim // self.num_heads))
+        return ops.transpose(y, (0, 2, 1, 3))
+
+    def _logits(self, query, key, bias, training):
+        """Returns the logits of attention `[B, H, T, T]`, float32."""
+        query *= 1 / math.sqrt(query.shape[-1])
+        logits = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2)))
+        logits = ops.cast(logits, "float32")
+        return logits if bias is None else logits + ops.cast(bias, "float32")
 
     def compute_output_shape(self, x_shape, mask_shape=None, bias_shape=None):
         """Returns `[B, T, D]`."""
@@ -244,7 +252,7 @@ class RelativePositions(Configurable, keras.layers.Layer):
         """Builds the table of buckets."""
         self.table = self.add_weight(
             shape=(self.num_buckets, self.num_heads),
-            initializer=_initializer(),
+            initializer=initializer(),
             name="table",
         )
 
@@ -271,5 +279,6 @@ class RelativePositions(Configurable, keras.layers.Layer):
 _FARTHEST = 128
 
 
-def _initializer():
+def initializer():
+    """Returns that of BERT's weights."""
     return keras.initializers.TruncatedNormal(stddev=0.02)

@@ -8,7 +8,7 @@ import numpy as np
 from tfembloss.checks import integer
 from tfembloss.config import Configurable
 from tfembloss.layers.pooling import Pooling
-from tfembloss.pretrained import architectures
+from tfembloss.pretrained.architectures import family
 from tfembloss.pretrained.folder import read_tensors
 
 
@@ -52,7 +52,7 @@ class CheckpointEncoder(Configurable, keras.Model):
             keras.Input([None], dtype="int32", name=x)
             for x in ("token_ids", "padding_mask")
         )
-        x = architectures.token_embeddings(settings, tokens, mask, dropout, dtype)
+        x = family(settings).token_embeddings(settings, tokens, mask, dropout, dtype)
         x = Pooling(pooling, name="pooling", dtype=dtype)(x, mask)
         for i, options in enumerate(dense):
             x = keras.layers.Dense(
@@ -82,9 +82,9 @@ class CheckpointEncoder(Configurable, keras.Model):
 
         Raises ValueError if some are missing, unknown or of another shape.
         """
-        tensors = _renamed(read_tensors(checkpoint.folder), checkpoint.config["model_type"])
-        expected = architectures.weights(self, checkpoint.config)
-        _assign(expected, tensors, checkpoint.folder, architectures.HEADS)
+        own = family(checkpoint.config)
+        tensors = _renamed(read_tensors(checkpoint.folder), own.PREFIXES)
+        _assign(own.weights(self, checkpoint.config), tensors, checkpoint.folder, own.HEADS)
         for i, options in enumerate(checkpoint.dense):
             folder = checkpoint.folder / options["path"]
             _assign(self.dense_weights(i), read_tensors(folder), folder)
@@ -96,9 +96,8 @@ class CheckpointEncoder(Configurable, keras.Model):
         return found | ({"linear.bias": (layer.bias, False)} if layer.use_bias else {})
 
 
-def _renamed(tensors, kind):
+def _renamed(tensors, prefixes):
     """Returns the weights by their names in the encoder itself."""
-    prefixes = (f"{kind.replace('-', '_')}.", "roberta.", "bert.", "model.")
     found = {}
     for name, values in tensors.items():
         prefix = next((x for x in prefixes if name.startswith(x)), "")

@@ -6,7 +6,7 @@ import pathlib
 
 from tfembloss.checks import integer
 from tfembloss.pretrained import hub
-from tfembloss.pretrained.architectures import ARCHITECTURES, longest
+from tfembloss.pretrained.architectures import family
 from tfembloss.pretrained.encoder import CheckpointEncoder
 from tfembloss.pretrained.folder import read_checkpoint
 from tfembloss.text.checkpoint_tokenizer import CheckpointTokenizer, checked_prompts
@@ -53,15 +53,10 @@ def load(
 
 def _load_folder(folder, sequence_length, dimensions, prompts, dropout, pooling, dtype):
     checkpoint = read_checkpoint(folder)
-    kind = checkpoint.config["model_type"]
-    if kind not in ARCHITECTURES:
-        raise ValueError(
-            f"Expected a checkpoint of {', '.join(ARCHITECTURES)}. Received: {folder}, a "
-            f"{kind}, which is not supported."
-        )
-    most = longest(checkpoint.config)
+    most = family(checkpoint.config).longest(checkpoint.config)
     if sequence_length is None:
-        sequence_length = min(checkpoint.sequence_length or most, most)
+        trained = most or checkpoint.config["max_position_embeddings"]
+        sequence_length = min(checkpoint.sequence_length or trained, most or 2**30)
     hint = ", as the checkpoint has no more position embeddings"
     sequence_length = integer("sequence_length", sequence_length, 1, most, hint)
     encoder = CheckpointEncoder(
@@ -71,7 +66,7 @@ def _load_folder(folder, sequence_length, dimensions, prompts, dropout, pooling,
         checkpoint.normalize,
         dimensions,
         dropout,
-        name=kind.replace("-", "_"),
+        name=checkpoint.config["model_type"].replace("-", "_"),
         dtype=dtype,
     )
     encoder.load_checkpoint(checkpoint)

@@ -9,7 +9,7 @@ import tempfile
 import keras
 import numpy as np
 
-from tfembloss.pretrained import architectures
+from tfembloss.pretrained.architectures import family
 from tfembloss.pretrained.card import card
 from tfembloss.pretrained.encoder import CheckpointEncoder
 from tfembloss.pretrained.folder import TORCH_ACTIVATIONS
@@ -62,7 +62,8 @@ def _write(folder, encoder, preprocessor):
     config = json.loads(encoder.config)
     config.pop("torch_dtype", None)
     _write_json(folder / "config.json", config | {"dtype": "float32"})
-    _write_tensors(folder / "model.safetensors", architectures.weights(encoder, config))
+    weights = family(config).weights(encoder, config)
+    _write_tensors(folder / "model.safetensors", weights)
     (folder / "tokenizer.json").write_text(preprocessor.tokenizer, "utf-8")
     length = {"model_max_length": preprocessor.sequence_length}
     _write_json(
