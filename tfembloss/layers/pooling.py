@@ -144,7 +144,7 @@ class Pooling(Configurable, keras.layers.Layer):
 def _weighted(x, weights, power=1.0):
     """Returns the sum over tokens, divided by a power of the sum of the weights."""
     total = ops.maximum(ops.sum(weights, axis=1, keepdims=True), 1e-9)
-    pooled = ops.squeeze(ops.matmul(weights[:, None, :], x), axis=1)
+    pooled = ops.squeeze(ops.matmul(ops.expand_dims(weights, 1), x), axis=1)
     return pooled / total**power
 
 
@@ -152,7 +152,7 @@ def _last_token(x, mask):
     places = ops.arange(ops.shape(mask)[1], dtype="int32")
     last = ops.max(ops.where(mask > 0, places[None], 0), axis=1, keepdims=True)
     at = ops.cast(places[None] == last, x.dtype) * mask  # zeros for a text without tokens
-    return ops.squeeze(ops.matmul(at[:, None, :], x), axis=1)
+    return ops.squeeze(ops.matmul(ops.expand_dims(at, 1), x), axis=1)
 
 
 def _positions(mask):
@@ -162,7 +162,7 @@ def _positions(mask):
 _POOLING = {
     "mean": _weighted,
     "cls": lambda x, mask: x[:, 0],
-    "max": lambda x, mask: ops.max(ops.where(mask[:, :, None] > 0, x, -1e30), axis=1),
+    "max": lambda x, mask: ops.max(ops.where(ops.expand_dims(mask, 2) > 0, x, -1e30), axis=1),
     "mean_sqrt_len_tokens": lambda x, mask: _weighted(x, mask, power=0.5),
     "lasttoken": _last_token,
     "weightedmean": lambda x, mask: _weighted(x, mask * _positions(mask)),

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from tfembloss.config import Configurable
+from tfembloss.layers.lean import LayerNormalization
 
 
 @keras.saving.register_keras_serializable("tfembloss")
@@ -70,7 +71,7 @@ class TransformerEmbeddings(Configurable, keras.layers.Layer):
             self.type_embedding = keras.layers.Embedding(
                 num_types, dim, name="types", **options
             )
-        self.norm = keras.layers.LayerNormalization(
+        self.norm = LayerNormalization(
             epsilon=epsilon, name="norm", dtype=self.dtype_policy
         )
         self.dropping = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
@@ -162,7 +163,7 @@ class TransformerBlock(Configurable, keras.layers.Layer):
             )  # fmt: skip
 
         def norm(name):
-            return keras.layers.LayerNormalization(
+            return LayerNormalization(
                 epsilon=self.epsilon, name=name, dtype=self.dtype_policy
             )
 
@@ -195,7 +196,8 @@ class TransformerBlock(Configurable, keras.layers.Layer):
     def _attention(self, x, mask, bias, training):
         query, key, value = map(self._heads, (self.query(x), self.key(x), self.value(x)))
         logits = self._logits(query, key, bias, training)
-        logits += (1 - ops.cast(mask, "float32"))[:, None, None, :] * -1e9
+        hidden = 1 - ops.cast(mask, "float32")
+        logits += ops.expand_dims(hidden, (1, 2)) * -1e9
         weights = ops.cast(ops.softmax(logits), x.dtype)  # [B, H, T, T]
         weights = self.attention_dropping(weights, training=training)
         y = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))

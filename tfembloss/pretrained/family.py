@@ -2,10 +2,11 @@
 
 import keras
 
+from tfembloss.layers.lean import gelu
 from tfembloss.layers.transformer import gelu_tanh
 
 ACTIVATIONS = {
-    "gelu": "gelu",
+    "gelu": gelu,
     "gelu_new": gelu_tanh,
     "gelu_pytorch_tanh": gelu_tanh,
     "relu": "relu",
