@@ -236,6 +236,17 @@ def test_objects_and_options(tmp_path):
     )
 
 
+def test_the_tokenizer_of_another_task_is_taken():
+    backbone, tokenizer = bert_and_tokenizer()
+    masking = models.BertMaskedLMPreprocessor(tokenizer, sequence_length=20)
+    found = load(backbone, preprocessor=masking).preprocessor(TEXTS)
+    expected = load(backbone, preprocessor=tokenizer, sequence_length=20)
+    expected = expected.preprocessor(TEXTS)
+    assert found.keys() == expected.keys()
+    for name in found:
+        np.testing.assert_array_equal(found[name], expected[name])
+
+
 def test_dropout_and_dtype_of_a_preset(tmp_path):
     theirs = embedder()
     theirs.save_to_preset(str(tmp_path))
@@ -317,6 +328,8 @@ def test_weights_are_loaded_before_the_first_call(tmp_path):
         (bert, {"dropout": 0.1}, "dropout=None for a BertBackbone"),
         (bert, {"prompts": {"query": "x"}}, "prompts=None without a tokenizer"),
         (bert, {"tower": "text"}, "tower=None"),
+        (bert, {"preprocessor": keras_hub.layers.ImageConverter}, "with a tokenizer"),
+        (lambda: models.T5Backbone(9, 1, 2, 8, 16, key_value_dim=4), {}, "T5Backbone with"),
         (bert, {"preprocessor": bert_tokenizer, "sequence_length": 99}, "from 3 to 48"),
         (embedder, {"pooling": "cls"}, "a BertTextEmbedder returns pooled"),
     ],

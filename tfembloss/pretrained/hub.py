@@ -73,6 +73,7 @@ def load(
         preprocessor = model.preprocessor
     elif preprocessor is None and model is not source:
         preprocessor = _preset_preprocessor(source, backbone, kind)
+    _check_preprocessor(kind, preprocessor)
     if kind == "image":
         _check_no_texts(backbone, sequence_length, prompts)
         inputs, x = image_outputs(backbone, pooling)
@@ -259,7 +260,26 @@ def _first(x, dimensions, normalize):
     return keras.layers.UnitNormalization(name="normalize")(x) if normalize else x
 
 
-# Preprocessors of texts.
+# Preprocessors.
+
+
+def _check_preprocessor(kind, preprocessor):
+    """Raises ValueError for a part of keras-hub that prepares another kind of inputs."""
+    if not type(preprocessor).__module__.startswith("keras_hub."):
+        return
+    is_whole = _is(preprocessor, "Preprocessor")
+    found = {
+        "text": preprocessor.tokenizer if is_whole else _is(preprocessor, "Tokenizer"),
+        "image": preprocessor.image_converter
+        if is_whole
+        else hasattr(preprocessor, "image_size"),
+    }
+    if not found[kind]:
+        part = {"text": "a tokenizer", "image": "an image converter"}[kind]
+        raise ValueError(
+            f"Expected a preprocessor with {part}, as the backbone takes {kind}s. "
+            f"Received: preprocessor={preprocessor!r:.200}"
+        )
 
 
 def _check_no_texts(backbone, sequence_length, prompts):
@@ -277,6 +297,11 @@ def _text_preprocessor(
     """Returns the preprocessor of texts; of a function that is not keras-hub's, itself."""
     if _is(preprocessor, "Tokenizer"):
         preprocessor = _text_preprocessor_class(backbone)(preprocessor)
+    elif _is(preprocessor, "Preprocessor") and not _is(preprocessor, *_TEXT_PREPROCESSORS):
+        # Of another task; one of masked language models would mask tokens here, too.
+        preprocessor = _text_preprocessor_class(backbone)(
+            preprocessor.tokenizer, preprocessor.sequence_length
+        )
     if not _is(preprocessor, "Preprocessor") or preprocessor.tokenizer is None:
         for name, value in (("sequence_length", sequence_length), ("prompts", prompts)):
             if value is not None:
@@ -312,7 +337,7 @@ def _text_preprocessor_class(backbone):
             if kind.backbone_cls is type(backbone):
                 return kind
     raise ValueError(
-        f"Expected a backbone that keras-hub has a preprocessor of texts for. Received: a "
+        "Expected a backbone that keras-hub has a preprocessor of texts for. Received: "
         f"{type(backbone).__name__}. Give preprocessor=..., a function from texts to the "
         f"inputs {sorted(backbone.input)}."
     )
