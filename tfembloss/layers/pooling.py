@@ -162,7 +162,7 @@ def _positions(mask):
 _POOLING = {
     "mean": _weighted,
     "cls": lambda x, mask: x[:, 0],
-    "max": lambda x, mask: ops.max(ops.where(ops.expand_dims(mask, 2) > 0, x, -1e30), axis=1),
+    "max": lambda x, mask: ops.max(x - 1e30 * (1 - ops.expand_dims(mask, 2)), axis=1),
     "mean_sqrt_len_tokens": lambda x, mask: _weighted(x, mask, power=0.5),
     "lasttoken": _last_token,
     "weightedmean": lambda x, mask: _weighted(x, mask * _positions(mask)),
