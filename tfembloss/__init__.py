@@ -12,6 +12,7 @@
 | make token ids of texts | `tfembloss.text` |
 | read files, make batches | `tfembloss.data` |
 | make training data of texts | `tfembloss.synthesis` |
+| train parts of a model at rates of their own | `tfembloss.optimizers` |
 | search, and measure how good it is | `tfembloss.search`, `tfembloss.evaluation` |
 | resume a training that was stopped | `tfembloss.callbacks` |
 | serve an encoder without tfembloss | `export_encoder` |
@@ -57,6 +58,7 @@ from tfembloss import (  # noqa: E402
     losses,
     miners,
     models,
+    optimizers,
     pretrained,
     reference,
     search,
@@ -91,6 +93,7 @@ __all__ = [
     "losses",
     "miners",
     "models",
+    "optimizers",
     "pretrained",
     "search",
     "synthesis",

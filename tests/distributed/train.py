@@ -160,9 +160,9 @@ def stock_models():
     }
 
 
-def trained(model, loss, x, y=None, **options):
+def trained(model, loss, x, y=None, optimizer=None, **options):
     """Losses and all weights of three steps of a model's `fit`."""
-    model.compile(keras.optimizers.SGD(0.1), loss, **options)
+    model.compile(optimizer or keras.optimizers.SGD(0.1), loss, **options)
     history = model.fit(
         tfembloss.data.from_arrays(x, y).batch(len(tf.nest.flatten(x)[0])),
         epochs=3,
@@ -204,6 +204,22 @@ def embedding_model(loss, rows, **options):
         keras.utils.set_random_seed(0)
         encoder = keras.Sequential([keras.layers.Dense(5)])
         return trained(tfembloss.EmbeddingModel(encoder, **options), loss, x)
+
+
+def of_several_optimizers():
+    """A model whose kernels, biases and first layer have optimizers of their own."""
+    x = tuple(np.random.default_rng(0).normal(size=[2, arguments.rows, 6]).astype("f"))
+    with strategy.scope():
+        keras.utils.set_random_seed(0)
+        first = keras.layers.Dense(4, "tanh")
+        encoder = keras.Sequential([keras.Input([6]), first, keras.layers.Dense(5)])
+        averaged = keras.optimizers.AdamW(0.01, weight_decay=0.1, use_ema=True)
+        optimizer = tfembloss.optimizers.MultiOptimizer(
+            keras.optimizers.SGD(0.1, momentum=0.9),
+            [("bias", keras.optimizers.SGD(1.0)), (first, averaged)],
+        )
+        loss = tfembloss.losses.MultipleNegativesRankingLoss(scale=1.0)
+        return trained(tfembloss.EmbeddingModel(encoder), loss, x, optimizer=optimizer)
 
 
 def text_model(model_class, loss, *others, y=None):
@@ -280,6 +296,7 @@ MODELS = {
         tfembloss.losses.CosFaceLoss(scale=8.0), 50, num_sampled=20
     ),
     "CLIPLoss": lambda: dual_encoder(tfembloss.losses.CLIPLoss()),
+    "optimizers": of_several_optimizers,
     "memory": lambda: embedding_model(
         tfembloss.losses.MultipleNegativesRankingLoss(scale=1.0),
         arguments.rows,

@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from tfembloss.config import Configurable
+from tfembloss.layers.lora import Dense
 from tfembloss.layers.transformer import initializer
 
 
@@ -178,7 +179,7 @@ class RotaryBlock(Configurable, keras.layers.Layer):
         )
 
     def _dense(self, shape, units, name, activation=None):
-        layer = keras.layers.Dense(
+        layer = Dense(
             units, activation, use_bias=False, kernel_initializer=initializer(), name=name,
             dtype=self.dtype_policy,
         )  # fmt: skip

@@ -7,6 +7,7 @@ from keras import ops
 
 from tfembloss.config import Configurable
 from tfembloss.layers.lean import LayerNormalization
+from tfembloss.layers.lora import Dense
 
 
 @keras.saving.register_keras_serializable("tfembloss")
@@ -157,7 +158,7 @@ class TransformerBlock(Configurable, keras.layers.Layer):
         dim = x_shape[-1]
 
         def dense(units, name, activation=None):
-            return keras.layers.Dense(
+            return Dense(
                 units, activation, kernel_initializer=initializer(), name=name,
                 dtype=self.dtype_policy,
             )  # fmt: skip

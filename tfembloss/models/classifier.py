@@ -105,7 +105,7 @@ class EmbeddingClassifier(EncoderModel):
         super().compile(optimizer, loss, **kwargs)
         split = getattr(self.optimizer, "inner_optimizer", self.optimizer)  # or scaled
         if isinstance(split, HeadOptimizer):
-            split.head = self.head
+            split.set_head(self.head)
 
     def _checked_loss(self, loss):
         loss = super()._checked_loss(loss)

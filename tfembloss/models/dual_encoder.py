@@ -132,10 +132,11 @@ class DualEncoder(ColumnModel):
         if optimizer.built:
             return  # compiled before: Keras no longer takes exclusions
         numbers = [self.log_scale] if self.bias is None else [self.log_scale, self.bias]
-        before = getattr(optimizer, "_exclude_from_weight_decay", set())
-        names = getattr(optimizer, "_exclude_from_weight_decay_names", None)
-        optimizer.exclude_from_weight_decay(var_list=numbers, var_names=names)
-        optimizer._exclude_from_weight_decay |= before  # which Keras overwrites
+        for part in getattr(optimizer, "parts", [optimizer]):  # of a MultiOptimizer
+            before = getattr(part, "_exclude_from_weight_decay", set())
+            names = getattr(part, "_exclude_from_weight_decay_names", None)
+            part.exclude_from_weight_decay(var_list=numbers, var_names=names)
+            part._exclude_from_weight_decay |= before  # which Keras overwrites
 
     def _checked_loss(self, loss):
         loss = super()._checked_loss(loss)

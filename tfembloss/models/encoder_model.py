@@ -88,7 +88,9 @@ class EncoderModel(ColumnModel):
             pooling: a mode of `tfembloss.layers.Pooling`; None for the checkpoint's own. If
                 it has none, this is the mean over tokens, and for images the class token,
                 or the mean over places.
-            dtype: dtype or policy of the encoder and the model; None for Keras's own.
+            dtype: dtype or policy of the encoder and the model, as in `keras.Model`: with
+                `"mixed_bfloat16"` or `"mixed_float16"`, the blocks compute in half
+                precision; weights and embeddings are float32. None for the global one.
             preprocessor: only with keras-hub, and needed for a backbone: its tokenizer, its
                 image converter, a preprocessor, or a function to its inputs. None for that
                 of the preset or task.

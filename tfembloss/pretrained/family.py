@@ -3,6 +3,7 @@
 import keras
 
 from tfembloss.layers.lean import gelu
+from tfembloss.layers.lora import merged_kernel
 from tfembloss.layers.transformer import gelu_tanh
 
 ACTIVATIONS = {
@@ -74,5 +75,5 @@ def named_weights(name, layer):
         found = {f"{name}.weight": (layer.gamma, False)}
         beta = getattr(layer, "beta", None)
         return found | ({} if beta is None else {f"{name}.bias": (beta, False)})
-    found = {f"{name}.weight": (layer.kernel, True)}  # with what LoRA has added
+    found = {f"{name}.weight": (merged_kernel(layer), True)}
     return found | ({f"{name}.bias": (layer.bias, False)} if layer.use_bias else {})
