@@ -1,6 +1,6 @@
 """Semantic search over the API documentation of the packages that tfembloss installs.
 
-    python examples/search_api_docs.py                  # trains, measures, exports: minutes
+    python examples/search_api_docs.py             # trains, measures, exports: a minute
     python examples/search_api_docs.py --ask "join two tensors along an axis"   # seconds
 
 Reads the docstrings of numpy, keras, tensorflow and tensorflow_text from their installed
@@ -160,19 +160,6 @@ def print_measured(queries, documents, relevant, rows):
 # Training.
 
 
-def cached_vocabulary(texts, size):
-    """Returns the vocabulary of these texts, learned once and then cached."""
-    import tfembloss
-
-    digest = hashlib.sha1(repr((size, texts)).encode()).hexdigest()[:12]
-    path = SAVED_MODELS / f"search-api-docs-vocabulary-{digest}.txt"
-    if not path.exists():
-        print("Learning a vocabulary")
-        vocabulary = tfembloss.text.learn_vocabulary(texts, size)
-        path.write_text("\n".join(vocabulary), "utf-8")
-    return path.read_text("utf-8").split("\n")
-
-
 def train_and_export(epochs, dim):
     """Trains, evaluates and exports the model."""
     import keras
@@ -188,7 +175,7 @@ def train_and_export(epochs, dim):
 
     texts = [queries[row] for row in train]
     texts += [documents[row] for row in train]
-    vocabulary = cached_vocabulary(texts, size=8000)
+    vocabulary = tfembloss.text.learn_vocabulary(texts, size=8000)
 
     keras.utils.set_random_seed(0)
     encoder = tfembloss.text.TextEncoder(len(vocabulary), dim=dim, dropout=0.0)

@@ -96,14 +96,15 @@ def embedding_bag(tokens, weights, table):
     """Returns weighted sums of token embeddings, `[B, D]`, without a tensor `[B, T, D]`.
 
     They are the product of a matrix `[B, V]`, each token's weight in each text, with the
-    table.
+    table. The table's gradient is one dense tensor.
 
     Args:
         tokens: token ids `[B, T]`.
         weights: their weights `[B, T]`.
         table: the embeddings of all token ids, `[V, D]`.
     """
-    if in_xla():  # which looks up embeddings where it multiplies them
+    # XLA needs no such tensor either, and only CPUs have a product that skips zeros.
+    if in_xla() or tf.config.list_logical_devices("GPU"):
         return tf.einsum("bt,btd->bd", weights, tf.gather(table, tokens))
 
     @tf.custom_gradient
