@@ -19,7 +19,6 @@ import numpy as np
 from search_api_docs import (
     BM25,
     SAVED_MODELS,
-    cached_vocabulary,
     make_pairs,
     read_docstrings,
 )
@@ -139,7 +138,7 @@ def main(arguments):
         listed = ", ".join(f"{name} ({size})" for name, size in sizes)
         print(f"\n{title}: {len(of_part)} articles of {len(sizes)} areas: {listed}")
 
-    vocabulary = cached_vocabulary(articles, size=8000)
+    vocabulary = tfembloss.text.learn_vocabulary(articles, size=8000)
     keras.utils.set_random_seed(arguments.seed)
     model = tfembloss.EmbeddingModel(
         tfembloss.text.TextEncoder(len(vocabulary), dropout=0.5),

@@ -1,6 +1,6 @@
 """Semantic search over the API documentation of the packages that tfembloss installs.
 
-    python examples/search_api_docs.py                  # trains, measures, exports: minutes
+    python examples/search_api_docs.py             # trains, measures, exports: a minute
     python examples/search_api_docs.py --ask "join two tensors along an axis"   # seconds
 
 Reads the docstrings of numpy, keras, tensorflow and tensorflow_text from their installed
@@ -14,11 +14,14 @@ import ast
 import collections
 import hashlib
 import importlib.util
+import itertools
 import math
+import multiprocessing
 import pathlib
 import re
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 
@@ -44,22 +47,22 @@ def read_docstrings():
 
     They are parsed with `ast`, so nothing is imported or executed.
     """
-    import keras
-
     files = []
     for package in PACKAGES:
         root = pathlib.Path(importlib.util.find_spec(package).origin).parent
-        files += [
-            (path, path.relative_to(root.parent)) for path in sorted(root.rglob("*.py"))
-        ]
+        for path in sorted(root.rglob("*.py")):
+            module = ".".join(path.relative_to(root.parent).with_suffix("").parts)
+            if not _left_out(f"{module}."):
+                files.append((path, module))
     print(f"Reading {len(files)} files of {', '.join(PACKAGES)}")
-    progress, found = keras.utils.Progbar(len(files), interval=1), []
-    for path, module in files:
-        found += _docstrings(
-            ast.parse(path.read_bytes()), ".".join(module.with_suffix("").parts)
-        )
-        progress.add(1)
-    return found
+    # Processes that are forked from one with TensorFlow's threads may hang.
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        found = pool.map(_docstrings_of_file, *zip(*files, strict=True), chunksize=20)
+        return list(itertools.chain.from_iterable(found))
+
+
+def _docstrings_of_file(path, module):
+    return list(_docstrings(ast.parse(path.read_bytes()), module))
 
 
 def _docstrings(node, name):
@@ -67,13 +70,17 @@ def _docstrings(node, name):
         if not isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         child_name = f"{name}.{child.name}"
-        # Private names, tests and test_utils; but not latest or fastest.
-        left_out = re.search(r"(^|\.)_|(^|[._])test(s|ing)?([._]|$)", child_name)
-        docstring = ast.get_docstring(child)
-        if docstring and not left_out:
+        if _left_out(child_name):
+            continue
+        if docstring := ast.get_docstring(child):
             yield child_name, docstring
         if isinstance(child, ast.ClassDef):
             yield from _docstrings(child, child_name)
+
+
+def _left_out(name):
+    """Whether a name is private, or of tests or test_utils; but not latest or fastest."""
+    return re.search(r"(^|\.)_|(^|[._])test(s|ing)?([._]|$)", name)
 
 
 def make_pairs(docstrings):
@@ -153,19 +160,6 @@ def print_measured(queries, documents, relevant, rows):
 # Training.
 
 
-def cached_vocabulary(texts, size):
-    """Returns the vocabulary of these texts, learned once and then cached."""
-    import tfembloss
-
-    digest = hashlib.sha1(repr((size, texts)).encode()).hexdigest()[:12]
-    path = SAVED_MODELS / f"search-api-docs-vocabulary-{digest}.txt"
-    if not path.exists():
-        print("Learning a vocabulary (about a minute, then kept)")
-        vocabulary = tfembloss.text.learn_vocabulary(texts, size)
-        path.write_text("\n".join(vocabulary), "utf-8")
-    return path.read_text("utf-8").split("\n")
-
-
 def train_and_export(epochs, dim):
     """Trains, evaluates and exports the model."""
     import keras
@@ -181,10 +175,10 @@ def train_and_export(epochs, dim):
 
     texts = [queries[row] for row in train]
     texts += [documents[row] for row in train]
-    vocabulary = cached_vocabulary(texts, size=8000)
+    vocabulary = tfembloss.text.learn_vocabulary(texts, size=8000)
 
     keras.utils.set_random_seed(0)
-    encoder = tfembloss.text.TextEncoder(len(vocabulary), dim=dim, dropout=0.5)
+    encoder = tfembloss.text.TextEncoder(len(vocabulary), dim=dim, dropout=0.0)
     preprocessor = tfembloss.text.TextPreprocessor(
         vocabulary, sequence_length=256, padding="longest"
     )

@@ -26,7 +26,6 @@ import numpy as np
 from search_api_docs import (
     METRICS,
     SAVED_MODELS,
-    cached_vocabulary,
     held_out,
     make_pairs,
     print_measured,
@@ -143,7 +142,7 @@ def main(epochs, cross_epochs, student_epochs, dim):
     train = [row for row, query in enumerate(queries) if not held_out(query)]
     test_queries = [queries[row] for row in test]
     pairs = [queries[row] for row in train], [documents[row] for row in train]
-    vocabulary = cached_vocabulary([*pairs[0], *pairs[1]], size=8000)
+    vocabulary = tfembloss.text.learn_vocabulary([*pairs[0], *pairs[1]], size=8000)
     measure = {
         distance: tfembloss.evaluation.RetrievalEvaluator(
             test_queries, documents, test, METRICS, distance

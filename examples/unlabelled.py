@@ -14,7 +14,6 @@ import math
 
 from search_api_docs import (
     METRICS,
-    cached_vocabulary,
     held_out,
     make_pairs,
     print_measured,
@@ -57,7 +56,7 @@ def main(method, epochs, dim):
     test = [row for row, query in enumerate(queries) if held_out(query)]
     print(f"{len(documents)} documents to learn from, {len(test)} queries to measure with")
 
-    vocabulary = cached_vocabulary(documents, size=8000)
+    vocabulary = tfembloss.text.learn_vocabulary(documents, size=8000)
     keras.utils.set_random_seed(0)
     encoder = tfembloss.text.TextEncoder(len(vocabulary), dim=dim, dropout=dropout)
     model, loss = make_model(

@@ -46,7 +46,7 @@ def compiled(function):
     def kernel(*arguments, **options):
         if _in_kernel.get():  # which is compiled, or not, as a whole
             return function(*arguments, **options)
-        use_xla = _in_xla() or _use_xla(arguments)
+        use_xla = in_xla() or _use_xla(arguments)
         if not tf.is_tensor(use_xla):
             return (by_xla if use_xla else plain)(*arguments, **options)
         branches = (
@@ -58,7 +58,8 @@ def compiled(function):
     return kernel
 
 
-def _in_xla():
+def in_xla():
+    """Returns whether this is traced for XLA as a part of a function that it compiles."""
     # TensorFlow has no public function for this. Under XLA, a choice of branches would cost
     # minutes of compilation: it traces each argument back to find out what is constant.
     graph = tf.compat.v1.get_default_graph()

@@ -1,4 +1,5 @@
 import collections
+import itertools
 import json
 import pathlib
 import unicodedata
@@ -153,6 +154,60 @@ def test_position_weights_are_those_of_the_length(jit_compile):
         np.testing.assert_allclose(pooled[length - 1], [expected], rtol=1e-5)
 
 
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_bag_is_what_its_layers_compute(jit_compile):
+    encoder = TextEncoder(9, dim=4, sequence_length=5)
+    rng = np.random.default_rng(0)
+    for weight in encoder.trainable_weights:
+        weight.assign(rng.normal(size=weight.shape))
+    tokens = tf.constant([[3, 4, 3, 0, 0], [8, 0, 0, 0, 0], [0] * 5, [1, 2, 0, 3, 4]])
+    upstream = tf.constant(rng.normal(size=[4, 4]), tf.float32)
+    _, embed, _, pooling = encoder.layers
+
+    def by_layers(tokens):
+        return pooling(tokens, embed(tokens))
+
+    found = []
+    for call in (encoder, by_layers):
+
+        @tf.function(jit_compile=jit_compile)
+        def run(call=call):
+            with tf.GradientTape() as tape:
+                embeddings = call(tokens)
+            gradients = tape.gradient(embeddings, encoder.trainable_weights, upstream)
+            return [embeddings, *map(tf.convert_to_tensor, gradients)]
+
+        found.append(run())
+    for ours, expected in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(found[0][0][2], 0)
+
+
+def test_the_noise_in_training_has_the_variance_of_dropout():
+    encoder = TextEncoder(9, dim=2000, dropout=0.3)
+    tokens = np.array([[3, 4, 3, 8], [5, 0, 0, 0], [0, 0, 0, 0]])
+    _, embed, dropout, pooling = encoder.layers
+    plain = encoder(tokens).numpy()
+    differences = [encoder(tokens, training=True) - plain for _ in range(20)]
+    dropped = [pooling(tokens, dropout(embed(tokens), training=True)) for _ in range(20)]
+    np.testing.assert_allclose(
+        np.std(differences, axis=(0, 2)),
+        np.std(np.subtract(dropped, plain), axis=(0, 2)),
+        rtol=0.05,
+    )
+    assert np.std(differences[0][0]) > 0.01
+    np.testing.assert_array_equal(differences[0][2], 0)  # a text without tokens
+    assert np.any(differences[0][0] != differences[1][0])
+
+
+def test_a_text_without_tokens_has_finite_gradients_in_training():
+    encoder = TextEncoder(9, dim=4, dropout=0.5)
+    with tf.GradientTape() as tape:
+        embeddings = encoder(np.array([[3, 4], [0, 0]]), training=True)
+    for gradient in tape.gradient(embeddings, encoder.trainable_weights):
+        assert np.isfinite(tf.convert_to_tensor(gradient)).all()
+
+
 @pytest.mark.parametrize("num_layers", [0, 2])
 def test_padding_does_not_change_an_embedding(num_layers):
     encoder = TextEncoder(
@@ -193,6 +248,45 @@ def test_heads_must_divide_dim():
 
 
 # Vocabularies of what users hold.
+
+
+def merged_by_recounting(words, room):
+    """Byte-pair merging as it is defined: all pairs are counted again for each merge."""
+    words = {(word[0], *("##" + x for x in word[1:])): n for word, n in words.items()}
+    entries = []
+    while len(entries) < room:
+        totals = collections.Counter()
+        for word, count in words.items():
+            for pair in itertools.pairwise(word):
+                totals[pair] += count
+        if not totals or max(totals.values()) < 2:
+            break
+        pair = min(totals, key=lambda pair: (-totals[pair], pair))
+        entry = pair[0] + pair[1][2:]
+        if entry not in entries:
+            entries.append(entry)
+        joined = {}
+        for word, count in words.items():
+            spelling, rest = [], list(word)
+            while rest:
+                both = tuple(rest[:2]) == pair
+                spelling.append(entry if both else rest[0])
+                rest = rest[1 + both :]
+            joined[tuple(spelling)] = count
+        words = joined
+    return entries
+
+
+def test_entries_are_those_of_byte_pair_merging():
+    rng = np.random.default_rng(0)
+    shares = np.array([5, 3, 2, 1]) / 11
+    lengths = rng.integers(1, 9, 400)
+    texts = ["".join(rng.choice(list("aabc"), n, p=shares)) for n in lengths]
+    words = collections.Counter(texts)
+    for room in (1, 10, 1000):
+        vocabulary = learn_vocabulary(texts, 5 + 6 + room)
+        assert vocabulary[5:11] == ["a", "b", "c", "##a", "##b", "##c"]
+        assert vocabulary[11:] == merged_by_recounting(words, room)
 
 
 def chinese_texts(num_characters=3000, num_texts=1500):

@@ -1,10 +1,12 @@
 """Layers on token embeddings: positions and pooling."""
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from tfembloss.checks import one_of
 from tfembloss.config import Configurable
+from tfembloss.kernels import in_xla
 
 
 def _check_length(length, sequence_length):
@@ -68,8 +70,8 @@ class TokenPooling(Configurable, keras.layers.Layer):
             name="position_weights",
         )
 
-    def call(self, tokens, embeddings):
-        """Returns pooled embeddings `[B, D]`."""
+    def pooling_weights(self, tokens):
+        """Returns the weights `[B, T]` of tokens, whose sum is 1; 0 for padding."""
         _check_length(tokens.shape[1], self.sequence_length)
         length = ops.sum(ops.cast(tokens != 0, "float32"), axis=-1)  # [B]
         # Of 1, 2 to 3, 4 to 7, ... tokens; the 0.5 avoids rounding at the boundaries.
@@ -77,15 +79,56 @@ class TokenPooling(Configurable, keras.layers.Layer):
         positions = ops.take(self.position_weights, bucket, axis=0)
         log_weights = self.token_gain * ops.take(self.token_weights, tokens, axis=0)
         log_weights += self.position_gain * positions[:, : ops.shape(tokens)[1]]  # [B, T]
-        log_weights = ops.where(tokens != 0, log_weights, -1e4)
-        weights = ops.softmax(log_weights, axis=-1)  # [B, T]
-        pooled = ops.squeeze(ops.matmul(weights[:, None, :], embeddings), axis=1)
-        empty = ops.all(tokens == 0, axis=-1, keepdims=True)
-        return ops.where(empty, ops.zeros_like(pooled), pooled)  # [B, D]
+        weights = ops.softmax(ops.where(tokens != 0, log_weights, -1e4), axis=-1)
+        return ops.where(tokens != 0, weights, 0.0)  # also in a text without tokens
+
+    def call(self, tokens, embeddings):
+        """Returns pooled embeddings `[B, D]`."""
+        weights = self.pooling_weights(tokens)  # [B, T]
+        return ops.squeeze(ops.matmul(ops.expand_dims(weights, 1), embeddings), axis=1)
 
     def compute_output_shape(self, tokens_shape, embeddings_shape):
         """Returns `[B, D]`."""
         return (embeddings_shape[0], embeddings_shape[2])
+
+
+def embedding_bag(tokens, weights, table):
+    """Returns weighted sums of token embeddings, `[B, D]`, without a tensor `[B, T, D]`.
+
+    They are the product of a matrix `[B, V]`, each token's weight in each text, with the
+    table. The table's gradient is one dense tensor.
+
+    Args:
+        tokens: token ids `[B, T]`.
+        weights: their weights `[B, T]`.
+        table: the embeddings of all token ids, `[V, D]`.
+    """
+    # XLA needs no such tensor either, and only CPUs have a product that skips zeros.
+    if in_xla() or tf.config.list_logical_devices("GPU"):
+        return tf.einsum("bt,btd->bd", weights, tf.gather(table, tokens))
+
+    @tf.custom_gradient
+    def product(weights, table):
+        used = tf.where(weights != 0)  # [N, 2], rows and places
+        columns = tf.cast(tf.gather_nd(tokens, used), tf.int64)
+        bags = tf.scatter_nd(
+            tf.stack([used[:, 0], columns], axis=1),
+            tf.gather_nd(weights, used),
+            [tf.shape(tokens, tf.int64)[0], tf.shape(table, tf.int64)[0]],
+        )  # [B, V]
+
+        def gradient(upstream):
+            of_weights = tf.map_fn(
+                lambda text: tf.linalg.matvec(tf.gather(table, text[0]), text[1]),
+                (tokens, upstream),
+                fn_output_signature=tf.TensorSpec([None], weights.dtype),
+            )
+            of_table = tf.matmul(bags, upstream, transpose_a=True, a_is_sparse=True)
+            return of_weights, of_table
+
+        return tf.matmul(bags, table, a_is_sparse=True), gradient
+
+    return product(weights, table)
 
 
 @keras.saving.register_keras_serializable("tfembloss")

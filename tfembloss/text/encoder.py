@@ -6,6 +6,7 @@ from keras import layers, ops
 
 from tfembloss.checks import fraction, integer
 from tfembloss.layers import PositionEmbedding, TokenPooling
+from tfembloss.layers.pooling import embedding_bag
 from tfembloss.losses.inputs import require
 
 
@@ -15,7 +16,8 @@ class TextEncoder(keras.Model):
 
     It consists of token embeddings, optional transformer blocks, and `TokenPooling`.
     Without blocks it is a bag of words that learns which words matter: hard to beat with
-    thousands of training pairs instead of millions.
+    thousands of training pairs instead of millions. Its time and memory then hardly depend
+    on padding, as no tensor `[rows, T, dim]` is computed.
 
     Call arguments: token ids `[rows, T]`, 0 is padding. Returns `[rows, dim]`.
 
@@ -26,7 +28,9 @@ class TextEncoder(keras.Model):
         num_layers: number of transformer blocks, >= 0.
         num_heads: attention heads of a block; must divide `dim`. By default the largest
             divisor up to 6.
-        dropout: fraction of the embeddings' entries dropped in training, 0 to 1.
+        dropout: fraction of the embeddings' entries dropped in training, 0 to 1. Without
+            blocks nothing is dropped. Instead the text's embedding gets Gaussian noise of
+            the variance that dropout would give it, on average over the dimensions.
         name, dtype: as in `keras.Model`.
 
     Raises:
@@ -40,6 +44,10 @@ class TextEncoder(keras.Model):
     >>> encoder = TextEncoder(vocabulary_size=100, dim=8, num_layers=1, num_heads=2)
     >>> encoder(np.array([[5, 6, 0], [7, 0, 0]])).shape
     TensorShape([2, 8])
+
+    Reference:
+        The noise: Wang and Manning, "Fast dropout training", 2013,
+        https://proceedings.mlr.press/v28/wang13a.html
     """
 
     def __init__(
@@ -110,10 +118,26 @@ class TextEncoder(keras.Model):
             "Received others. Pass vocabulary_size=len(vocabulary) to the encoder, of the "
             "preprocessor's vocabulary.",
         )
-        embeddings = super().call(tokens, training=training, mask=mask)
+        if self._config["num_layers"] or self.token_embedding.quantization_mode:
+            embeddings = super().call(tokens, training=training, mask=mask)
+        else:
+            embeddings = self._bag_of_words(tf.cast(tokens, tf.int32), training)
         # XLA drops assertions, and would use the embedding of another token.
         unknown = tf.reduce_any(unknown, axis=1, keepdims=True)
         return tf.where(unknown, tf.cast(float("nan"), embeddings.dtype), embeddings)
+
+    def _bag_of_words(self, tokens, training):
+        """Returns pooled token embeddings, in training with the noise of dropout."""
+        _, embed, dropout, pooling = self.layers
+        table = tf.convert_to_tensor(embed.embeddings)  # [V, D]
+        weights = tf.cast(pooling.pooling_weights(tokens), table.dtype)  # [B, T]
+        embeddings = embedding_bag(tokens, weights, table)  # [B, D]
+        if training and dropout.rate:
+            deviation = _deviation_by_dropout(dropout.rate, tokens, weights, table)
+            embeddings += deviation * keras.random.normal(
+                tf.shape(embeddings), dtype=table.dtype, seed=dropout.seed_generator
+            )
+        return tf.cast(embeddings, pooling.compute_dtype)
 
     @property
     def token_embedding(self):
@@ -150,6 +174,18 @@ def _token_ids(tokens):
         "Expected token ids, integers of shape [rows, T], as TextPreprocessor returns "
         f"them for texts. Received: {received}"
     )
+
+
+def _deviation_by_dropout(rate, tokens, weights, table):
+    """Returns the standard deviation `[B, 1]` of weighted sums of entries, by dropout.
+
+    An entry x becomes 0 or x / (1 - rate), whose variance is rate / (1 - rate) x^2.
+    """
+    squares = tf.gather(tf.reduce_mean(tf.square(table), axis=1), tokens)  # [B, T]
+    variance = tf.reduce_sum(tf.square(weights) * squares, axis=1, keepdims=True)
+    variance *= rate / max(1 - rate, 1e-6)
+    # The square root, but with a gradient of 0 in a text without tokens.
+    return variance * tf.math.rsqrt(variance + 1e-12)
 
 
 def _transformer_block(x, tokens, dim, num_heads, dropout, dtype):

@@ -10,21 +10,24 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_text
 from tensorflow_text.python.ops.bert_tokenizer import BasicTokenizer
-from tensorflow_text.tools.wordpiece_vocab import wordpiece_tokenizer_learner_lib
 
 from tfembloss.checks import integer
+from tfembloss.text.merging import merged_entries
 from tfembloss.text.rows import holds_rows, single_texts, valid_utf8
 
 PADDING, UNKNOWN = "[PAD]", "[UNK]"
 RESERVED = (PADDING, UNKNOWN, "[CLS]", "[SEP]", "[MASK]")
 _LONGEST_ENTRY = 50  # characters
 _PIECE = 8  # characters of the pieces into which a longer word is split
+_MOST_BYTES = 2**24  # of texts whose parts between spaces are counted at a time
 
 
 def learn_vocabulary(texts, size):
     """Learns a WordPiece vocabulary from texts, in lower case and without accents.
 
-    This takes about a minute for 13,000 texts of 100 words: save the result.
+    Entries are made by merging the most frequent pair of neighboring entries, again and
+    again. The result does not depend on the order of the texts. 12,000 texts of 130 words
+    take three seconds.
 
     Args:
         texts: strings: a list, an array, any iterable of them, a `tf.data.Dataset` of
@@ -35,7 +38,8 @@ def learn_vocabulary(texts, size):
             entry if it is always a word by itself, like punctuation and Chinese characters.
 
     Returns:
-        List of strings. It begins with `RESERVED`, so that `"[PAD]"` has the id 0.
+        List of strings. It begins with `RESERVED`, so that `"[PAD]"` has the id 0. Then
+        come the characters, and the merged entries, each of which occurs at least twice.
 
     Raises:
         ValueError: a text is missing or not a string, there are no words, or `size` is not
@@ -51,7 +55,7 @@ def learn_vocabulary(texts, size):
     """
     hint = f", above the {len(RESERVED)} reserved entries"
     size = integer("size", size, len(RESERVED) + 1, hint=hint)
-    words, num_texts, length = _count_words(single_texts(texts))
+    words, num_texts = _count_words(single_texts(texts))
     if not words:
         raise ValueError(
             "Expected texts with at least one word to learn a vocabulary from. "
@@ -65,44 +69,45 @@ def learn_vocabulary(texts, size):
     needed = len(RESERVED) + sum(map(len, entries.values()))
     if needed > size:
         return [*RESERVED, *_most_frequent(characters, entries, size, needed)]
-    pieces = collections.Counter()
+    spellings = collections.Counter()
     for word, count in words.items():
-        long = len(word) > _LONGEST_ENTRY
-        step = _PIECE if long else len(word)
+        spelling = (word[0], *(f"##{character}" for character in word[1:]))
+        step = _PIECE if len(word) > _LONGEST_ENTRY else len(word)
         for start in range(0, len(word), step):
-            pieces[word[start : start + step]] += count
-    # The learner searches for the minimum count of an entry. A threshold above
-    # characters / size is hardly ever needed.
-    vocabulary = wordpiece_tokenizer_learner_lib.learn(
-        pieces,
-        size,
-        list(RESERVED),
-        lower_thresh=2,
-        upper_thresh=max(2, length // size),
-        max_token_length=_LONGEST_ENTRY,
-        max_unique_chars=len(characters),
-    )
-    # It may return more entries than `size`, the rarest last.
-    room = max(0, len(vocabulary) - size)
-    kept = {*RESERVED, *itertools.chain(*entries.values())}
-    left_out = [entry for entry in reversed(vocabulary) if entry not in kept][:room]
-    return [entry for entry in vocabulary if entry not in set(left_out)]
+            spellings[spelling[start : start + step]] += count
+    of_characters = sorted(itertools.chain(*entries.values()), key=lambda x: (len(x), x))
+    return [*RESERVED, *of_characters, *merged_entries(spellings, size - needed)]
 
 
 def _count_words(texts):
-    """Returns the tokenizer's words with their counts, and the texts' number and length."""
-    tokenizer, texts = BasicTokenizer(lower_case=True), iter(texts)
-    words, num_texts, length = collections.Counter(), 0, 0
-    while batch := list(itertools.islice(texts, 1000)):
-        num_texts += len(batch)
-        length += sum(map(len, batch))
+    """Returns the tokenizer's words with their counts, and the number of texts."""
+    words, parts = collections.Counter(), collections.Counter()
+    num_texts = num_bytes = 0
+    for text in texts:
         # "surrogatepass" encodes half a character as bytes that are not UTF-8.
-        batch = [
-            x.encode(errors="surrogatepass") if isinstance(x, str) else x for x in batch
-        ]
-        words.update(tokenizer.tokenize(valid_utf8(batch)).flat_values.numpy().tolist())
-    words = {word.decode(): count for word, count in words.items() if word}
-    return words, num_texts, length
+        text = text.encode(errors="surrogatepass") if isinstance(text, str) else text
+        parts.update(text.split())
+        num_texts += 1
+        num_bytes += len(text)
+        if num_bytes > _MOST_BYTES:
+            words.update(_words_of(parts))
+            parts.clear()
+            num_bytes = 0
+    words.update(_words_of(parts))
+    return words, num_texts
+
+
+def _words_of(parts):
+    """Returns the words of parts between spaces, with their counts."""
+    words = BasicTokenizer(lower_case=True).tokenize(
+        valid_utf8(tf.constant(list(parts), tf.string))
+    )
+    counts = np.repeat(list(parts.values()), words.row_lengths()).tolist()
+    found = collections.Counter()
+    for word, count in zip(words.flat_values.numpy(), counts, strict=True):
+        if word:
+            found[word.decode()] += count
+    return found
 
 
 def _character_entries(characters):
