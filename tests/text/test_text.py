@@ -204,6 +204,8 @@ def test_a_text_without_tokens_has_finite_gradients_in_training():
     encoder = TextEncoder(9, dim=4, dropout=0.5)
     with tf.GradientTape() as tape:
         embeddings = encoder(np.array([[3, 4], [0, 0]]), training=True)
+        none = encoder(np.zeros([0, 2], int), training=True)  # of a replica without rows
+        embeddings = tf.concat([embeddings, none], axis=0)
     for gradient in tape.gradient(embeddings, encoder.trainable_weights):
         assert np.isfinite(tf.convert_to_tensor(gradient)).all()
 
