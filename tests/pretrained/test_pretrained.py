@@ -57,6 +57,22 @@ def test_tokens_and_embeddings_are_the_peers(golden, name):
         )
 
 
+@pytest.mark.parametrize(
+    "name, text, same",
+    [
+        ("albert", "मनुष्यों को", "मनषय क"),  # without all marks, those with width too
+        ("bert-cased-cls", "free\ufffe", "free\ufff0"),  # no zero byte, which is cleaned
+        ("camembert", "libre\x85et", "libre et"),
+        ("xlm-roberta", "free\x85and", "free and"),
+    ],
+)
+def test_rare_characters_are_as_the_peers_have_them(golden, name, text, same):
+    tokenizer = load(golden[0] / name).preprocessor
+    first, second = tokenizer([text, same])["token_ids"].numpy()
+    np.testing.assert_array_equal(first, second)
+    assert not np.array_equal(first, tokenizer(["free"])["token_ids"][0])
+
+
 @pytest.mark.parametrize("name", FOLDERS)
 def test_saved_weights_have_the_names_of_the_checkpoint(golden, tmp_path, name):
     load(golden[0] / name).save_pretrained(tmp_path / name)

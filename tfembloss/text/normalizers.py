@@ -80,12 +80,15 @@ def _lower(spec):
 
 def without_zero_bytes(texts):
     """Returns texts for an operation that would end them at a zero byte."""
-    return tf.strings.regex_replace(texts, r"\x00", "\ufffe")
+    return tf.strings.regex_replace(texts, r"\x00", _ZERO)
 
 
 def with_zero_bytes(texts):
     """Returns texts with the zero bytes that `without_zero_bytes` replaced."""
-    return tf.strings.regex_replace(texts, "\ufffe", "\x00")
+    return tf.strings.regex_replace(texts, _ZERO, "\x00")
+
+
+_ZERO = "\U0010fffe"  # the last but one of all, and no character
 
 
 def _bert(spec):
@@ -117,5 +120,5 @@ _KINDS = {
     "Prepend": lambda spec: lambda texts: tf.strings.join([spec["prepend"], texts]),
     "Replace": _replace,
     "Strip": _strip,
-    "StripAccents": lambda spec: _replaced(r"\p{Mn}", ""),
+    "StripAccents": lambda spec: _replaced(r"\p{M}", ""),  # BERT's only \p{Mn}
 }

@@ -30,7 +30,11 @@ def subwords(tokenizer):
         ["WhitespaceSplit", "Metaspace"],
         ["Metaspace"],
     ):
-        return _sentence_pieces(model, tokenizer["normalizer"], parts[-1])
+        tokenize = _sentence_pieces(model, tokenizer["normalizer"], parts[-1])
+        if kinds[0] == "Metaspace":
+            return tokenize
+        # The only whitespace that SentencePiece's own tables of characters leave.
+        return lambda texts: tokenize(tf.strings.regex_replace(texts, r"\x{85}", " "))
     if model["type"] == "BPE" and kinds[-1:] == ["ByteLevel"]:
         return BytePairs(model, parts)
     if model["type"] == "BPE" and model.get("byte_fallback") and kinds in ([], ["Split"]):
@@ -172,9 +176,9 @@ class BytePairs:
             space = tf.strings.regex_full_match(texts, rf"(?s)[{WHITESPACE}].*|")
             texts = tf.where(space, texts, tf.strings.join([" ", texts]))
         # The last space before a word is its own, so those before it are a word.
-        texts = tf.strings.regex_replace(texts, self._last_space, "\\1\uffff\\2")
+        texts = tf.strings.regex_replace(texts, self._last_space, "\\1\U0010ffff\\2")
         words = regex_split(texts, self._pattern)
-        flat = tf.strings.regex_replace(words.values, "\uffff", "")
+        flat = tf.strings.regex_replace(words.values, "\U0010ffff", "")
         unique, index = tf.unique(flat)
         merged = tf.gather(self._merged(unique), index)
         return tf.RaggedTensor.from_row_splits(
@@ -237,8 +241,8 @@ def _without_lookahead(pattern):
     space = f"[{WHITESPACE}]"
     start = pattern.removesuffix(_LOOKAHEAD)
     # The mark that stands between two spaces belongs to no other group of characters.
-    start = start.replace(r"[^\s", rf"[^\x{{ffff}}{WHITESPACE}")
-    start = start.replace(r"[^\r\n", r"[^\x{ffff}\r\n").replace(r"\s", space)
+    start = start.replace(r"[^\s", rf"[^\x{{10ffff}}{WHITESPACE}")
+    start = start.replace(r"[^\r\n", r"[^\x{10ffff}\r\n").replace(r"\s", space)
     last = f"[{_NO_LINE_END}]" if r"[\r\n]+" in pattern else space
     return rf"{start}|{space}+", rf"({space})({last}[^{WHITESPACE}])"
 
