@@ -7,16 +7,23 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfembloss.checks import integer
+from tfembloss.checks import integer, one_of
 from tfembloss.distances import l2_normalize
-from tfembloss.export import folders, signatures
+from tfembloss.export import files, folders, signatures
 from tfembloss.models import CrossEncoder, DualEncoder, EmbeddingModel
 from tfembloss.models.base import one_tensor
 from tfembloss.models.encoder_model import EncoderModel
 from tfembloss.pretrained import hub
 
 
-def export_encoder(model, path, normalize=True, dimensions=None, input_signature=None):
+def export_encoder(
+    model,
+    path,
+    normalize=True,
+    dimensions=None,
+    input_signature=None,
+    format="saved_model",
+):
     """Exports a model's encoder, including its preprocessor, as a SavedModel.
 
     The signature `serving_default` maps the inputs of the preprocessor, or those of the
@@ -54,6 +61,9 @@ def export_encoder(model, path, normalize=True, dimensions=None, input_signature
             the model: a `tf.TensorSpec` or `keras.InputSpec` whose first axis is rows, with
             a name to set that of the input; or a dict of them for a preprocessor or encoder
             that takes a dict; for a `CrossEncoder` a tuple of two, or a dict.
+        format: `"saved_model"`; or `"onnx"` or `"litert"`, one file at `path` without the
+            preprocessor, from the encoder's inputs (token ids) to embeddings. ONNX needs
+            `pip install tf2onnx onnx`.
 
     Raises:
         ValueError: `path` is a file, or a folder that contains anything but an export; the
@@ -72,8 +82,8 @@ def export_encoder(model, path, normalize=True, dimensions=None, input_signature
     >>> np.linalg.norm(serve(x=tf.ones([1, 3]))["embedding"]).round(4).item()
     1.0
     """
+    one_of("format", format, ["saved_model", *files.FORMATS])
     path = folders.checked_path(path)
-    folders.check_folder(path)
     model = EmbeddingModel(model) if hub.is_embedder(model) else model
     _check_model(model)
     if not isinstance(normalize, bool | np.bool_):
@@ -83,6 +93,10 @@ def export_encoder(model, path, normalize=True, dimensions=None, input_signature
             "`dimensions` is for embeddings, and a CrossEncoder gives scores. Received: "
             f"dimensions={dimensions!r}"
         )
+    if format != "saved_model":
+        files.export_file(model, path, format, normalize, dimensions)
+        return
+    folders.check_folder(path)
     with folders.replaced(path) as folder:
         endpoints = _endpoints(model, normalize, dimensions, input_signature)
         _write(model, endpoints, str(folder))

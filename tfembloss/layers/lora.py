@@ -12,6 +12,10 @@ class Dense(keras.layers.Dense):
     neither would ever have a gradient again.
     """
 
+    def quantize(self, mode=None, type_check=True, config=None):
+        """Quantizes the kernel, as in `keras.layers.Dense`, whose subclasses it refuses."""
+        super().quantize(mode, type_check=False, config=config)
+
     def save_own_variables(self, store):
         """Saves the kernel, the bias, the two matrices of LoRA and their scale."""
         if not self.lora_enabled or self.quantization_mode is not None:

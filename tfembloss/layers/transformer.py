@@ -90,7 +90,7 @@ class TransformerEmbeddings(Configurable, keras.layers.Layer):
         if self.position_embedding is not None:
             x += self.position_embedding(self._positions(tokens))
         if self.type_embedding is not None:
-            x += ops.cast(self.type_embedding.embeddings[0], x.dtype)
+            x += self.type_embedding(ops.zeros((1, 1), "int32"))
         return self.dropping(self.norm(x), training=training)
 
     def _positions(self, tokens):

@@ -182,20 +182,27 @@ class CheckpointEncoder(Configurable, keras.Model):
         return [layer for layer in self.layers if layer.name.startswith("block_")]
 
     def get_config(self):
-        """Returns the constructor arguments, LoRA's, and which layers are frozen."""
-        frozen = [layer.name for layer in self.layers if not layer.trainable]
-        return {**super().get_config(), "lora": self.lora, "frozen": frozen}
+        """Returns the arguments, LoRA's, which layers are frozen, and `quantize`'s mode."""
+        state = {
+            "lora": self.lora,
+            "frozen": [layer.name for layer in self.layers if not layer.trainable],
+            "quantization": self._blocks()[0].query.quantization_mode,
+        }
+        return super().get_config() | state
 
     @classmethod
     def from_config(cls, config):
         """Creates an encoder from the result of `get_config`."""
         config = dict(config)
         lora, frozen = config.pop("lora", None), config.pop("frozen", [])
+        quantization = config.pop("quantization", None)
         encoder = super().from_config(config)
         if lora is not None:
             encoder._add_lora(**lora)
         for name in frozen:
             encoder.get_layer(name).trainable = False
+        if quantization is not None:
+            encoder.quantize(quantization)
         return encoder
 
 

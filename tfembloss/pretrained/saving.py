@@ -36,6 +36,12 @@ def save(folder, encoder, preprocessor, **training):
             f"{type(encoder).__name__} and a preprocessor {type(preprocessor).__name__}. "
             "Use model.save, or tfembloss.export_encoder."
         )
+    if encoder.get_config()["quantization"] is not None:
+        raise ValueError(
+            "Expected weights that are not quantized, as sentence-transformers reads no "
+            f"others. Received: {encoder.get_config()['quantization']} weights. Call "
+            "save_pretrained before quantize, or use model.save or export_encoder."
+        )
     folder = pathlib.Path(os.fspath(folder)).absolute()
     is_ours = (folder / _MARK).is_file()
     if folder.exists() and not is_ours and (folder.is_file() or any(folder.iterdir())):
