@@ -17,6 +17,7 @@ from tfembloss.optimizers import MultiOptimizer, layerwise_decay
 REASON = 'pip install ".[hub]"'
 pytest.importorskip("safetensors.numpy", reason=f"no safetensors: {REASON}")
 
+HIDDEN = 24  # units in the middle of a block, which has 16 outside
 PAIRS = TEXTS[2:10], TEXTS[6:14]
 
 
@@ -163,7 +164,7 @@ def test_lora_says_how_much_it_trains(folder, capsys):
     total = model.encoder.count_params()
     model.encoder.enable_lora(1, parts=["intermediate", "output_dense"])
     assert capsys.readouterr().out == (
-        f"LoRA of rank 1: trains {100 * 2 * (16 + 16 + 16 + 64) / total:.2g} % of "
+        f"LoRA of rank 1: trains {100 * 2 * (16 + 16 + 16 + HIDDEN) / total:.2g} % of "
         f"{total:,} weights\n"
     )
     assert {path.split("/")[1] for path in count(model)} == {"intermediate", "output"}
@@ -197,7 +198,7 @@ def sizes(model):
     return sum(v.numpy().size for v in model.trainable_variables)
 
 
-BLOCK = 4 * (16 * 16 + 16) + 2 * 16 * 64 + 64 + 16 + 4 * 16
+BLOCK = 4 * (16 * 16 + 16) + 2 * 16 * HIDDEN + HIDDEN + 16 + 4 * 16
 
 
 def test_lower_blocks_are_frozen(folder, tmp_path):
@@ -205,7 +206,8 @@ def test_lower_blocks_are_frozen(folder, tmp_path):
     for num_blocks in (0, 1, 2):
         model.encoder.freeze(num_blocks)
         assert sizes(model) == (2 - num_blocks) * BLOCK
-    model.encoder.trainable = True
+    for layer in model.encoder.layers:
+        layer.trainable = True
     assert sizes(model) == model.encoder.count_params()
     model.encoder.freeze(1)
     before = values(model)
@@ -228,7 +230,9 @@ def test_what_comes_before_the_blocks_is_frozen(folder):
 
 def test_lora_in_the_blocks_that_are_not_frozen(folder, tmp_path):
     model = load(folder / "bert")
+    model.encoder.freeze(2)
     model.encoder.enable_lora(2)
+    assert {path.split("/")[0] for path in count(model)} == {"block_0", "block_1"}
     model.encoder.freeze(1)
     fit(model, Adam(1e-2))
     assert {path.split("/")[0] for path in count(model)} == {"block_1"}

@@ -109,7 +109,7 @@ class CheckpointEncoder(Configurable, keras.Model):
     def freeze(self, num_blocks=0):
         """Freezes what comes before the blocks, and the lowest blocks; before `compile`.
 
-        `encoder.trainable = True` undoes it.
+        `for layer in encoder.layers: layer.trainable = True` undoes it.
 
         Args:
             num_blocks: number of blocks that are frozen, 0 to all of them. Blocks that
@@ -170,7 +170,8 @@ class CheckpointEncoder(Configurable, keras.Model):
                 f"parts={parts}, and one with lora={self.lora}. Load the checkpoint again "
                 "to choose another rank or other parts."
             )
-        self.trainable = True
+        for layer in self.layers:  # a model that has frozen layers ignores trainable=True
+            layer.trainable = True
         for variable in self.trainable_variables:
             variable.trainable = False
         for block in blocks:
