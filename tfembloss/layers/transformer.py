@@ -3,6 +3,7 @@
 import math
 
 import keras
+import numpy as np
 from keras import ops
 
 from tfembloss.config import Configurable
@@ -152,7 +153,7 @@ class TransformerBlock(Configurable, keras.layers.Layer):
         dim = x_shape[-1]
 
         def dense(units, name, activation=None):
-            return keras.layers.Dense(
+            return _Dense(
                 units, activation, kernel_initializer=_initializer(), name=name,
                 dtype=self.dtype_policy,
             )  # fmt: skip
@@ -269,6 +270,53 @@ class RelativePositions(Configurable, keras.layers.Layer):
 
 
 _FARTHEST = 128
+
+
+class _Dense(keras.layers.Dense):
+    """A dense layer whose LoRA is saved, so that its training resumes.
+
+    Keras saves the sum of kernel and LoRA, and loads it with both of LoRA's matrices zero:
+    neither would ever have a gradient again.
+    """
+
+    def save_own_variables(self, store):
+        """Saves the kernel, the bias, the two matrices of LoRA and their scale."""
+        if not self.lora_enabled or self.quantization_mode is not None:
+            super().save_own_variables(store)
+            return
+        store["0"], store["1"] = self._kernel, self.bias
+        store["lora_kernel_a"] = self.lora_kernel_a
+        store["lora_kernel_b"] = self.lora_kernel_b
+        store["lora_scale"] = np.float32(self.lora_alpha / self.lora_rank)
+
+    def load_own_variables(self, store):
+        """Loads what `save_own_variables` saved, with or without LoRA here or there."""
+        names = set(store.keys()) & {"lora_kernel_a", "lora_kernel_b", "lora_scale"}
+        saved = [np.asarray(store[name]) for name in sorted(names)]
+        if not saved and not self.lora_enabled:
+            super().load_own_variables(store)
+            return
+        kernel = np.asarray(store["0"])
+        if not saved:
+            self.lora_kernel_b.assign(ops.zeros_like(self.lora_kernel_b))
+        elif self.lora_enabled:
+            a, b, scale = saved
+            self.lora_kernel_a.assign(a)
+            self.lora_kernel_b.assign(b * (scale / (self.lora_alpha / self.lora_rank)))
+        else:
+            a, b, scale = saved
+            kernel = kernel + scale * a @ b
+        self._kernel.assign(kernel)
+        self.bias.assign(store["1"])
+
+
+def merged_kernel(dense):
+    """Returns a dense layer's kernel, with what LoRA adds if there is one."""
+    if not dense.lora_enabled:
+        return dense.kernel
+    scale = dense.lora_alpha / dense.lora_rank
+    # `dense.kernel` is of the dtype of computations, which may be half as precise.
+    return dense._kernel + scale * ops.matmul(dense.lora_kernel_a, dense.lora_kernel_b)
 
 
 def _initializer():

@@ -53,6 +53,7 @@ class EncoderModel(ColumnModel):
         dimensions=None,
         prompts=None,
         dropout=None,
+        dtype=None,
         **arguments,
     ):
         """Creates a model with the encoder and the tokenizer of a pretrained checkpoint.
@@ -72,6 +73,9 @@ class EncoderModel(ColumnModel):
                 for the columns in their order; `predict` takes a name.
             dropout: fraction that is dropped everywhere in training; None for the
                 checkpoint's own.
+            dtype: policy of encoder and model, as in `keras.Model`: with
+                `"mixed_bfloat16"` or `"mixed_float16"`, the blocks compute in half
+                precision; weights and embeddings are float32. None for the global one.
             **arguments: the other arguments of this class.
 
         Raises:
@@ -90,8 +94,9 @@ class EncoderModel(ColumnModel):
             dimensions=dimensions,
             prompts=prompts,
             dropout=dropout,
+            dtype=dtype,
         )
-        return cls(encoder=encoder, preprocessor=preprocessor, **arguments)
+        return cls(encoder=encoder, preprocessor=preprocessor, dtype=dtype, **arguments)
 
     def save_pretrained(self, folder):
         """Writes the encoder as a folder that sentence-transformers loads.

@@ -9,6 +9,7 @@ from tfembloss.layers.transformer import (
     TransformerBlock,
     TransformerEmbeddings,
     gelu_tanh,
+    merged_kernel,
 )
 
 
@@ -217,7 +218,7 @@ def weights(encoder, config):
             found[f"{name}.weight"] = layer.gamma, False
             found[f"{name}.bias"] = layer.beta, False
         else:
-            found[f"{name}.weight"] = layer.kernel, True  # with what LoRA has added
+            found[f"{name}.weight"] = merged_kernel(layer), True
             found[f"{name}.bias"] = layer.bias, False
 
     embeddings = encoder.get_layer("embeddings")

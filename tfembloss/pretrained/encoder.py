@@ -4,10 +4,12 @@ import json
 
 import keras
 import numpy as np
+from keras.src.utils.io_utils import print_msg
 
-from tfembloss.checks import integer
+from tfembloss.checks import integer, one_of, positive
 from tfembloss.config import Configurable
 from tfembloss.layers.pooling import Pooling
+from tfembloss.layers.transformer import TransformerBlock, merged_kernel
 from tfembloss.pretrained import architectures
 from tfembloss.pretrained.folder import read_tensors
 
@@ -30,7 +32,9 @@ class CheckpointEncoder(Configurable, keras.Model):
         dimensions: k, to keep only the first k dimensions; None for all.
         dropout: fraction that is dropped everywhere in training, 0 to 1; None for the
             checkpoint's own.
-        name, dtype: as in `keras.Model`.
+        name: as in `keras.Model`.
+        dtype: as in `keras.Model`, such as `"mixed_bfloat16"`. Below float32, what comes
+            after the blocks is computed in float32, and so are the embeddings.
 
     Raises:
         ValueError: the encoder cannot be computed as it was trained; says what is missing.
@@ -48,28 +52,33 @@ class CheckpointEncoder(Configurable, keras.Model):
         dtype=None,
     ):
         settings = json.loads(config)
+        dtype = keras.dtype_policies.get(dtype)  # None is the global policy
+        is_half = dtype.compute_dtype in ("float16", "bfloat16")
+        full = "float32" if is_half else dtype
         tokens, mask = (
             keras.Input([None], dtype="int32", name=x)
             for x in ("token_ids", "padding_mask")
         )
         x = architectures.token_embeddings(settings, tokens, mask, dropout, dtype)
-        x = Pooling(pooling, name="pooling", dtype=dtype)(x, mask)
+        x = Pooling(pooling, name="pooling", dtype=full)(x, mask)
         for i, options in enumerate(dense):
             x = keras.layers.Dense(
                 options["units"],
                 options["activation"],
                 use_bias=options["use_bias"],
                 name=f"dense_{i}",
-                dtype=dtype,
+                dtype=full,
             )(x)
         if dimensions is not None:
             dimensions = integer("dimensions", dimensions, 1, x.shape[-1])
             x = x[:, :dimensions]
         if normalize:
-            x = keras.layers.UnitNormalization(name="normalize", dtype=dtype)(x)
+            x = keras.layers.UnitNormalization(name="normalize", dtype=full)(x)
         super().__init__(
             inputs={"token_ids": tokens, "padding_mask": mask}, outputs=x, name=name
         )
+        self.dtype_policy = dtype
+        self.lora = None
         self.config = config
         self.pooling = pooling
         self.dense = list(dense)
@@ -92,8 +101,104 @@ class CheckpointEncoder(Configurable, keras.Model):
     def dense_weights(self, i):
         """Returns dict of the names of a Dense module's weights to variables."""
         layer = self.get_layer(f"dense_{i}")
-        found = {"linear.weight": (layer.kernel, True)}
+        found = {"linear.weight": (merged_kernel(layer), True)}
         return found | ({"linear.bias": (layer.bias, False)} if layer.use_bias else {})
+
+    # What is trained.
+
+    def freeze(self, num_blocks=0):
+        """Freezes what comes before the blocks, and the lowest blocks; before `compile`.
+
+        `for layer in encoder.layers: layer.trainable = True` undoes it.
+
+        Args:
+            num_blocks: number of blocks that are frozen, 0 to all of them. Blocks that
+                share their weights, as in ALBERT, are one.
+
+        Raises:
+            ValueError: there are not as many blocks.
+        """
+        blocks = self._blocks()
+        hint = ", as many as the encoder has"
+        num_blocks = integer("num_blocks", num_blocks, 0, len(blocks), hint)
+        lowest_trained = [*blocks, self.get_layer("pooling")][num_blocks]
+        for layer in self.layers[: self.layers.index(lowest_trained)]:
+            layer.trainable = False
+
+    def enable_lora(self, rank, alpha=None, parts=("query", "value")):
+        r"""Trains low-rank changes of some kernels, and nothing else; before `compile`.
+
+        $$W \leftarrow W + \frac{\alpha}{r} A B$$
+
+        Begins with the same embeddings, as B is 0. Prints how many weights are trained.
+        `save_pretrained` writes the sums; `model.save` also A and B, so that training
+        resumes.
+
+        Args:
+            rank: r, the number of columns of A and of rows of B, at least 1.
+            alpha: the numerator of the scale, above 0; None for `rank`.
+            parts: the layers of each block that are changed: some of `"query"`, `"key"`,
+                `"value"`, `"output_dense"`, `"intermediate"` and `"feed_forward"`.
+
+        Raises:
+            ValueError: an argument is invalid, or LoRA is enabled already.
+
+        Reference:
+            Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021,
+            https://arxiv.org/abs/2106.09685
+
+        Relations:
+            peft's LoraConfig has the same defaults for BERT, except that A begins with
+            other random numbers.
+        """
+        count = self.count_params()
+        self._add_lora(rank, alpha, parts)
+        share = 100 * sum(v.numpy().size for v in self.trainable_variables) / count
+        print_msg(f"LoRA of rank {rank}: trains {share:.2g} % of {count:,} weights")
+
+    def _add_lora(self, rank, alpha, parts):
+        rank = integer("rank", rank, 1)
+        alpha = None if alpha is None else positive("alpha", alpha)
+        parts = [parts] if isinstance(parts, str) else list(parts)
+        for part in parts:
+            one_of("parts", part, _DENSE)
+        if self.lora is not None or not parts:
+            raise ValueError(
+                "Expected some `parts`, and an encoder without LoRA. Received: "
+                f"parts={parts}, and one with lora={self.lora}. Load the checkpoint again "
+                "to choose another rank or other parts."
+            )
+        for layer in self.layers:  # a model that has frozen layers ignores trainable=True
+            layer.trainable = True
+        for variable in self.trainable_variables:
+            variable.trainable = False
+        for block in self._blocks():
+            for part in parts:
+                getattr(block, part).enable_lora(rank, alpha)
+        self.lora = {"rank": rank, "alpha": alpha, "parts": parts}
+
+    def _blocks(self):
+        return [layer for layer in self.layers if isinstance(layer, TransformerBlock)]
+
+    def get_config(self):
+        """Returns the constructor arguments, LoRA's, and which layers are frozen."""
+        frozen = [layer.name for layer in self.layers if not layer.trainable]
+        return {**super().get_config(), "lora": self.lora, "frozen": frozen}
+
+    @classmethod
+    def from_config(cls, config):
+        """Creates an encoder from the result of `get_config`."""
+        config = dict(config)
+        lora, frozen = config.pop("lora", None), config.pop("frozen", [])
+        encoder = super().from_config(config)
+        if lora is not None:
+            encoder._add_lora(**lora)
+        for name in frozen:
+            encoder.get_layer(name).trainable = False
+        return encoder
+
+
+_DENSE = ("query", "key", "value", "output_dense", "intermediate", "feed_forward")
 
 
 def _renamed(tensors, kind):

@@ -11,7 +11,15 @@ from tfembloss.pretrained.folder import read_checkpoint
 from tfembloss.text.checkpoint_tokenizer import CheckpointTokenizer, checked_prompts
 
 
-def load(source, *, sequence_length=None, dimensions=None, prompts=None, dropout=None):
+def load(
+    source,
+    *,
+    sequence_length=None,
+    dimensions=None,
+    prompts=None,
+    dropout=None,
+    dtype=None,
+):
     """Loads the encoder and the preprocessor of a pretrained checkpoint.
 
     Args: see `tfembloss.EmbeddingModel.from_pretrained`.
@@ -39,6 +47,7 @@ def load(source, *, sequence_length=None, dimensions=None, prompts=None, dropout
         dimensions,
         dropout,
         name=kind.replace("-", "_"),
+        dtype=dtype,
     )
     encoder.load_checkpoint(checkpoint)
     given = checked_prompts(checkpoint.prompts if prompts is None else prompts)
