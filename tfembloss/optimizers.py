@@ -6,6 +6,8 @@ import keras
 
 from tfembloss.checks import number
 
+__all__ = ["MultiOptimizer", "ScaledSchedule", "layerwise_decay"]
+
 
 @keras.saving.register_keras_serializable("tfembloss")
 class MultiOptimizer(keras.optimizers.Optimizer):
@@ -124,7 +126,7 @@ class MultiOptimizer(keras.optimizers.Optimizer):
     def finalize_variable_values(self, var_list):
         """Finalizes the variables of all optimizers at the end of training."""
         for one, rows in self._split(var_list):
-            if int(one.iterations):  # the averages of one without gradients are zeros
+            if _number(one.iterations):  # the averages of one without gradients are zeros
                 one.finalize_variable_values([variable for (variable,) in rows])
 
     @property
@@ -236,15 +238,20 @@ def _refuse(pattern, variables):
 def _ratio(optimizer, first):
     """Returns the ratio of two learning rates; None if there is none that stays."""
     rates = [one.learning_rate for one in (optimizer, first)]
-    if not all(isinstance(rate, keras.Variable) for rate in rates) or not float(rates[1]):
+    if not all(isinstance(rate, keras.Variable) for rate in rates):
         return None  # a schedule's changes
-    return float(rates[0]) / float(rates[1])
+    rate, of = map(_number, rates)
+    return rate / of if of else None
 
 
 def _scaled(rate, factor):
     if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
         return ScaledSchedule(rate, factor)
-    return float(rate) * factor
+    return _number(rate) * factor
+
+
+def _number(value):
+    return keras.ops.convert_to_numpy(value).item()  # also of a variable on replicas
 
 
 @keras.saving.register_keras_serializable("tfembloss")
