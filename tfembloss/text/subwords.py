@@ -3,6 +3,8 @@
 Each is a function from texts `[n]` to a `tf.RaggedTensor` of token ids.
 """
 
+import functools
+
 import numpy as np
 import tensorflow as tf
 import tensorflow_text
@@ -132,10 +134,15 @@ def _sentence_pieces(model, normalizer, metaspace):
     spec.normalizer_spec.add_dummy_prefix = words
     spec.normalizer_spec.remove_extra_whitespaces = words
     spec.normalizer_spec.escape_whitespaces = True
-    tokenizer = tensorflow_text.SentencepieceTokenizer(
-        spec.SerializeToString(), out_type=tf.int32
-    )
-    return tokenizer.tokenize
+    serialized = spec.SerializeToString()
+
+    @functools.partial(tf.function, autograph=False, reduce_retracing=True)
+    def tokenize(texts):
+        # Made in the graph: outside of one, TensorFlow forgets it when a seed is set.
+        tokenizer = tensorflow_text.SentencepieceTokenizer(serialized, out_type=tf.int32)
+        return tokenizer.tokenize(texts)
+
+    return tokenize
 
 
 class BytePairs:
