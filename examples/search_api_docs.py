@@ -14,14 +14,11 @@ import ast
 import collections
 import hashlib
 import importlib.util
-import itertools
 import math
-import multiprocessing
 import pathlib
 import re
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 
@@ -47,6 +44,8 @@ def read_docstrings():
 
     They are parsed with `ast`, so nothing is imported or executed.
     """
+    import keras
+
     files = []
     for package in PACKAGES:
         root = pathlib.Path(importlib.util.find_spec(package).origin).parent
@@ -55,14 +54,11 @@ def read_docstrings():
             if not _left_out(f"{module}."):
                 files.append((path, module))
     print(f"Reading {len(files)} files of {', '.join(PACKAGES)}")
-    # Processes that are forked from one with TensorFlow's threads may hang.
-    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
-        found = pool.map(_docstrings_of_file, *zip(*files, strict=True), chunksize=20)
-        return list(itertools.chain.from_iterable(found))
-
-
-def _docstrings_of_file(path, module):
-    return list(_docstrings(ast.parse(path.read_bytes()), module))
+    progress, found = keras.utils.Progbar(len(files), interval=1), []
+    for path, module in files:
+        found += _docstrings(ast.parse(path.read_bytes()), module)
+        progress.add(1)
+    return found
 
 
 def _docstrings(node, name):
