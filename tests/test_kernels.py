@@ -21,7 +21,7 @@ def by_xla(function, *arguments):
 
     @kernels.compiled
     def kernel(*arguments):
-        found.append(kernels._in_xla())
+        found.append(kernels.in_xla())
         return function(*arguments)
 
     kernel(*arguments)
@@ -46,7 +46,7 @@ def test_large_tensors_are_compiled():
 
 
 def test_a_kernel_in_a_kernel_is_a_part_of_it():
-    inner = kernels.compiled(lambda x: tf.constant(kernels._in_xla()))
+    inner = kernels.compiled(lambda x: tf.constant(kernels.in_xla()))
     outer = kernels.compiled(lambda x: inner(x[:8]))  # of rows which are usual
     assert not outer(tf.zeros([11, 3]))
     assert outer(tf.zeros([8, 3]))

@@ -181,11 +181,12 @@ def _deviation_by_dropout(rate, tokens, weights, table):
 
     An entry x becomes 0 or x / (1 - rate), whose variance is rate / (1 - rate) x^2.
     """
-    squares = tf.gather(tf.reduce_mean(tf.square(table), axis=1), tokens)  # [B, T]
-    variance = tf.reduce_sum(tf.square(weights) * squares, axis=1, keepdims=True)
-    variance *= rate / max(1 - rate, 1e-6)
+    squares = tf.reduce_mean(tf.square(tf.cast(table, tf.float32)), axis=1)  # [V]
+    weights = tf.cast(weights, tf.float32)
+    terms = tf.square(weights) * tf.gather(squares, tokens)  # [B, T]
+    variance = tf.reduce_sum(terms, axis=1, keepdims=True) * (rate / max(1 - rate, 1e-6))
     # The square root, but with a gradient of 0 in a text without tokens.
-    return variance * tf.math.rsqrt(variance + 1e-12)
+    return tf.cast(variance * tf.math.rsqrt(variance + 1e-12), table.dtype)
 
 
 def _transformer_block(x, tokens, dim, num_heads, dropout, dtype):
