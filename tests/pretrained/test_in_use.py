@@ -1,8 +1,5 @@
 """Prompts, lengths and model cards of pretrained encoders in the rest of the package."""
 
-import pathlib
-import zipfile
-
 import keras
 import numpy as np
 import pytest
@@ -10,6 +7,7 @@ import tensorflow as tf
 
 import tfembloss
 from tfembloss.export.encoder import prompts_of_signatures
+from tfembloss.export.files import FORMATS
 
 pytest.importorskip("safetensors", reason='no safetensors: pip install ".[hub]"')
 
@@ -18,12 +16,8 @@ PROMPTS = {"query": "free: ", "document": "equal: "}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    place = tmp_path_factory.mktemp("golden")
-    golden = pathlib.Path(__file__).resolve().parents[1] / "golden" / "pretrained.zip"
-    with zipfile.ZipFile(golden) as archive:
-        archive.extractall(place, [x for x in archive.namelist() if x.startswith("bert/")])
-    return place / "bert"
+def folder(golden):
+    return golden[0] / "bert"
 
 
 def load(folder, **options):
@@ -137,3 +131,58 @@ def test_the_card_says_how_it_was_trained(folder, tmp_path):
     assert "| accuracy | 0.75 |" in (path / "README.md").read_text()
     with pytest.raises(ValueError, match=r"dict of names to numbers.*'good'"):
         model.save_pretrained(path, metrics={"accuracy": "good"})
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def as_arrays(model):
+    return {name: x.numpy() for name, x in model.preprocessor(TEXTS).items()}
+
+
+def test_a_litert_file_computes_the_same(folder, tmp_path):
+    model, path = load(folder), tmp_path / "folder" / "encoder.tflite"
+    tfembloss.export_encoder(model, path, dimensions=8, format="litert")
+    runner = tf.lite.Interpreter(str(path)).get_signature_runner()
+    (found,) = runner(**as_arrays(model)).values()
+    expected = unit(model.predict(TEXTS, verbose=0)[:, :8])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    with pytest.raises(ValueError, match="input_signature=None for format='litert'"):
+        spec = tf.TensorSpec([None], tf.string)
+        tfembloss.export_encoder(model, path, input_signature=spec, format="litert")
+    with pytest.raises(ValueError, match=r"format.*Received: .*'pickle'"):
+        tfembloss.export_encoder(model, path, format="pickle")
+
+
+def test_an_onnx_file_computes_the_same(folder, tmp_path):
+    for package in ("tf2onnx", "onnx", "onnxruntime"):
+        pytest.importorskip(package, reason=f"no {package}: pip install {package}")
+    import onnxruntime
+
+    model, path = load(folder), tmp_path / "encoder.onnx"
+    tfembloss.export_encoder(model, path, normalize=False, format="onnx")
+    (found,) = onnxruntime.InferenceSession(str(path)).run(None, as_arrays(model))
+    expected = model.predict(TEXTS, verbose=0)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_without_its_packages_onnx_says_what_to_install(folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(FORMATS, "onnx", ["no_such_package"])
+    with pytest.raises(ValueError, match="pip install no_such_package"):
+        tfembloss.export_encoder(load(folder), tmp_path / "x.onnx", format="onnx")
+
+
+def test_int8_stays_close_and_is_saved(folder, tmp_path):
+    model = load(folder)
+    before = unit(model.predict(TEXTS, verbose=0))
+    model.encoder.quantize("int8")
+    model = tfembloss.EmbeddingModel(model.encoder, model.preprocessor)
+    after = model.predict(TEXTS, verbose=0)
+    assert (before * unit(after)).sum(axis=1).min() > 0.99
+    assert "int8" in {variable.dtype for variable in model.encoder.weights}
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(again.predict(TEXTS, verbose=0), after, atol=1e-6)
+    with pytest.raises(ValueError, match=r"not quantized.*int8.*before quantize"):
+        model.save_pretrained(tmp_path / "folder")

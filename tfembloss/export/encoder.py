@@ -94,6 +94,11 @@ def export_encoder(
             f"dimensions={dimensions!r}"
         )
     if format != "saved_model":
+        if input_signature is not None:
+            raise ValueError(
+                f"Expected input_signature=None for format={format!r}, whose inputs are "
+                f"those of the encoder. Received: input_signature={input_signature!r}"
+            )
         files.export_file(model, path, format, normalize, dimensions)
         return
     folders.check_folder(path)

@@ -36,4 +36,6 @@ def export_file(model, path, format, normalize, dimensions):
     given = encoder.inputs[0] if isinstance(encoder, keras.Sequential) else encoder.input
     path = pathlib.Path(os.fspath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    keras.Model(given, x).export(str(path), format=format, verbose=False)
+    whole = keras.Model(given, x)
+    whole(given)  # Keras writes no model that has not been called
+    whole.export(str(path), format=format, verbose=False)
