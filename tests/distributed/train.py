@@ -14,10 +14,8 @@ import argparse
 import collections
 import importlib.util
 import os
-import pathlib
 import sys
 import tempfile
-import zipfile
 
 import numpy as np
 import tensorflow as tf
@@ -61,6 +59,7 @@ else:
 
 import keras  # noqa: E402
 from cases import CASES, ids  # noqa: E402
+from checkpoints import unpack  # noqa: E402
 
 import tfembloss  # noqa: E402
 
@@ -241,14 +240,11 @@ def text_model(model_class, loss, *others, y=None):
 
 def pretrained():
     """An encoder from a checkpoint, with prompts, on texts of several lengths."""
-    golden = pathlib.Path(__file__).resolve().parents[1] / "golden" / "pretrained.zip"
     words = ["free", "and equal", "in dignity " * 9, "born " * 20]
     texts = np.array([f"{words[i % 4]} {i}" for i in range(12)])
     with tempfile.TemporaryDirectory() as folder, strategy.scope():
-        with zipfile.ZipFile(golden) as archive:
-            names = [x for x in archive.namelist() if x.startswith("bert/")]
-            archive.extractall(folder, names)
-        model = tfembloss.EmbeddingModel.from_pretrained(f"{folder}/bert", dropout=0.0)
+        bert = unpack(folder, "bert") / "bert"
+        model = tfembloss.EmbeddingModel.from_pretrained(bert, dropout=0.0)
         loss = tfembloss.losses.MultipleNegativesRankingLoss(scale=1.0)
         return trained(model, loss, (texts, np.roll(texts, 6)))
 

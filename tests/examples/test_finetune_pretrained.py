@@ -2,11 +2,10 @@
 
 import argparse
 import json
-import pathlib
-import zipfile
 
 import numpy as np
 import pytest
+from checkpoints import unpack
 
 REASON = 'pip install ".[hub]"'
 pytest.importorskip("safetensors", reason=f"no safetensors: {REASON}")
@@ -36,11 +35,7 @@ class SentenceTransformer:
 
 @pytest.fixture
 def folder(tmp_path):
-    golden = pathlib.Path(__file__).resolve().parents[1] / "golden" / "pretrained.zip"
-    with zipfile.ZipFile(golden) as archive:
-        names = [name for name in archive.namelist() if name.startswith("bert/")]
-        archive.extractall(tmp_path, names)
-    return tmp_path / "bert"
+    return unpack(tmp_path, "bert") / "bert"
 
 
 def test_it_trains_saves_and_exports(folder, tmp_path, monkeypatch, capfd):

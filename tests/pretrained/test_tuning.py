@@ -1,8 +1,5 @@
 """Fine-tuning as people do it: rates by part, LoRA, frozen layers, precision, schedules."""
 
-import pathlib
-import zipfile
-
 import keras
 import numpy as np
 import pytest
@@ -22,13 +19,9 @@ PAIRS = TEXTS[2:10], TEXTS[6:14]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(golden):
     """The folder of the checkpoints."""
-    folder = tmp_path_factory.mktemp("tuning")
-    here = pathlib.Path(__file__).resolve().parents[1] / "golden"
-    with zipfile.ZipFile(here / "pretrained.zip") as archive:
-        archive.extractall(folder)
-    return folder
+    return golden[0]
 
 
 def load(folder, **options):

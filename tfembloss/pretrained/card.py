@@ -58,10 +58,10 @@ embeddings = tfembloss.EmbeddingModel.from_pretrained("this/folder").predict(["a
 def _training(loss, num_columns):
     if loss is None:
         return ""
-    columns = {None: "", 1: ", on single texts"}.get(
-        num_columns, f", on {num_columns} columns of texts"
-    )
-    return f"## Training\n\nFine-tuned with tfembloss: `{_shown(loss)}`{columns}."
+    text = f"## Training\n\nFine-tuned with tfembloss: `{_shown(loss)}`"
+    if num_columns is None:
+        return f"{text}."
+    return f"{text}, on {num_columns} column{'s' * (num_columns > 1)} of texts."
 
 
 def _shown(loss):

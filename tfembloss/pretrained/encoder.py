@@ -179,6 +179,11 @@ class CheckpointEncoder(Configurable, keras.Model):
                 getattr(block, part).enable_lora(rank, alpha)
         self.lora = {"rank": rank, "alpha": alpha, "parts": parts}
 
+    @property
+    def quantization(self):
+        """The mode of `quantize`, None without."""
+        return self._blocks()[0].query.quantization_mode
+
     def _blocks(self):
         return [layer for layer in self.layers if layer.name.startswith("block_")]
 
@@ -187,7 +192,7 @@ class CheckpointEncoder(Configurable, keras.Model):
         state = {
             "lora": self.lora,
             "frozen": [layer.name for layer in self.layers if not layer.trainable],
-            "quantization": self._blocks()[0].query.quantization_mode,
+            "quantization": self.quantization,
         }
         return super().get_config() | state
 

@@ -36,10 +36,10 @@ def save(folder, encoder, preprocessor, **training):
             f"{type(encoder).__name__} and a preprocessor {type(preprocessor).__name__}. "
             "Use model.save, or tfembloss.export_encoder."
         )
-    if encoder.get_config()["quantization"] is not None:
+    if encoder.quantization is not None:
         raise ValueError(
             "Expected weights that are not quantized, as sentence-transformers reads no "
-            f"others. Received: {encoder.get_config()['quantization']} weights. Call "
+            f"others. Received: {encoder.quantization} weights. Call "
             "save_pretrained before quantize, or use model.save or export_encoder."
         )
     folder = pathlib.Path(os.fspath(folder)).absolute()
