@@ -169,6 +169,7 @@ def test_an_embedder_is_taken_as_it_is(tmp_path):
 
 
 def test_an_embedder_trains_and_exports_by_itself(tmp_path):
+    keras.utils.set_random_seed(0)
     theirs = embedder()
     before = theirs.predict(TEXTS, verbose=0)
     theirs.compile("adam", loss=tfembloss.losses.SupConLoss())

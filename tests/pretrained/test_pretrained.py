@@ -125,10 +125,10 @@ def test_fine_tuned_it_is_the_same_in_every_form(golden, name, tmp_path):
 def test_prompts_of_columns(golden):
     prompts = {"document": "passage: ", "query": "query: "}
     model = load(golden[0] / "bert", prompts=prompts)
-    first, second = model.encoder_inputs((tf.constant(["free"]), tf.constant(["free"])))
-    with_prompt = model.preprocessor(["query: free", "passage: free"])["token_ids"]
-    np.testing.assert_array_equal(first["token_ids"][0], with_prompt[0])
-    np.testing.assert_array_equal(second["token_ids"][0], with_prompt[1])
+    columns = model.encoder_inputs((tf.constant(["free"]), tf.constant(["free"])))
+    for column, text in zip(columns, ("query: free", "passage: free"), strict=True):
+        with_prompt = model.preprocessor([text])["token_ids"]
+        np.testing.assert_array_equal(column["token_ids"], with_prompt)
     np.testing.assert_array_equal(
         model.predict(["free"], prompt="query", verbose=0),
         model.predict(["query: free"], verbose=0),
@@ -138,9 +138,9 @@ def test_prompts_of_columns(golden):
 
 
 def test_lengths_come_from_buckets(golden):
-    model = load(golden[0] / "bert")
-    lengths = {model.preprocessor(["free " * n])["token_ids"].shape[1] for n in range(60)}
-    assert lengths == {16, 32, 48}
+    tokenize = load(golden[0] / "bert").preprocessor
+    texts = [["free " * n] for n in range(60)]
+    assert {tokenize(x, xla=True)["token_ids"].shape[1] for x in texts} == {16, 32, 48}
 
 
 def test_what_lora_has_added_is_saved(golden, tmp_path):

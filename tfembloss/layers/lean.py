@@ -12,15 +12,21 @@ import tensorflow as tf
 @keras.saving.register_keras_serializable("tfembloss")
 @tf.custom_gradient
 def gelu(x):
-    r"""Returns $x \Phi(x)$, with $\Phi$ the normal distribution's; keeps x alone."""
+    r"""Returns $x \Phi(x)$, with $\Phi$ the normal distribution's; keeps x alone.
+
+    It is computed in float32, as half precision has too few digits for the error function.
+    """
 
     def gradient(upstream):
-        probability = 0.5 * (1 + tf.math.erf(x * math.sqrt(0.5)))
-        density = tf.exp(-0.5 * tf.square(x)) * (1 / math.sqrt(2 * math.pi))
-        return upstream * (probability + x * density)
+        z = tf.cast(x, tf.float32)
+        probability = 0.5 * (1 + tf.math.erf(z * math.sqrt(0.5)))
+        density = tf.exp(-0.5 * tf.square(z)) * (1 / math.sqrt(2 * math.pi))
+        return upstream * tf.cast(probability + z * density, x.dtype)
 
+    z = tf.cast(x, tf.float32)
     # As a product of these two factors it is one operation in LiteRT.
-    return (0.5 * x) * (1 + tf.math.erf(x * math.sqrt(0.5))), gradient
+    y = (0.5 * z) * (1 + tf.math.erf(z * math.sqrt(0.5)))
+    return tf.cast(y, x.dtype), gradient
 
 
 @keras.saving.register_keras_serializable("tfembloss")
