@@ -3,13 +3,12 @@
 import pathlib
 import zipfile
 
-GOLDEN = pathlib.Path(__file__).parent / "golden" / "pretrained.zip"
+GOLDEN = pathlib.Path(__file__).parent / "golden"
 
 
-def unpack(folder, *names):
-    """Writes all golden folders, or those of these names, into a folder; returns it."""
-    with zipfile.ZipFile(GOLDEN) as archive:
-        files = archive.namelist()
-        wanted = [x for x in files if not names or x.split("/")[0] in names]
-        archive.extractall(folder, wanted)
+def unpack(folder, *names, archive="pretrained"):
+    """Writes all folders of an archive, or those of these names, into a folder."""
+    with zipfile.ZipFile(GOLDEN / f"{archive}.zip") as file:
+        wanted = [x for x in file.namelist() if not names or x.split("/")[0] in names]
+        file.extractall(folder, wanted)
     return pathlib.Path(folder)

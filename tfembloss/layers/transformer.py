@@ -20,13 +20,14 @@ def gelu_tanh(x):
 class TransformerEmbeddings(Configurable, keras.layers.Layer):
     """Sum of the embeddings of tokens and positions, normalized, as in BERT.
 
-    Call arguments: token ids `[B, T]`. Returns `[B, T, D]`.
+    Call arguments: token ids `[B, T]`, and optionally their types `[B, T]`, without which
+    all tokens have the first. Returns `[B, T, D]`.
 
     Args:
         vocabulary_size: number of token ids.
         num_positions: number of position embeddings; 0 for none.
         dim: D.
-        num_types: number of token types, of which all tokens have the first; 0 for none.
+        num_types: number of token types; 0 for none.
         epsilon: of the layer normalization, > 0.
         dropout: fraction of the output that is dropped in training.
         padding_id: if given, positions are counted as in RoBERTa: from `padding_id + 1`,
@@ -77,20 +78,21 @@ class TransformerEmbeddings(Configurable, keras.layers.Layer):
         )
         self.dropping = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
 
-    def build(self, shape):
+    def build(self, tokens_shape, types_shape=None):
         """Builds the tables."""
         for part in (self.token_embedding, self.position_embedding, self.type_embedding):
             if part is not None:
-                part.build(shape)
-        self.norm.build((*shape, self.dim))
+                part.build(tokens_shape)
+        self.norm.build((*tokens_shape, self.dim))
 
-    def call(self, tokens, training=None):
+    def call(self, tokens, types=None, training=None):
         """Returns embeddings `[B, T, D]`."""
         x = self.token_embedding(tokens)
         if self.position_embedding is not None:
             x += self.position_embedding(self._positions(tokens))
         if self.type_embedding is not None:
-            x += self.type_embedding(ops.zeros((1, 1), "int32"))
+            types = ops.zeros((1, 1), "int32") if types is None else types
+            x += self.type_embedding(types)
         return self.dropping(self.norm(x), training=training)
 
     def _positions(self, tokens):
@@ -99,9 +101,9 @@ class TransformerEmbeddings(Configurable, keras.layers.Layer):
         counted = ops.cast(tokens != self.padding_id, "int32")
         return ops.cumsum(counted, axis=1) * counted + self.padding_id
 
-    def compute_output_shape(self, shape):
+    def compute_output_shape(self, tokens_shape, types_shape=None):
         """Returns `[B, T, D]`."""
-        return (*shape, self.dim)
+        return (*tokens_shape, self.dim)
 
 
 @keras.saving.register_keras_serializable("tfembloss")

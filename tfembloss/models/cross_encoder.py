@@ -8,6 +8,7 @@ from tfembloss.models import inputs
 from tfembloss.models.base import ColumnModel, check_no_strings, one_tensor
 from tfembloss.models.encoder_model import known_inputs
 from tfembloss.models.vocabulary import check_vocabulary
+from tfembloss.pretrained import rerankers
 from tfembloss.text import TextPreprocessor
 
 
@@ -30,8 +31,8 @@ class CrossEncoder(ColumnModel):
             `[rows, D]`, or `[rows, T, D]`, of which the first token's is used, like BERT's
             `[CLS]`.
         preprocessor: function from two batches of texts to the encoder's input, such as
-            `tfembloss.text.TextPairPreprocessor`. Without one, `fit` takes the encoder's
-            input as x.
+            `tfembloss.text.TextPairPreprocessor` or `CheckpointPairTokenizer`. Without one,
+            `fit` takes the encoder's input as x.
         mini_batch_size: see `EmbeddingModel`.
         name, dtype: as in `keras.Model`.
 
@@ -89,6 +90,59 @@ class CrossEncoder(ColumnModel):
         self.encoder = encoder
         self.preprocessor = preprocessor
         self.score = keras.layers.Dense(1, dtype="float32")
+
+    @classmethod
+    def from_pretrained(
+        cls, source, *, sequence_length=None, dropout=None, dtype=None, **arguments
+    ):
+        """Creates a model of a pretrained checkpoint, which reads a pair as one input.
+
+        A cross-encoder's scores are those that sentence-transformers computes of the same
+        folder, before the activation. Of another encoder, the layer of the score is new and
+        has to be trained. Nothing in a folder is executed, and nothing is downloaded.
+
+        Args:
+            source: the folder of a Hugging Face or sentence-transformers checkpoint.
+            sequence_length: the maximum number of tokens of both texts together; None for
+                the checkpoint's own.
+            dropout: fraction that is dropped everywhere in training; None for the
+                checkpoint's own.
+            dtype: see `EmbeddingModel.from_pretrained`.
+            **arguments: the other arguments of this class.
+
+        Raises:
+            ValueError: the folder is not a complete checkpoint, or cannot be computed as it
+                was trained; says what is missing.
+
+        Example:
+
+        ```python
+        model = tfembloss.CrossEncoder.from_pretrained("ms-marco-MiniLM-L6-v2")
+        scores = model.predict((queries, texts))
+        ```
+        """
+        encoder, preprocessor, score = rerankers.load(
+            source, sequence_length=sequence_length, dropout=dropout, dtype=dtype
+        )
+        model = cls(encoder=encoder, preprocessor=preprocessor, dtype=dtype, **arguments)
+        model.score.build(encoder.output_shape)
+        if score is not None:
+            model.score.set_weights(score)
+        return model
+
+    def save_pretrained(self, folder):
+        """Writes a folder that sentence-transformers loads as a CrossEncoder.
+
+        An earlier one there is replaced. Scores are the same there, without an activation.
+
+        Args:
+            folder: the folder to write.
+
+        Raises:
+            ValueError: the model was not created by `from_pretrained`, or the folder holds
+                other files.
+        """
+        rerankers.save(folder, self.encoder, self.preprocessor, self.score)
 
     def call(self, x, training=None):
         """Returns scores `[B, 1]` of the encoder's input."""

@@ -6,7 +6,8 @@ A family is a module with
 - `HEADS`: how the names of weights begin that do not change its token embeddings;
 - `PREFIXES`: what may stand before the names of all weights in a checkpoint;
 - `longest(config)`: the largest number of tokens, or None if there is no limit;
-- `token_embeddings(config, tokens, mask, dropout, dtype)`: symbolic `[B, T, D]`;
+- `token_embeddings(config, tokens, mask, types, dropout, dtype)`: symbolic `[B, T, D]`;
+  types of tokens may be None, and are not used by an architecture without any;
 - `weights(encoder, config)`: dict of a checkpoint's name to a variable, and if the
   checkpoint has it transposed. It is read and written by it.
 """

@@ -109,7 +109,7 @@ def longest(config):
     return count
 
 
-def token_embeddings(config, tokens, mask, dropout=None, dtype=None):
+def token_embeddings(config, tokens, mask, types=None, dropout=None, dtype=None):
     """Returns symbolic token embeddings `[B, T, D]` of token ids `[B, T]`."""
     settings = _settings(config)
     architecture = ARCHITECTURES[settings.kind]
@@ -129,7 +129,7 @@ def token_embeddings(config, tokens, mask, dropout=None, dtype=None):
         settings.get("pad_token_id", 1) if architecture.counts_positions else None,
         name="embeddings",
         dtype=dtype,
-    )(tokens)
+    )(tokens, types)
     if _is_projected(settings):
         x = keras.layers.Dense(dim, name="projection", dtype=dtype)(x)
     bias = None

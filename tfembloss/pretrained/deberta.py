@@ -53,7 +53,7 @@ def longest(config):
     return settings.get("max_position_embeddings") if biased else None
 
 
-def token_embeddings(config, tokens, mask, dropout=None, dtype=None):
+def token_embeddings(config, tokens, mask, types=None, dropout=None, dtype=None):
     """Returns symbolic token embeddings `[B, T, D]` of token ids `[B, T]`."""
     settings = _settings(config)
     hidden, attention = (
@@ -70,7 +70,7 @@ def token_embeddings(config, tokens, mask, dropout=None, dtype=None):
         hidden,
         name="embeddings",
         dtype=dtype,
-    )(tokens)
+    )(tokens, types)
     farthest = settings.get("max_relative_positions", -1)
     if farthest < 1:
         farthest = settings.get("max_position_embeddings")

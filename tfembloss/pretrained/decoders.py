@@ -100,8 +100,8 @@ def longest(config):
     _settings(config)
 
 
-def token_embeddings(config, tokens, mask, dropout=None, dtype=None):
-    """Returns symbolic token embeddings `[B, T, D]` of token ids `[B, T]`."""
+def token_embeddings(config, tokens, mask, types=None, dropout=None, dtype=None):
+    """Returns symbolic token embeddings `[B, T, D]` of token ids `[B, T]`; no types."""
     settings = _settings(config)
     dim, epsilon = settings.get("hidden_size"), settings.get("rms_norm_eps", 1e-6)
     architecture = ARCHITECTURES[settings.kind]

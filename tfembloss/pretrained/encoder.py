@@ -20,18 +20,20 @@ class CheckpointEncoder(Configurable, keras.Model):
 
     `tfembloss.EmbeddingModel.from_pretrained` makes it and reads its weights.
 
-    Call arguments: a dict of `token_ids` `[B, T]` and `padding_mask` `[B, T]`, as
-    `tfembloss.text.CheckpointTokenizer` returns it. Returns embeddings `[B, D]`.
+    Call arguments: a dict of `token_ids` and `padding_mask`, and if it has them
+    `token_types`, each `[B, T]`, as `tfembloss.text.CheckpointTokenizer` and
+    `CheckpointPairTokenizer` return it. Returns embeddings `[B, D]`.
 
     Args:
         config: text of the checkpoint's config.json.
         pooling: see `tfembloss.layers.Pooling`.
         dense: list of dicts with `units`, `use_bias` and `activation` of the layers after
-            the pooling.
+            the pooling, and optionally `dropout`, the fraction of their output.
         normalize: whether embeddings are scaled to length 1.
         dimensions: k, to keep only the first k dimensions; None for all.
         dropout: fraction that is dropped everywhere in training, 0 to 1; None for the
             checkpoint's own.
+        has_types: whether the inputs have token types, as those of pairs of texts do.
         name: as in `keras.Model`.
         dtype: as in `keras.Model`, such as `"mixed_bfloat16"`. Below float32, what comes
             after the blocks is computed in float32, and so are the embeddings.
@@ -48,6 +50,7 @@ class CheckpointEncoder(Configurable, keras.Model):
         normalize=False,
         dimensions=None,
         dropout=None,
+        has_types=False,
         name=None,
         dtype=None,
     ):
@@ -55,11 +58,12 @@ class CheckpointEncoder(Configurable, keras.Model):
         dtype = keras.dtype_policies.get(dtype)  # None is the global policy
         is_half = dtype.compute_dtype in ("float16", "bfloat16")
         full = "float32" if is_half else dtype
-        tokens, mask = (
-            keras.Input([None], dtype="int32", name=x)
-            for x in ("token_ids", "padding_mask")
+        names = ["token_ids", "padding_mask"] + ["token_types"] * has_types
+        given = {x: keras.Input([None], dtype="int32", name=x) for x in names}
+        mask = given["padding_mask"]
+        x = family(settings).token_embeddings(
+            settings, given["token_ids"], mask, given.get("token_types"), dropout, dtype
         )
-        x = family(settings).token_embeddings(settings, tokens, mask, dropout, dtype)
         x = Pooling(pooling, name="pooling", dtype=full)(x, mask)
         for i, options in enumerate(dense):
             x = keras.layers.Dense(
@@ -69,14 +73,14 @@ class CheckpointEncoder(Configurable, keras.Model):
                 name=f"dense_{i}",
                 dtype=full,
             )(x)
+            if options.get("dropout"):
+                x = keras.layers.Dropout(options["dropout"], name=f"dropout_{i}")(x)
         if dimensions is not None:
             dimensions = integer("dimensions", dimensions, 1, x.shape[-1])
             x = x[:, :dimensions]
         if normalize:
             x = keras.layers.UnitNormalization(name="normalize", dtype=full)(x)
-        super().__init__(
-            inputs={"token_ids": tokens, "padding_mask": mask}, outputs=x, name=name
-        )
+        super().__init__(inputs=given, outputs=x, name=name)
         self.dtype_policy = dtype
         self.lora = None
         self.config = config
@@ -85,18 +89,20 @@ class CheckpointEncoder(Configurable, keras.Model):
         self.normalize = normalize
         self.dimensions = dimensions
         self.dropout = dropout
+        self.has_types = has_types
 
     def load_checkpoint(self, checkpoint):
-        """Reads the weights of a `Checkpoint`.
+        """Reads the weights of a `Checkpoint`; returns its arrays by the encoder's names.
 
         Raises ValueError if some are missing, unknown or of another shape.
         """
         own = family(checkpoint.config)
         tensors = _renamed(read_tensors(checkpoint.folder), own.PREFIXES)
-        _assign(own.weights(self, checkpoint.config), tensors, checkpoint.folder, own.HEADS)
+        assign(own.weights(self, checkpoint.config), tensors, checkpoint.folder, own.HEADS)
         for i, options in enumerate(checkpoint.dense):
             folder = checkpoint.folder / options["path"]
-            _assign(self.dense_weights(i), read_tensors(folder), folder)
+            assign(self.dense_weights(i), read_tensors(folder), folder)
+        return tensors
 
     def dense_weights(self, i):
         """Returns dict of the names of a Dense module's weights to variables."""
@@ -223,7 +229,15 @@ def _renamed(tensors, prefixes):
     return found
 
 
-def _assign(expected, tensors, folder, left_out=()):
+def assign(expected, tensors, folder, left_out=()):
+    """Sets variables by their names in a checkpoint. Raises ValueError if they differ.
+
+    Args:
+        expected: dict of a name to a variable, and if the checkpoint has it transposed.
+        tensors: dict of a name to an array.
+        folder: where they are from.
+        left_out: how the names begin of arrays that need not be expected.
+    """
     missing = [name for name in expected if name not in tensors]
     others = [
         x for x in tensors if x not in expected and not x.startswith(left_out or "\0")

@@ -48,8 +48,13 @@ class Checkpoint(NamedTuple):
     tokenizer_config: dict[str, Any]
 
 
-def read_checkpoint(folder):
-    """Reads all but the weights. Raises ValueError if something is missing or unknown."""
+def read_checkpoint(folder, pairs=False):
+    """Reads all but the weights. Raises ValueError if something is missing or unknown.
+
+    Args:
+        folder: its path.
+        pairs: whether it is to score pairs, so that modules of embeddings are not read.
+    """
     folder = pathlib.Path(folder)
     config = read_json(folder, "config.json")
     if "model_type" not in config:
@@ -58,7 +63,7 @@ def read_checkpoint(folder):
             "with a config.json that names its model_type. Received: "
             f"{folder}, with {_listed(folder)}."
         )
-    pooling, dense, normalize = _modules(folder)
+    pooling, dense, normalize = ("cls", [], False) if pairs else _modules(folder)
     settings = read_json(folder, "sentence_bert_config.json")
     tokenizer_settings = read_json(folder, "tokenizer_config.json")
     saved = read_json(folder, "config_sentence_transformers.json")
@@ -138,6 +143,12 @@ def _modules(folder):
     kinds = [module["type"].rpartition(".")[2] for module in modules]
     count = kinds.count("Dense")
     normalize = kinds[-1] == "Normalize"
+    if kinds == ["Transformer"]:
+        raise ValueError(
+            "Expected a checkpoint of embeddings. Received: "
+            f"{folder}/modules.json, which has no Pooling, as of a cross-encoder: load "
+            "that with tfembloss.CrossEncoder.from_pretrained."
+        )
     if kinds != ["Transformer", "Pooling", *["Dense"] * count, *["Normalize"] * normalize]:
         raise ValueError(
             "Expected the modules Transformer, Pooling, any number of Dense, and Normalize "

@@ -53,12 +53,7 @@ def load(
 
 def _load_folder(folder, sequence_length, dimensions, prompts, dropout, pooling, dtype):
     checkpoint = read_checkpoint(folder)
-    most = family(checkpoint.config).longest(checkpoint.config)
-    if sequence_length is None:
-        trained = most or checkpoint.config["max_position_embeddings"]
-        sequence_length = min(checkpoint.sequence_length or trained, most or 2**30)
-    hint = ", as the checkpoint has no more position embeddings"
-    sequence_length = integer("sequence_length", sequence_length, 1, most, hint)
+    sequence_length = checked_length(checkpoint, sequence_length)
     encoder = CheckpointEncoder(
         json.dumps(checkpoint.config),
         pooling or checkpoint.pooling,
@@ -81,3 +76,13 @@ def _load_folder(folder, sequence_length, dimensions, prompts, dropout, pooling,
         tokenizer_config=json.dumps(checkpoint.tokenizer_config),
     )
     return encoder, preprocessor
+
+
+def checked_length(checkpoint, sequence_length):
+    """Returns the maximum number of tokens, the checkpoint's own for None."""
+    most = family(checkpoint.config).longest(checkpoint.config)
+    if sequence_length is None:
+        trained = most or checkpoint.config["max_position_embeddings"]
+        sequence_length = min(checkpoint.sequence_length or trained, most or 2**30)
+    hint = ", as the checkpoint has no more position embeddings"
+    return integer("sequence_length", sequence_length, 1, most, hint)

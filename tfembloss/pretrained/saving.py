@@ -15,7 +15,7 @@ from tfembloss.pretrained.encoder import CheckpointEncoder
 from tfembloss.pretrained.folder import TORCH_ACTIVATIONS
 from tfembloss.text.checkpoint_tokenizer import CheckpointTokenizer
 
-_MARK = "config_sentence_transformers.json"
+MARK = "config_sentence_transformers.json"
 
 
 def save(folder, encoder, preprocessor, **training):
@@ -27,6 +27,25 @@ def save(folder, encoder, preprocessor, **training):
         preprocessor: the tokenizer that `load` returned.
         **training: for the model card, see `tfembloss.pretrained.card.card`.
     """
+    check_can_be_saved(encoder, preprocessor)
+
+    def write(new):
+        config = json.loads(encoder.config)
+        weights = family(config).weights(encoder, config)
+        prompts = {
+            "prompts": preprocessor.prompts,
+            "default_prompt_name": preprocessor.default_prompt,
+        }
+        write_transformer(new, config, weights, preprocessor, prompts)
+        _write_modules(new, encoder)
+        text = card(encoder, preprocessor, **training)
+        (new / "README.md").write_text(text, "utf-8")
+
+    replace(folder, write)
+
+
+def check_can_be_saved(encoder, preprocessor):
+    """Raises ValueError if sentence-transformers could not load them."""
     if not isinstance(encoder, CheckpointEncoder) or not isinstance(
         preprocessor, CheckpointTokenizer
     ):
@@ -42,8 +61,15 @@ def save(folder, encoder, preprocessor, **training):
             f"others. Received: {encoder.quantization} weights. Call "
             "save_pretrained before quantize, or use model.save or export_encoder."
         )
+
+
+def replace(folder, write):
+    """Writes a folder by `write(new_folder)`, in the place of an earlier checkpoint.
+
+    Raises ValueError if there is a file, or a folder that holds something else.
+    """
     folder = pathlib.Path(os.fspath(folder)).absolute()
-    is_ours = (folder / _MARK).is_file()
+    is_ours = (folder / MARK).is_file()
     if folder.exists() and not is_ours and (folder.is_file() or any(folder.iterdir())):
         raise ValueError(
             "Expected a new or empty folder, or a checkpoint to replace. Received: "
@@ -52,9 +78,7 @@ def save(folder, encoder, preprocessor, **training):
     folder.parent.mkdir(parents=True, exist_ok=True)
     new = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        _write(new, encoder, preprocessor)
-        text = card(encoder, preprocessor, **training)
-        (new / "README.md").write_text(text, "utf-8")
+        write(new)
         new.chmod(0o755)
         if folder.exists():
             shutil.rmtree(folder)
@@ -64,11 +88,18 @@ def save(folder, encoder, preprocessor, **training):
         raise
 
 
-def _write(folder, encoder, preprocessor):
-    config = json.loads(encoder.config)
-    config.pop("torch_dtype", None)
+def write_transformer(folder, config, weights, preprocessor, description):
+    """Writes the files of a transformer and of its tokenizer.
+
+    Args:
+        folder: path of an empty folder.
+        config: dict of config.json.
+        weights: dict of a checkpoint's name to a variable, and if it is transposed.
+        preprocessor: the tokenizer.
+        description: dict of what sentence-transformers keeps beside these.
+    """
+    config = {name: x for name, x in config.items() if name != "torch_dtype"}
     _write_json(folder / "config.json", config | {"dtype": "float32"})
-    weights = family(config).weights(encoder, config)
     _write_tensors(folder / "model.safetensors", weights)
     (folder / "tokenizer.json").write_text(preprocessor.tokenizer, "utf-8")
     length = {"model_max_length": preprocessor.sequence_length}
@@ -77,14 +108,7 @@ def _write(folder, encoder, preprocessor):
     )
     length = {"max_seq_length": preprocessor.sequence_length, "do_lower_case": False}
     _write_json(folder / "sentence_bert_config.json", length)
-    _write_json(
-        folder / _MARK,
-        {
-            "prompts": preprocessor.prompts,
-            "default_prompt_name": preprocessor.default_prompt,
-        },
-    )
-    _write_modules(folder, encoder)
+    _write_json(folder / MARK, description)
 
 
 def _write_modules(folder, encoder):

@@ -1,6 +1,5 @@
 """Converts texts to the token ids of a pretrained checkpoint's own tokenizer."""
 
-import itertools
 import json
 import re
 
@@ -114,21 +113,12 @@ class CheckpointTokenizer(Configurable):
         """Returns token ids and their mask, `[rows, T]`, of texts `[rows]`."""
         texts = batch_of_texts(texts)
         before = self.prompt(prompt)
-        texts = valid_utf8(tf.strings.join([before, texts]) if before else texts)
+        texts = tf.strings.join([before, texts]) if before else texts
         room = self.sequence_length - len(self._start) - len(self._end)
-        tokens = self._tokens(texts)[:, :room]
+        tokens = self.tokens(texts)[:, :room]
         rows = tf.shape(texts)[0]
-        start, end = (tf.tile([ids], [rows, 1]) for ids in (self._start, self._end))
-        parts = [tf.cast(start, tf.int32), tokens, tf.cast(end, tf.int32)]
-        tokens = tf.concat(parts, axis=1)
-        length = self._length(tokens, xla)
-        mask = tf.sequence_mask(tokens.row_lengths(), length, dtype=tf.int32)
-        ids = tokens.to_tensor(self.padding_id)
-        missing = length - tf.shape(ids)[1]
-        ids = tf.pad(ids, [[0, 0], [0, missing]], constant_values=self.padding_id)
-        known = length if self.padding == "max_length" else None
-        ids, mask = (tf.ensure_shape(x, [None, known]) for x in (ids, mask))
-        return {"token_ids": ids, "padding_mask": mask}
+        start, end = (same_in_each_row(ids, rows) for ids in (self._start, self._end))
+        return self.padded(tf.concat([start, tokens, end], axis=1), xla)
 
     @property
     def vocabulary(self):
@@ -148,8 +138,9 @@ class CheckpointTokenizer(Configurable):
         check_prompt(name, self.prompts)
         return self.prompts[name]
 
-    def _tokens(self, texts):
+    def tokens(self, texts):
         """Returns the ids of texts, without start and end tokens; ragged `[rows, None]`."""
+        texts = valid_utf8(texts)
         if not self._special:
             return self._subwords(self._normalize(texts))
         parts = regex_split(texts, self._special)
@@ -169,10 +160,23 @@ class CheckpointTokenizer(Configurable):
             ids.values, tf.gather(ids.row_splits, parts.row_splits), validate=False
         )
 
-    def _length(self, tokens, xla):
+    def padded(self, tokens, xla=False):
+        """Returns `token_ids` and `padding_mask` `[rows, T]` of ragged `[rows, None]`."""
         longest = tf.reduce_max(tf.concat([[1], tokens.row_lengths()], 0))
         longest = tf.cast(longest, tf.int32)
-        return padded_length(longest, self.padding, self.sequence_length, xla)
+        length = padded_length(longest, self.padding, self.sequence_length, xla)
+        mask = tf.sequence_mask(tokens.row_lengths(), length, dtype=tf.int32)
+        ids = tokens.to_tensor(self.padding_id)
+        missing = length - tf.shape(ids)[1]
+        ids = tf.pad(ids, [[0, 0], [0, missing]], constant_values=self.padding_id)
+        known = length if self.padding == "max_length" else None
+        ids, mask = (tf.ensure_shape(x, [None, known]) for x in (ids, mask))
+        return {"token_ids": ids, "padding_mask": mask}
+
+
+def same_in_each_row(ids, rows):
+    """Returns int32 `[rows, len(ids)]` of a list of ids."""
+    return tf.tile(tf.constant(ids, tf.int32, [1, len(ids)]), [rows, 1])
 
 
 def padded_length(longest, padding, sequence_length, xla=False):
@@ -221,27 +225,45 @@ def _pattern(token):
 
 def _start_and_end(processor):
     """Returns the ids that a post-processor puts before and after a single text."""
-    if processor is None:
-        return [], []
-    kind = processor["type"]
-    if kind == "Sequence":
-        starts, ends = zip(*map(_start_and_end, processor["processors"]), strict=True)
-        return list(itertools.chain(*starts)), list(itertools.chain(*ends))
-    if kind in ("RobertaProcessing", "BertProcessing"):
-        return [processor["cls"][1]], [processor["sep"][1]]
+    parts = [id for id, _ in template(processor, "single")]
+    at = parts.index("A")
+    return parts[:at], parts[at + 1 :]
+
+
+def template(processor, name):
+    """Returns what a tokenizer's post-processor makes of a text, or of a pair of texts.
+
+    Args:
+        processor: dict of tokenizer.json's post_processor, or None.
+        name: `"single"` or `"pair"`.
+
+    Returns list of a token's id, or `"A"` or `"B"` for the ids of a text, and their type.
+    """
+    plain = {"single": [("A", 0)], "pair": [("A", 0), ("B", 1)]}[name]
+    kind = processor["type"] if processor else "ByteLevel"
     if kind == "ByteLevel":
-        return [], []
+        return plain
+    if kind == "Sequence":
+        return max((template(x, name) for x in processor["processors"]), key=len)
+    if kind in ("RobertaProcessing", "BertProcessing"):
+        start, end = ((processor[x][1], 0) for x in ("cls", "sep"))
+        if name == "single":
+            return [start, ("A", 0), end]
+        if kind == "RobertaProcessing":
+            return [start, ("A", 0), end, end, ("B", 0), end]
+        return [start, ("A", 0), end, ("B", 1), (end[0], 1)]
     if kind == "TemplateProcessing":
-        ids, ends = ([], []), 0
-        for part in processor["single"]:
-            if "Sequence" in part:
-                ends = 1
-            else:
-                name = part["SpecialToken"]["id"]
-                ids[ends].extend(processor["special_tokens"][name]["ids"])
-        return ids
+        return [x for part in processor[name] for x in _ids(part, processor)]
     raise ValueError(
         "Expected a tokenizer with a post-processor of TemplateProcessing, "
         f"RobertaProcessing, BertProcessing or ByteLevel. Received: {kind}, which is not "
         "supported."
     )
+
+
+def _ids(part, processor):
+    """Returns ids and types of a part of a TemplateProcessing's list."""
+    ((kind, fields),) = part.items()
+    name, type_id = fields["id"], fields["type_id"]
+    ids = [name] if kind == "Sequence" else processor["special_tokens"][name]["ids"]
+    return [(id, type_id) for id in ids]

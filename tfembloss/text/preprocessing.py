@@ -6,8 +6,7 @@ import tensorflow_text
 
 from tfembloss.checks import integer
 from tfembloss.config import Configurable
-from tfembloss.losses.inputs import require
-from tfembloss.text.rows import batch_of_texts, valid_utf8
+from tfembloss.text.rows import batch_of_texts, two_batches_of_texts, valid_utf8
 from tfembloss.text.vocabulary import UNKNOWN, vocabulary_entries, word_piece_tokenizer
 
 _LONGEST_WORD = 100  # bytes; one unknown character makes a shorter word unknown
@@ -147,15 +146,5 @@ class TextPairPreprocessor(Configurable):
 
     def __call__(self, first, second):
         """Returns token ids `[rows, first_length + T]` of both texts."""
-        first, second = batch_of_texts(first), batch_of_texts(second)
-        if not first.shape.is_compatible_with(second.shape):
-            raise ValueError(
-                "Expected equal numbers of first and second texts. Received: "
-                f"{first.shape[0]} and {second.shape[0]}"
-            )
-        first = require(
-            tf.size(first) == tf.size(second),
-            first,
-            "Expected equal numbers of first and second texts. Received different ones.",
-        )
+        first, second = two_batches_of_texts(first, second)
         return tf.concat([self.first(first), self.second(second)], axis=1)

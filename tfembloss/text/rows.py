@@ -99,6 +99,22 @@ def batch_of_texts(texts):
     return tf.reshape(texts, [-1])
 
 
+def two_batches_of_texts(first, second):
+    """Returns both as texts `[rows]`. Raises ValueError if their numbers differ."""
+    first, second = batch_of_texts(first), batch_of_texts(second)
+    if not first.shape.is_compatible_with(second.shape):
+        raise ValueError(
+            "Expected equal numbers of first and second texts. Received: "
+            f"{first.shape[0]} and {second.shape[0]}"
+        )
+    first = require(
+        tf.size(first) == tf.size(second),
+        first,
+        "Expected equal numbers of first and second texts. Received different ones.",
+    )
+    return first, second
+
+
 _A_BATCH = (
     "Expected a batch of texts, strings of shape [rows]: several columns go into a tuple, "
     "and a dataset of single texts needs .batch(...)."
