@@ -40,7 +40,7 @@ def by_tiles(function, x, keys, constants=(), tile_size=None, log_sums=False):
     if tile_size is None:
         largest = max if known else tf.maximum
         tile_size = largest(LEAST_ROWS, ENTRIES // largest(num_keys, 1))
-    if known and num_rows <= tile_size:
+    if known and not tf.is_tensor(tile_size) and num_rows <= tile_size:
         return function(x, keys, *constants)
     together = function if log_sums else lambda *rows: (function(*rows), None)
     values, sums = _tiled(together, x, keys, constants, num_rows, tile_size)

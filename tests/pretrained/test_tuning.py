@@ -322,3 +322,26 @@ def test_warm_up_and_cosine_decay(folder, tmp_path):
     assert rates[2] == pytest.approx(1e-3) and rates[3] < 1e-3
     again = resumes(model, tmp_path / "model.keras")
     assert float(again.optimizer.learning_rate) < 1e-5  # after six steps
+
+
+def test_interrupted_in_mid_epoch_it_goes_on_at_the_next_batch(folder, tmp_path):
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if self.model.optimizer.iterations == 3:
+                raise InterruptedError
+
+    def train(*callbacks):
+        model = load(folder / "bert")  # with its dropout
+        model.encoder.enable_lora(2)
+        loss = MultipleNegativesRankingLoss()
+        model.compile(layerwise_decay(model, Adam(1e-2), 0.8), loss, run_eagerly=True)
+        model.fit(PAIRS, batch_size=4, epochs=3, verbose=0, callbacks=list(callbacks))
+        return model.get_weights()
+
+    def checkpoint():
+        return tfembloss.callbacks.ResumableCheckpoint(tmp_path / "backup", save_freq=1)
+
+    with pytest.raises(InterruptedError):
+        train(checkpoint(), Stop())
+    for one, two in zip(train(checkpoint()), train(), strict=True):
+        np.testing.assert_array_equal(one, two)

@@ -7,6 +7,7 @@ import pathlib
 import keras
 
 from tfembloss.checks import integer
+from tfembloss.layers import attention
 from tfembloss.models.encoder_model import EncoderModel
 
 # What Keras needs to write each.
@@ -37,5 +38,6 @@ def export_file(model, path, format, normalize, dimensions):
     path = pathlib.Path(os.fspath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = keras.Model(given, x)
-    whole(given)  # Keras writes no model that has not been called
-    whole.export(str(path), format=format, verbose=False)
+    with attention.whole():
+        whole(given)  # Keras writes no model that has not been called
+        whole.export(str(path), format=format, verbose=False)

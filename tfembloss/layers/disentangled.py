@@ -119,15 +119,19 @@ class DisentangledBlock(TransformerBlock):
         self.max_distance = max_distance
         self._numbers = _numbers(num_buckets, max_distance)
 
-    def _logits(self, query, key, relative, training):
+    def _shared(self, relative, training):
+        """Returns the maps K and Q of relative embeddings, `[2, H, d, count]`."""
         relative = self.dropping(relative, training=training)[None]
+        tables = [self._heads(layer(relative)) for layer in (self.key, self.query)]
+        return ops.transpose(ops.concatenate(tables), (0, 1, 3, 2))
+
+    def _logits(self, query, key, tables):
         scale = 1 / math.sqrt(3 * query.shape[-1])
-        length, count = ops.shape(query)[2], relative.shape[1]
+        length, count = ops.shape(query)[2], tables.shape[-1]
         places = ops.arange(length, dtype="int32")
         number = self._number(places[:, None] - places[None], count // 2)  # [T, T]
 
-        def by_distance(x, layer, rows):  # x . W r of the number of each pair of tokens
-            table = ops.transpose(self._heads(layer(relative)), (0, 1, 3, 2))
+        def by_distance(x, table, rows):  # x . W r of the number of each pair of tokens
             products = ops.reshape(
                 ops.matmul(x * scale, table), (-1, self.num_heads, length * count)
             )
@@ -137,8 +141,8 @@ class DisentangledBlock(TransformerBlock):
 
         logits = ops.matmul(query * scale, ops.transpose(key, (0, 1, 3, 2)))
         logits = ops.cast(logits, "float32")
-        logits += by_distance(query, self.key, places[:, None])
-        return logits + by_distance(key, self.query, places[None])
+        logits += by_distance(query, tables[0], places[:, None])
+        return logits + by_distance(key, tables[1], places[None])
 
     def _number(self, distance, middle):
         """Returns the row of the table of relative embeddings for each distance."""

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from tfembloss.config import Configurable
+from tfembloss.layers.attention import attention
 from tfembloss.layers.lean import LayerNormalization
 from tfembloss.layers.lora import Dense
 
@@ -198,12 +199,10 @@ class TransformerBlock(Configurable, keras.layers.Layer):
 
     def _attention(self, x, mask, bias, training):
         query, key, value = map(self._heads, (self.query(x), self.key(x), self.value(x)))
-        logits = self._logits(query, key, bias, training)
-        hidden = 1 - ops.cast(mask, "float32")
-        logits += ops.expand_dims(hidden, (1, 2)) * -1e9
-        weights = ops.cast(ops.softmax(logits), x.dtype)  # [B, H, T, T]
-        weights = self.attention_dropping(weights, training=training)
-        y = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))
+        shared = self._shared(bias, training)
+        dropping = self.attention_dropping if training else None
+        y = attention(query, key, value, mask, self._logits, shared, dropping)
+        y = ops.transpose(y, (0, 2, 1, 3))
         return ops.reshape(y, (-1, ops.shape(x)[1], x.shape[-1]))
 
     def _heads(self, y):
@@ -212,11 +211,14 @@ class TransformerBlock(Configurable, keras.layers.Layer):
         y = ops.reshape(y, (-1, length, self.num_heads, dim // self.num_heads))
         return ops.transpose(y, (0, 2, 1, 3))
 
-    def _logits(self, query, key, bias, training):
-        """Returns the logits of attention `[B, H, T, T]`, float32."""
+    def _shared(self, bias, training):
+        """Returns what the logits of all texts depend on."""
+        return bias
+
+    def _logits(self, query, key, bias):
+        """Returns the logits of attention `[n, H, T, T]`, float32, of some texts."""
         query *= 1 / math.sqrt(query.shape[-1])
-        logits = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2)))
-        logits = ops.cast(logits, "float32")
+        logits = ops.cast(ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))), "float32")
         return logits if bias is None else logits + ops.cast(bias, "float32")
 
     def compute_output_shape(self, x_shape, mask_shape=None, bias_shape=None):

@@ -1,5 +1,6 @@
 """The encoder of a checkpoint: token ids to embeddings."""
 
+import functools
 import json
 
 import keras
@@ -8,6 +9,7 @@ from keras.src.utils.io_utils import print_msg
 
 from tfembloss.checks import integer, one_of, positive
 from tfembloss.config import Configurable
+from tfembloss.layers import attention
 from tfembloss.layers.lora import Dense, merged_kernel
 from tfembloss.layers.pooling import Pooling
 from tfembloss.pretrained.architectures import family
@@ -90,6 +92,13 @@ class CheckpointEncoder(Configurable, keras.Model):
         self.dimensions = dimensions
         self.dropout = dropout
         self.has_types = has_types
+
+    def call(self, inputs, training=None, mask=None):
+        """Returns embeddings `[B, D]`."""
+        whole = functools.partial(super().call, training=training)
+        if training or not attention.by_parts() or not isinstance(inputs, dict):
+            return whole(inputs, mask=mask)
+        return attention.in_parts(whole, inputs, self.output)
 
     def load_checkpoint(self, checkpoint):
         """Reads the weights of a `Checkpoint`; returns its arrays by the encoder's names.
