@@ -245,9 +245,36 @@ def test_relevant_rows_that_are_none_are_refused(relevant, message):
         retrieval_metrics(RANKING, relevant, METRICS)
 
 
-def test_grades_are_not_silently_left_out_of_ndcg():
-    with pytest.raises(ValueError, match="grades of 0 and 1"):
-        retrieval_metrics(RANKING, [{0: 2}, {1: 1}], ["ndcg@3"])
+def test_grades_are_the_gains_of_ndcg():
+    gains = 1 / np.log2(np.arange(2, 6))
+    ranking, grades = [[4, 2, 0, 1], [3, 1, 2, 0]], [{2: 3, 1: 0.5, 0: 0, 9: 2}, {3: 1}]
+    found = retrieval_metrics(ranking, grades, ["ndcg@4", "ndcg@2", "ndcg@r", "mrr@4"])
+    best = 3 * gains[0] + 2 * gains[1] + 0.5 * gains[2]
+    within = {4: 3 * gains[1] + 0.5 * gains[3], 2: 3 * gains[1]}
+    assert found["ndcg@4"] == pytest.approx((within[4] / best + 1) / 2)
+    assert found["ndcg@2"] == pytest.approx((within[2] / (best - 0.5 * gains[2]) + 1) / 2)
+    assert found["ndcg@r"] == pytest.approx((within[2] / best + 1) / 2)
+    assert found["mrr@4"] == 0.75
+    texts = [[f"d{row}" for row in of] for of in ranking]
+    by_id = [{f"d{row}": grade for row, grade in of.items()} for of in grades]
+    metrics = list(found)
+    assert retrieval_metrics(texts, by_id, metrics) == found
+    run, judged = ({"a": of[0], "b": of[1]} for of in (texts, by_id))
+    assert retrieval_metrics(run, dict(reversed(judged.items())), metrics) == found
+    corpus = {f"d{row}": text for row, text in enumerate("jihgfedcba")}
+
+    class Model:
+        def predict(self, x, **options):
+            places = ["jihgfedcba".find(text[:1]) for text in x]
+            return np.array([[np.cos(place), np.sin(place)] for place in places])
+
+    queries = {"a": "jq", "b": "gq"}
+    evaluator = RetrievalEvaluator(queries, corpus, judged, metrics)
+    order, _ = evaluator.evaluate(Model()), None
+    _, found_rows = search.top_k(
+        Model().predict(list(queries.values())), Model().predict(list(corpus.values())), 10
+    )
+    assert order == retrieval_metrics(found_rows, grades, metrics)
     found = retrieval_metrics(RANKING, [{0: True}, {2: 1.0, 1: 0}], "ndcg@3")
     assert found == {"ndcg@3": 1.0}
 

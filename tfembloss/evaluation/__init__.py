@@ -1,24 +1,76 @@
-"""Evaluation of embeddings: retrieval metrics, and a callback that logs them.
+"""Evaluation of embeddings and scores: metrics, and callbacks that log them in `fit`.
 
-| what you have | take |
-|---|---|
-| queries, a corpus and what is relevant, during `fit` | `RetrievalEvaluator` |
-| the same, ranked already | `retrieval_metrics`, by default `DEFAULT_METRICS` |
-| embeddings with a label each | `label_retrieval_metrics`, by default `LABEL_METRICS` |
-"""
+| what you have | in `fit` | of arrays |
+|---|---|---|
+| queries, a corpus and what is relevant | `RetrievalEvaluator` | `retrieval_metrics`, by default `DEFAULT_METRICS` |
+| the same as files of BEIR | `read_beir` reads them | |
+| rows with a label each | `LabelEvaluator` | `label_retrieval_metrics`, by default `LABEL_METRICS` |
+| pairs with a score | `SimilarityEvaluator` | `similarity_metrics` |
+| pairs with a label 1 or 0 | `PairClassificationEvaluator` | `pair_classification_metrics` |
+| the same, and a precision or recall to reach | | `calibrate` |
+| candidates of each query, relevant and not | `RerankingEvaluator` | `reranking_metrics` |
+| triplets | `TripletEvaluator` | |
+| texts and their translations | `TranslationEvaluator` | |
+| a teacher's embeddings | `MSEEvaluator` | |
+| pictures, with `pip install "tfembloss[plot]"` | `plot_history` | `plot_embeddings`, `plot_similarities`, `plot_precision_recall` |
+| queries and results to look through | | `nearest_neighbors_page` |
+| a measure of your own | a subclass of `Evaluator` | |
+"""  # noqa: E501
 
+from tfembloss.evaluation.beir import RetrievalData, read_beir
+from tfembloss.evaluation.evaluator import Evaluator
+from tfembloss.evaluation.labels import LabelEvaluator
 from tfembloss.evaluation.metrics import (
     DEFAULT_METRICS,
     LABEL_METRICS,
     label_retrieval_metrics,
     retrieval_metrics,
 )
+from tfembloss.evaluation.page import nearest_neighbors_page
+from tfembloss.evaluation.pair_evaluators import (
+    MSEEvaluator,
+    PairClassificationEvaluator,
+    SimilarityEvaluator,
+    TranslationEvaluator,
+    TripletEvaluator,
+)
+from tfembloss.evaluation.pairs import (
+    calibrate,
+    pair_classification_metrics,
+    similarity_metrics,
+)
+from tfembloss.evaluation.plots import (
+    plot_embeddings,
+    plot_history,
+    plot_precision_recall,
+    plot_similarities,
+)
+from tfembloss.evaluation.reranking import RerankingEvaluator, reranking_metrics
 from tfembloss.evaluation.retrieval import RetrievalEvaluator
 
 __all__ = [
     "DEFAULT_METRICS",
     "LABEL_METRICS",
+    "Evaluator",
+    "LabelEvaluator",
+    "MSEEvaluator",
+    "PairClassificationEvaluator",
+    "RerankingEvaluator",
+    "RetrievalData",
     "RetrievalEvaluator",
+    "SimilarityEvaluator",
+    "TranslationEvaluator",
+    "TripletEvaluator",
+    "calibrate",
     "label_retrieval_metrics",
+    "nearest_neighbors_page",
+    "pair_classification_metrics",
+    "plot_embeddings",
+    "plot_history",
+    "plot_precision_recall",
+    "plot_similarities",
+    "read_beir",
+    "reranking_metrics",
     "retrieval_metrics",
+    "similarity_metrics",
 ]

@@ -48,26 +48,37 @@ def check_ranking(ranking):
     return array
 
 
-def check_relevant(relevant, cuts, names=None):
+def check_relevant(relevant, names=None):
     """Returns each query's relevant rows: ascending numbers, or a list of text ids."""
     expected = "relevant as a list: for each query the row that is relevant, or several"
-    binary = not any(name == "ndcg" for name, _ in cuts.values())
     return [
-        _relevant_to(of, named_query(query, names), binary)
+        _relevant_to(of, named_query(query, names))
         for query, of in enumerate(as_list(relevant, expected))
     ]
 
 
-def _relevant_to(rows, query, binary):
+def grades_of(given, relevant, number_of=None):
+    """Returns the grades of each query's relevant rows; None if all of them are 1.
+
+    Args:
+        given: list of what is relevant to each query, dicts to grades among them.
+        relevant: the same as arrays of row numbers.
+        number_of: dict of a text id to its row number, or None.
+    """
+    grades = []
+    for of_query, rows in zip(given, relevant, strict=True):
+        grade_of = dict.fromkeys(rows.tolist(), 1.0)
+        if isinstance(of_query, Mapping):
+            for key, grade in of_query.items():
+                if grade > 0:
+                    grade_of[key if number_of is None else number_of[key]] = float(grade)
+        grades.append(np.array([grade_of[row] for row in rows.tolist()]))
+    return None if all((of == 1).all() for of in grades) else grades
+
+
+def _relevant_to(rows, query):
     if isinstance(rows, Mapping):
-        positive = with_grade(rows, query)
-        if not binary and any(rows[of] != 1 for of in positive):
-            raise ValueError(
-                "Expected grades of 0 and 1, as ndcg here uses binary relevance. "
-                f"Received: {shown(rows)} {query}. Leave out ndcg, or pass a set of the "
-                "relevant ones."
-            )
-        rows = positive
+        rows = with_grade(rows, query)
     if rows is None or isinstance(rows, str | bytes) or not np.iterable(rows):
         rows = [] if rows is None else [rows]
     if not hasattr(rows, "dtype"):
@@ -111,7 +122,7 @@ def _dtype_of(values):
 
 
 def as_numbers(ranking, relevant, names):
-    """Returns both as row numbers, even if they are text ids."""
+    """Returns both as row numbers, and a dict of text ids to them, or None."""
     as_texts = isinstance(ranking, list), isinstance(relevant[0], list)
     kinds = {type(of) for rows in ranking for of in rows} if as_texts[0] else {int}
     kinds |= {type(rows[0]) if isinstance(rows, list) else int for rows in relevant}
@@ -123,7 +134,7 @@ def as_numbers(ranking, relevant, names):
             f"Received: {sorted(kind.__name__ for kind in kinds)}"
         )
     if not as_texts[0]:
-        return ranking, relevant
+        return ranking, relevant, None
     for query, row in enumerate(ranking):
         if len(set(row)) < len(row):
             twice = next(id for id in row if row.count(id) > 1)
@@ -138,7 +149,7 @@ def as_numbers(ranking, relevant, names):
     )
     width = max(map(len, ranking))
     padded = [row + [NO_RESULT] * (width - len(row)) for row in ranking]
-    return np.array(padded), [np.unique(row) for row in relevant]
+    return np.array(padded), [np.unique(row) for row in relevant], number_of
 
 
 def by_query(values, queries):

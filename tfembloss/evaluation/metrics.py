@@ -14,6 +14,7 @@ from tfembloss.evaluation.inputs import (
     by_query,
     check_ranking,
     check_relevant,
+    grades_of,
     named_query,
 )
 
@@ -24,10 +25,10 @@ _QUERY_CHUNK = 1024
 
 
 def retrieval_metrics(ranking, relevant, metrics=DEFAULT_METRICS):
-    r"""Computes mean retrieval metrics of ranked results, with binary relevance.
+    r"""Computes mean retrieval metrics of ranked results.
 
-    With $h_r = 1$ if the result of rank r (from 1) is relevant, else 0, and R relevant
-    rows:
+    With $h_r = 1$ if the result of rank r (from 1) is relevant, else 0, its grade $g_r$,
+    which is $h_r$ if there are no grades, and R relevant rows:
 
     | name | value for one query |
     |---|---|
@@ -35,7 +36,7 @@ def retrieval_metrics(ranking, relevant, metrics=DEFAULT_METRICS):
     | `precision@k` | $\sum_{r \le k} h_r / k$ |
     | `hit_rate@k` | 1 if any $h_r, r \le k$ |
     | `mrr@k` | $1 / r$ of the first relevant result within k, else 0 |
-    | `ndcg@k` | $\sum_{r \le k} h_r / \log_2(r + 1)$, divided by its maximum |
+    | `ndcg@k` | $\sum_{r \le k} g_r / \log_2(r + 1)$, divided by its maximum |
     | `map@k` | $\sum_{r \le k} h_r \, P(r) \;/\; \min(k, R)$, P(r) the precision at r |
 
     k is a number, or the letter `r` for each query's own R: `precision@r` is R-precision,
@@ -49,9 +50,9 @@ def retrieval_metrics(ranking, relevant, metrics=DEFAULT_METRICS):
             dict of query id to results.
         relevant: for each query the row number (or id) that is relevant, or several of
             them as a list, an array or a set, or as a dict of row to grade: rows with a
-            grade above 0 are relevant. If `ranking` is a dict, a dict of query id to
-            these. A row that is not in the ranking counts as not found: only
-            `RetrievalEvaluator` knows which rows exist.
+            grade above 0 are relevant, and `ndcg` uses their grades. If `ranking` is a
+            dict, a dict of query id to these. A row that is not in the ranking counts as
+            not found: only `RetrievalEvaluator` knows which rows exist.
         metrics: names from the table, with a number or `r` for k.
 
     Returns:
@@ -60,8 +61,7 @@ def retrieval_metrics(ranking, relevant, metrics=DEFAULT_METRICS):
     Raises:
         ValueError: a query has nothing relevant; a ranking has duplicates or is too short
             for k; `relevant` is a mask, has row numbers while the ranking has text ids, or
-            is for other queries; or `ndcg` is requested with grades other than 0 and 1,
-            which it would ignore.
+            is for other queries.
 
     Example:
 
@@ -70,48 +70,55 @@ def retrieval_metrics(ranking, relevant, metrics=DEFAULT_METRICS):
     >>> run, judged = {"q7": ["d2", "d9"]}, {"q7": {"d9": 1, "d5": 1, "d2": 0}}
     >>> retrieval_metrics(run, judged, ["recall@2", "mrr@2"])
     {'recall@2': 0.5, 'mrr@2': 0.5}
+    >>> retrieval_metrics([[1, 0]], [{0: 3, 1: 1}], ["ndcg@2"])
+    {'ndcg@2': 0.796...}
 
     Relations:
         Equal to sentence-transformers' InformationRetrievalEvaluator, which calls
-        `hit_rate@k` accuracy@k.
+        `hit_rate@k` accuracy@k and knows no grades. With grades, `ndcg` is that of
+        trec_eval, and so of BEIR and MTEB.
     """
     cuts = parse_metrics(metrics)
     names = list(ranking) if isinstance(ranking, Mapping) else None
     ranking = check_ranking(ranking if names is None else list(ranking.values()))
     if names is not None or isinstance(relevant, Mapping):
         relevant = by_query(relevant, range(len(ranking)) if names is None else names)
-    relevant = check_relevant(relevant, cuts, names)
+    given, relevant = relevant, check_relevant(relevant, names)
     if len(ranking) != len(relevant) or not len(ranking):
         raise ValueError(
             "Expected a ranking [Q, K] of at least one query, and relevant rows for each. "
             f"Received: a ranking of {len(ranking)} queries, relevant rows for "
             f"{len(relevant)} queries."
         )
-    return metrics_of(cuts, *as_numbers(ranking, relevant, names), names)
+    ranking, relevant, number_of = as_numbers(ranking, relevant, names)
+    grades = grades_of(as_list(given, "relevant"), relevant, number_of)
+    return metrics_of(cuts, ranking, relevant, grades, names)
 
 
-def metrics_of(cuts, ranking, relevant, names=None):
+def metrics_of(cuts, ranking, relevant, grades=None, names=None):
     """Computes metrics of a checked ranking `[Q, K]` of numbers, and arrays of them."""
     _check_results(cuts, ranking, relevant, names)
     num_relevant = np.array([len(rows) for rows in relevant])
     values = []
     for start in range(0, len(ranking), _QUERY_CHUNK):
         part = slice(start, start + _QUERY_CHUNK)
-        hits = _hits(ranking[part], relevant[part])
-        values.append(_values(cuts, hits, num_relevant[part]))
+        graded = None if grades is None else grades[part]
+        hits, gains = _hits(ranking[part], relevant[part], graded)
+        values.append(_values(cuts, hits, num_relevant[part], gains, graded))
     return _means({metric: np.concatenate([v[metric] for v in values]) for metric in cuts})
 
 
-def _hits(ranking, relevant):
-    """Returns whether a query's results are relevant to it, `[Q, K]`."""
+def _hits(ranking, relevant, grades=None):
+    """Returns whether a query's results are relevant to it, and their grades, `[Q, K]`."""
     known, numbers = np.unique(np.concatenate(relevant), return_inverse=True)
     places = np.minimum(np.searchsorted(known, ranking), len(known) - 1)
     queries = np.arange(len(ranking))
     of_relevant = np.repeat(queries, [len(rows) for rows in relevant])
-    relevant = np.sort(of_relevant * len(known) + numbers)
+    relevant = of_relevant * len(known) + numbers  # ascending, as each query's rows are
     results = queries[:, None] * len(known) + places
     found = np.minimum(np.searchsorted(relevant, results), len(relevant) - 1)
-    return (relevant[found] == results) & (known[places] == ranking)
+    hits = (relevant[found] == results) & (known[places] == ranking)
+    return hits, None if grades is None else np.concatenate(grades)[found] * hits
 
 
 def _check_results(cuts, ranking, relevant, names):
@@ -260,14 +267,28 @@ def search_depth(cuts, num_relevant):
     return int(max(depths, default=1))
 
 
-def _values(cuts, hits, num_relevant):
-    """Returns each metric's values `[Q]`, from hits `[Q, K]`."""
+def _values(cuts, hits, num_relevant, gains=None, grades=None):
+    """Returns each metric's values `[Q]`, from hits and, if there are grades, gains."""
     values = {}
     for metric, (name, k) in cuts.items():
         k = num_relevant if k == "r" else np.full(len(hits), k)
         within = np.arange(1, hits.shape[1] + 1) <= k[:, None]
-        values[metric] = _metric(name, k, (hits & within)[:, : k.max()], num_relevant)
+        if name == "ndcg" and grades is not None:
+            values[metric] = _graded_ndcg(gains * within, grades, k)
+        else:
+            values[metric] = _metric(name, k, (hits & within)[:, : k.max()], num_relevant)
     return values
+
+
+def _graded_ndcg(gains, grades, k):
+    """Returns ndcg `[Q]` of gains `[Q, K]`, none of them beyond k `[Q]`."""
+    width = max(gains.shape[1], max(map(len, grades)))
+    discounts = 1 / np.log2(np.arange(2, width + 2))
+    best = [
+        np.sort(of_query)[::-1][:most] @ discounts[: min(len(of_query), most)]
+        for of_query, most in zip(grades, k, strict=True)
+    ]
+    return gains @ discounts[: gains.shape[1]] / np.array(best)
 
 
 def _means(values):

@@ -2,16 +2,14 @@
 
 from collections.abc import Mapping
 
-import keras
-import tensorflow as tf
-
 from tfembloss import distances, search
-from tfembloss.checks import integer, shown
+from tfembloss.checks import as_list
+from tfembloss.evaluation.evaluator import Evaluator
 from tfembloss.evaluation.inputs import (
     by_query,
     check_inputs,
     check_relevant,
-    is_arrays,
+    grades_of,
     named_query,
     num_rows,
     rows_of_ids,
@@ -24,11 +22,11 @@ from tfembloss.evaluation.metrics import (
 )
 
 
-class RetrievalEvaluator(keras.callbacks.Callback):
+class RetrievalEvaluator(Evaluator):
     """Searches a corpus after each epoch and adds retrieval metrics to the logs.
 
-    The logs then contain `val_recall@1` and so on, for callbacks later in the list, such as
-    `EarlyStopping(monitor="val_mrr@10", mode="max")`.
+    The logs then contain `val_recall@1` and so on, for callbacks such as
+    `EarlyStopping(monitor="val_mrr@10", mode="max")`; see `Evaluator`.
 
     Args:
         queries: the queries, as inputs of the model's `predict`: arrays, lists of texts, a
@@ -41,7 +39,8 @@ class RetrievalEvaluator(keras.callbacks.Callback):
             the order of the queries.
         metrics: names of the metrics, see `retrieval_metrics`.
         distance: the distance that ranks, see `tfembloss.distances`.
-        batch_size: rows embedded at a time, unless the input is a dataset.
+        **options: `name`, `frequency`, `unit`, `csv_file`, `batch_size`, `towers`: see
+            `Evaluator`.
 
     Raises:
         ValueError: as in `retrieval_metrics`; queries and relevant differ in number, a row
@@ -70,9 +69,9 @@ class RetrievalEvaluator(keras.callbacks.Callback):
         relevant,
         metrics=DEFAULT_METRICS,
         distance="cosine",
-        batch_size=256,
+        **options,
     ):
-        super().__init__()
+        super().__init__(**options)
         query_ids, self.queries = check_inputs(queries, "queries")
         corpus_ids, self.corpus = check_inputs(corpus, "corpus")
         self._cuts = parse_metrics(metrics) or parse_metrics(DEFAULT_METRICS)
@@ -80,19 +79,21 @@ class RetrievalEvaluator(keras.callbacks.Callback):
         if isinstance(relevant, Mapping):
             num_queries = num_rows(self.queries) or len(relevant)
             relevant = by_query(relevant, query_ids or range(num_queries))
-        relevant = check_relevant(relevant, self._cuts, query_ids)
+        given = as_list(relevant, "relevant as a list")
+        relevant = check_relevant(given, query_ids)
         self._names = query_ids
         self.relevant = rows_of_ids(relevant, corpus_ids, query_ids)
+        row_of = corpus_ids and {id: row for row, id in enumerate(corpus_ids)}
+        self._grades = grades_of(given, self.relevant, row_of)
         self._check_number(num_rows(self.queries))
         distances.get(distance)
         self.distance = distance
-        self.batch_size = integer("batch_size", batch_size, 1)
         self._depth = search_depth(self._cuts, [len(rows) for rows in self.relevant])
 
     def evaluate(self, model):
         """Computes the metrics of a model in its current state: a dict of name to float."""
-        queries = self._embeddings(model, self.queries, "queries", "query")
-        corpus = self._embeddings(model, self.corpus, "corpus", "document")
+        queries = self.embeddings(model, self.queries, "queries", "query")
+        corpus = self.embeddings(model, self.corpus, "corpus", "document")
         self._check_number(len(queries))
         for query, rows in enumerate(self.relevant):
             if rows[-1] >= len(corpus):
@@ -102,30 +103,7 @@ class RetrievalEvaluator(keras.callbacks.Callback):
                 )
         k = min(self._depth, len(corpus))
         _, ranking = search.top_k(queries, corpus, k, self.distance)
-        return metrics_of(self._cuts, ranking, self.relevant, self._names)
-
-    def _embeddings(self, model, x, name, prompt):
-        sized = is_arrays(x)  # Keras refuses a batch_size with a dataset
-        options = {"batch_size": self.batch_size} if sized else {}
-        if prompt in getattr(model, "prompts", {}):
-            options["prompt"] = prompt
-        try:
-            embeddings = model.predict(x, verbose=0, **options)
-        except (ValueError, tf.errors.InvalidArgumentError) as error:
-            if not isinstance(x, tf.data.Dataset):
-                raise
-            # Most often single rows, for which Keras only reports an unknown rank.
-            raise ValueError(
-                f"Expected {name} as a dataset of batches of the model's inputs. Received: "
-                f"elements {x.element_spec}. Is a batch(...) missing?"
-            ) from error
-        shape = getattr(embeddings, "shape", ())
-        if len(shape) != 2:
-            raise ValueError(
-                f"Expected the model to make embeddings [N, D] of the {name}. Received: "
-                f"{f'shape {tuple(shape)}' if shape else shown(embeddings)}"
-            )
-        return embeddings
+        return metrics_of(self._cuts, ranking, self.relevant, self._grades, self._names)
 
     def _check_number(self, num_queries):
         if num_queries is not None and num_queries != len(self.relevant):
@@ -133,9 +111,3 @@ class RetrievalEvaluator(keras.callbacks.Callback):
                 "Expected relevant rows for each query. Received: "
                 f"{num_queries} queries, relevant rows for {len(self.relevant)}."
             )
-
-    def on_epoch_end(self, epoch, logs=None):
-        """Adds the metrics to the epoch's logs."""
-        found = self.evaluate(self.model)
-        logs = {} if logs is None else logs
-        logs.update({f"val_{name}": value for name, value in found.items()})
