@@ -313,6 +313,37 @@ def test_reranking_is_the_peers(case):
     check(theirs, case, "reranking_{}")
 
 
+@pytest.mark.parametrize("case", ["case0", "case2"])  # case1 has more ties than places
+def test_mined_duplicates_are_the_peers(case):
+    rows = GOLDEN[f"{case}/rows"]
+    num = len(rows) // 3
+    pairs = [(num + i, i) for i in range(0, num, 2)]
+    options = {"top_k": 5, "max_pairs": 4 * num}
+    found = evaluation.ParaphraseMiningEvaluator(rows[: 2 * num], pairs, **options)
+    found = found.evaluate(IDENTITY)
+    found["average_precision"] = found.pop("ap")
+    found["threshold"] = found.pop("f1_threshold")
+    check(found, case, "mining_{}")
+
+
+def test_duplicates_by_id():
+    texts = {"x": "aa", "y": "bb", "z": "c"}
+
+    class Model:
+        def predict(self, x, **options):
+            return np.array([[len(text), 1.0] for text in x])
+
+    found = evaluation.ParaphraseMiningEvaluator(texts, [("y", "x")]).evaluate(Model())
+    assert found["f1"] == found["ap"] == 1.0
+    for pairs in ([("x", "v")], [("x", "x")], [("x",)]):
+        with pytest.raises(ValueError, match="duplicates as pairs of rows"):
+            evaluation.ParaphraseMiningEvaluator(texts, pairs)
+    with pytest.raises(ValueError, match="at least one pair"):
+        evaluation.ParaphraseMiningEvaluator(texts, [])
+    with pytest.raises(ValueError, match="Received: row 7"):
+        evaluation.ParaphraseMiningEvaluator(np.eye(3), [(0, 7)]).evaluate(IDENTITY)
+
+
 def test_equal_scores_are_no_merit():
     found = evaluation.reranking_metrics([[1, 1, 1, 1]], [[1, 0, 0, 0]])
     assert found["mrr@10"] == 0.25 and found["map"] == 0.25

@@ -81,6 +81,12 @@ def main(out):
             reranking = evaluation.RerankingEvaluator(samples, at_k=3, write_csv=False)
             for name, value in reranking.compute_metrics_batched(model).items():
                 found[f"reranking_{name}"] = value
+        pairs = [(str(i), str(num + i)) for i in range(0, num, 2)]
+        paraphrases = evaluation.ParaphraseMiningEvaluator(
+            {text: text for text in a + b}, pairs, top_k=5, max_pairs=4 * num,
+            write_csv=False,
+        )  # fmt: skip
+        found |= {f"mining_{k}": v for k, v in paraphrases(model).items()}
         for name, of in binary.compute_metrics(model).items():
             found |= {f"pairs_{name}_{metric}": value for metric, value in of.items()}
         prefix = f"case{case}"

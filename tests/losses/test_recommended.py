@@ -16,18 +16,22 @@ README = pathlib.Path(__file__).parents[2] / "README.md"
 
 
 def test_the_readme_has_the_same_table():
-    table = {}
+    table, measured = {}, {}
     for line in README.read_text().splitlines():
         cells = line.split("|")[1:-1]
-        if len(cells) == 4 and (kind := re.search(r'`"([\w-]+)"`', cells[0])):
+        if len(cells) == 5 and (kind := re.search(r'`"([\w-]+)"`', cells[0])):
             table[kind[1]] = re.findall(r"`(\w+Loss\w*)`", cells[3])
+            measured[kind[1]] = re.findall(r"`(\w+Evaluator)`", cells[4])
     for_data = {
         kind: [type(loss).__name__ for loss in losses.for_data(kind)]
         for kind in recommended._LOSSES
     }
     assert table == for_data
-    for kind in for_data:
-        assert f'`"{kind}"`' in losses.for_data.__doc__
+    rows = dict(re.findall(r'\| `"([\w-]+)"` \|(.*)\|', losses.for_data.__doc__))
+    found = {kind: re.findall(r"`(\w+Evaluator)`", row) for kind, row in rows.items()}
+    assert found == measured and all(measured.values())
+    for name in {name for names in measured.values() for name in names}:
+        assert hasattr(tfembloss.evaluation, name)
 
 
 def column(seed=0):

@@ -9,10 +9,12 @@
 | pairs with a label 1 or 0 | `PairClassificationEvaluator` | `pair_classification_metrics` |
 | the same, and a precision or recall to reach | | `calibrate` |
 | candidates of each query, relevant and not | `RerankingEvaluator` | `reranking_metrics` |
+| texts, and which of them are duplicates | `ParaphraseMiningEvaluator` | |
 | triplets | `TripletEvaluator` | |
 | texts and their translations | `TranslationEvaluator` | |
 | a teacher's embeddings | `MSEEvaluator` | |
 | pictures, with `pip install "tfembloss[plot]"` | `plot_history` | `plot_embeddings`, `plot_similarities`, `plot_precision_recall` |
+| files for TensorBoard's projector | | `tensorboard_projector` |
 | queries and results to look through | | `nearest_neighbors_page` |
 | a measure of your own | a subclass of `Evaluator` | |
 """  # noqa: E501
@@ -30,6 +32,7 @@ from tfembloss.evaluation.page import nearest_neighbors_page
 from tfembloss.evaluation.pair_evaluators import (
     MSEEvaluator,
     PairClassificationEvaluator,
+    ParaphraseMiningEvaluator,
     SimilarityEvaluator,
     TranslationEvaluator,
     TripletEvaluator,
@@ -45,6 +48,7 @@ from tfembloss.evaluation.plots import (
     plot_precision_recall,
     plot_similarities,
 )
+from tfembloss.evaluation.projector import tensorboard_projector
 from tfembloss.evaluation.reranking import RerankingEvaluator, reranking_metrics
 from tfembloss.evaluation.retrieval import RetrievalEvaluator
 
@@ -55,6 +59,7 @@ __all__ = [
     "LabelEvaluator",
     "MSEEvaluator",
     "PairClassificationEvaluator",
+    "ParaphraseMiningEvaluator",
     "RerankingEvaluator",
     "RetrievalData",
     "RetrievalEvaluator",
@@ -73,4 +78,5 @@ __all__ = [
     "reranking_metrics",
     "retrieval_metrics",
     "similarity_metrics",
+    "tensorboard_projector",
 ]

@@ -4,10 +4,11 @@ import numpy as np
 import tensorflow as tf
 
 from tfembloss import distances, search
-from tfembloss.checks import as_list, number, shown
+from tfembloss.checks import as_list, integer, number, shown
 from tfembloss.evaluation.evaluator import Evaluator
 from tfembloss.evaluation.inputs import check_inputs
 from tfembloss.evaluation.pairs import (
+    Cuts,
     pair_classification_metrics,
     similarity_metrics,
 )
@@ -223,6 +224,85 @@ class TranslationEvaluator(Evaluator):
                 right |= np.array(equal)
             found[name] = float(right.mean())
         return found | {"mean_accuracy": float(np.mean(list(found.values())))}
+
+
+class ParaphraseMiningEvaluator(Evaluator):
+    r"""Finds the duplicates of a corpus by their similarity, after each epoch.
+
+    Each text's `top_k` most similar others are pairs, the most similar `max_pairs` of which
+    count as found. `recall` is of all duplicates, found or not.
+
+    Args:
+        texts: inputs of the model's `predict`, N of them; or a dict of id to text.
+        duplicates: pairs of rows (or ids) that are duplicates.
+        top_k: the number of neighbors of each text, > 0.
+        max_pairs: the maximum number of pairs, > 0.
+        **options: see `Evaluator`. The logs contain `val_ap`, and the best `val_f1` with
+            its `val_precision`, `val_recall` and `val_f1_threshold`, a cosine.
+
+    Raises:
+        ValueError: an argument is invalid, a pair is not of two of the texts, or there are
+            no pairs.
+
+    Example:
+
+    >>> import keras
+    >>> model = keras.Sequential([keras.Input([2]), keras.layers.Identity()])
+    >>> points = np.array([[1, 0], [1, 0.1], [0, 1]])
+    >>> ParaphraseMiningEvaluator(points, [(0, 1)]).evaluate(model)["f1"]
+    1.0
+
+    Relations:
+        sentence-transformers' ParaphraseMiningEvaluator, which calls `ap`
+        average_precision and `f1_threshold` threshold, and can add the duplicates of
+        duplicates.
+    """
+
+    def __init__(self, texts, duplicates, top_k=100, max_pairs=500_000, **options):
+        super().__init__(**options)
+        ids, self.texts = check_inputs(texts, "texts")
+        self.top_k = integer("top_k", top_k, 1)
+        self.max_pairs = integer("max_pairs", max_pairs, 1)
+        row_of = None if ids is None else {id: row for row, id in enumerate(ids)}
+        self.duplicates = set()
+        for pair in as_list(duplicates, "duplicates as a list of pairs"):
+            rows = [x if row_of is None else row_of.get(x) for x in pair]
+            if len(rows) != 2 or None in rows or rows[0] == rows[1] or min(rows) < 0:
+                raise ValueError(
+                    "Expected duplicates as pairs of rows, or of ids if the texts have "
+                    f"ids. Received: {shown(pair)}"
+                )
+            self.duplicates.add((int(min(rows)), int(max(rows))))
+        if not self.duplicates:
+            raise ValueError("Expected at least one pair of duplicates. Received none.")
+
+    def evaluate(self, model):
+        """Computes the metrics of a model in its current state: a dict of name to float."""
+        embeddings = self.embeddings(model, self.texts, "texts", None)
+        num, last = len(embeddings), max(row for _, row in self.duplicates)
+        if last >= num:
+            raise ValueError(
+                f"Expected duplicates below row {num}, as there are {num} texts. Received: "
+                f"row {last}."
+            )
+        k = min(self.top_k + 1, num)
+        found, rows = search.top_k(embeddings, embeddings, k, "cosine")
+        first = np.repeat(np.arange(num), k)
+        pairs = np.sort(np.stack([first, rows.ravel()], axis=1), axis=1)
+        keys, places = np.unique(pairs[:, 0] * num + pairs[:, 1], return_index=True)
+        pairs, similarities = pairs[places], 1 - found.ravel()[places].astype("float64")
+        others = pairs[:, 0] != pairs[:, 1]
+        keys, similarities = keys[others], similarities[others]
+        best = np.argsort(-similarities, kind="stable")[: self.max_pairs]
+        keys, similarities = keys[best], similarities[best]
+        right = np.isin(keys, [a * num + b for a, b in self.duplicates])
+        cuts = Cuts(similarities, right.astype("int64"), len(self.duplicates))
+        at = cuts.f1().argmax()
+        return {
+            "ap": cuts.average_precision(),
+            **cuts.values(at),
+            "f1_threshold": cuts.threshold(at),
+        }
 
 
 class MSEEvaluator(Evaluator):

@@ -77,7 +77,7 @@ def pair_classification_metrics(similarities, labels):
     Relations:
         Equal to sentence-transformers' BinaryClassificationEvaluator.
     """
-    cuts = _Cuts(similarities, labels)
+    cuts = Cuts(*_classes(similarities, labels))
     accuracy, f1 = cuts.accuracy().argmax(), cuts.f1().argmax()
     # The first threshold is above all similarities, where F1 is 0.
     return {
@@ -120,7 +120,7 @@ def calibrate(similarities, labels, precision=None, recall=None, held_out=None):
     >>> found["threshold"], round(found["recall"], 3)
     (0.75, 0.667)
     """
-    cuts = _Cuts(similarities, labels)
+    cuts = Cuts(*_classes(similarities, labels))
     if precision is not None and recall is not None:
         raise ValueError(
             "Expected precision or recall, as the other one follows. Received: "
@@ -153,32 +153,35 @@ def calibrate(similarities, labels, precision=None, recall=None, held_out=None):
 
 def average_precision(similarities, labels):
     """Returns the average precision of similarities `[N]` for labels 1 and 0 `[N]`."""
-    return _Cuts(similarities, labels).average_precision()
+    return Cuts(*_classes(similarities, labels)).average_precision()
 
 
 def precision_recall(similarities, labels):
     """Returns precision and recall of all thresholds, and the average precision."""
-    cuts = _Cuts(similarities, labels)
+    cuts = Cuts(*_classes(similarities, labels))
     precision = cuts.precision()
     precision[0] = 1.0  # no pair at all
     return precision, cuts.recall(), cuts.average_precision()
 
 
-class _Cuts:
+class Cuts:
     """The results of all thresholds, from one above all similarities downwards.
 
-    Args: see `pair_classification_metrics`.
+    Args:
+        x: similarities `[N]`, float64.
+        y: `[N]`, 1 for positive pairs and 0 for negative ones.
+        positives: number of positive pairs, if there are others than these N.
     """
 
-    def __init__(self, similarities, labels):
-        x, y = _classes(similarities, labels)
+    def __init__(self, x, y, positives=None):
         order = np.argsort(-x, kind="stable")
         self.x = x[order]
         # A threshold cannot part pairs of equal similarity.
         self.ends = np.append(np.flatnonzero(np.diff(self.x)), len(x) - 1)
         self.chosen = np.append(0, self.ends + 1)
         self.hits = np.append(0, np.cumsum(y[order])[self.ends])
-        self.num, self.positives = len(x), self.hits[-1]
+        self.num = len(x)
+        self.positives = self.hits[-1] if positives is None else positives
 
     def threshold(self, at):
         """Returns the threshold of a place, in the middle between two similarities."""

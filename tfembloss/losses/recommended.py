@@ -41,20 +41,22 @@ _LOSSES = {
 def for_data(kind):
     """Returns the losses recommended for a kind of data, the best choice first.
 
-    | kind | y |
-    |---|---|
-    | `"article-label"` | a class of each article |
-    | `"query-article"` | none: the other rows' articles are the negatives |
-    | `"query-article-irrelevant_article"` | none; a teacher's margins for `MarginMSELoss` |
-    | `"query-article-score"` | how similar the two are, a number |
-    | `"query-article-match"` | 1 for a match, 0 for none |
-    | `"query-article-teacher_scores"` | a teacher's score of each article of a query |
-    | `"premise-hypothesis-label"` | the relation of two texts, a class |
-    | `"text-image"` | none: two modalities, for `tfembloss.DualEncoder` |
-    | `"text-teacher_embedding"` | a teacher's embedding of each text |
-    | `"text"` | none: texts only, for models of their own |
+    | kind | y | in `tfembloss.evaluation` |
+    |---|---|---|
+    | `"article-label"` | a class of each article | `LabelEvaluator` |
+    | `"query-article"` | none: the other rows' articles are the negatives | `RetrievalEvaluator` |
+    | `"query-article-irrelevant_article"` | none; a teacher's margins for `MarginMSELoss` | `TripletEvaluator`, `RetrievalEvaluator` |
+    | `"query-article-score"` | how similar the two are, a number | `SimilarityEvaluator` |
+    | `"query-article-match"` | 1 for a match, 0 for none | `PairClassificationEvaluator` |
+    | `"query-article-teacher_scores"` | a teacher's score of each article of a query | `RerankingEvaluator` |
+    | `"premise-hypothesis-label"` | the relation of two texts, a class | `SimilarityEvaluator` |
+    | `"text-image"` | none: two modalities, for `tfembloss.DualEncoder` | `RetrievalEvaluator` |
+    | `"text-teacher_embedding"` | a teacher's embedding of each text | `MSEEvaluator`, `TranslationEvaluator` |
+    | `"text"` | none: texts only, for models of their own | `SimilarityEvaluator` |
 
     The README's table "Which loss for your data" says the same with the shapes of x and y.
+    `RerankingEvaluator` is for data of the form of `"query-article-teacher_scores"` whose
+    relevant articles are known.
 
     Args:
         kind: one of these.
@@ -72,7 +74,7 @@ def for_data(kind):
 
     Relations:
         These are Finetuner's five kinds of data and its losses for them, and five more.
-    """
+    """  # noqa: E501
     if kind in _LOSSES:
         return tuple(loss() for loss in _LOSSES[kind])
     raise ValueError(
