@@ -40,7 +40,7 @@ def test_what_is_read(tmp_path):
 
 
 def test_a_header_is_not_needed(tmp_path):
-    folder = write(tmp_path / "set", qrels="q2\td2\t1\n\n")
+    folder = write(tmp_path / "set", qrels="q2\td2\t1\n\nq2\tunknown\t0\n")
     assert read_beir(folder).relevant == {"q2": {"d2": 1.0}}
 
 

@@ -259,6 +259,7 @@ def test_grades_are_the_gains_of_ndcg():
     by_id = [{f"d{row}": grade for row, grade in of.items()} for of in grades]
     metrics = list(found)
     assert retrieval_metrics(texts, by_id, metrics) == found
+    assert retrieval_metrics(ranking, iter(grades), metrics) == found
     run, judged = ({"a": of[0], "b": of[1]} for of in (texts, by_id))
     assert retrieval_metrics(run, dict(reversed(judged.items())), metrics) == found
     corpus = {f"d{row}": text for row, text in enumerate("jihgfedcba")}

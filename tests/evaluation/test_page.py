@@ -28,7 +28,10 @@ def test_what_is_in_it(tmp_path):
     assert data["queries"] == QUERIES and data["results"] == RANKING
     assert data["corpus"] == {"0": "the sky", "1": "an apple", "2": "the sea"}
     assert data["relevant"] == [[1], [0, 2], [1]]
-    assert data["distances"] == DISTANCES
+    assert data["distances"] == [["0.1", "0.25"], ["0.2", "0.3"], ["0.3", "0.4"]]
+    nearest_neighbors_page(path, ["a"], ["b"], [[0]], None, np.array([[np.inf]], "float32"))
+    assert data_of(path)["distances"] == [["inf"]]
+    nearest_neighbors_page(path, QUERIES, CORPUS, RANKING, [1, [0, 2], 1], DISTANCES)
     page = path.read_text("utf-8")
     assert "http" not in page.replace("http-equiv", "") and "<b>" not in page
 
@@ -41,6 +44,9 @@ def test_ids_and_images(tmp_path):
     nearest_neighbors_page(path, queries, corpus, by_id, {"q0": "y", "q1": {"w"}})
     assert data_of(path)["results"] == [[2], [1, 0]]
     assert data_of(path)["relevant"] == [[2], [0]]
+    ragged = {"q1": [7, 3], "q0": [3]}
+    nearest_neighbors_page(path, queries, {3: "a", 7: "b"}, ragged, {"q0": 3, "q1": 7})
+    assert data_of(path)["results"] == [[0], [1, 0]]
     images = np.zeros([2, 4, 4, 3], "uint8"), np.ones([2, 4, 4])
     nearest_neighbors_page(path, *images, [[0], [1]])
     assert data_of(path)["queries"][0]["image"].startswith("data:image/png;base64,")
@@ -53,6 +59,8 @@ def test_ids_and_images(tmp_path):
         ("ranking of each of 3 queries", [QUERIES, CORPUS, RANKING[:2]]),
         ("relevant of each of 3 queries", [QUERIES, CORPUS, RANKING, [1]]),
         ("below the corpus's 4 rows", [QUERIES, CORPUS, [[4], [0], [1]]]),
+        ("the corpus has no ids", [["a"], ["b", "c"], [["d7", "d2"]], [["d2"]]]),
+        ("the corpus has no ids", [["a"], ["b", "c"], [["d7", "d2"]]]),
         ("ids of the corpus.*'v'", [["a"], {"w": "text"}, [["v"]]]),
         ("a distance for each result", [QUERIES, CORPUS, RANKING, None, [[1]]]),
         ("texts or images", [[], CORPUS, []]),

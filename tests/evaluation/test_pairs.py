@@ -78,15 +78,16 @@ def test_an_equal_translation_is_right():
 
 
 def test_a_collapsed_encoder_has_no_correlation():
-    found = evaluation.similarity_metrics([0.5, 0.5, 0.5], [1, 2, 3])
-    assert np.isnan(list(found.values())).all()
+    for similarity in (0.5, 0.1):
+        found = evaluation.similarity_metrics([similarity] * 3, [1, 2, 3])
+        assert np.isnan(list(found.values())).all()
 
 
 @pytest.mark.parametrize(
     ("message", "similarities", "values"),
     [
         ("at least two different scores", [0.1, 0.2], [3, 3]),
-        ("as many similarities as scores", [0.1, 0.2], [3]),
+        ("as many similarities as scores", [0.1, 0.2], [3, 2, 1]),
         ("Expected scores as numbers", [0.1, 0.2], ["a", "b"]),
         ("finite numbers .* 1 of them", [0.1, float("nan")], [1, 2]),
     ],
@@ -256,10 +257,28 @@ def test_a_teachers_embeddings():
 
 def test_inputs_that_differ_in_number_are_refused():
     rows = np.eye(3)
+    with pytest.raises(ValueError, match=r"equal numbers .*'first': 3, 'second': 2"):
+        evaluation.SimilarityEvaluator(rows, rows[:2], [1, 2, 3])
+    with pytest.raises(ValueError, match=r"equal numbers .*'labels': 2"):
+        evaluation.PairClassificationEvaluator(rows, rows, [1, 0])
+    with pytest.raises(ValueError, match="labels 1 and 0"):
+        evaluation.PairClassificationEvaluator(rows, rows, [0, 1, 2])
+    with pytest.raises(ValueError, match="two different scores"):
+        evaluation.SimilarityEvaluator(rows, rows, [1, 1, 1])
+    with pytest.raises(ValueError, match="equal numbers"):
+        evaluation.TripletEvaluator(rows, rows, rows[:1])
+    with pytest.raises(ValueError, match="equal numbers"):
+        evaluation.TranslationEvaluator(rows, rows[:1])
+    batches = tf.data.Dataset.from_tensor_slices(rows).batch(2)
     with pytest.raises(ValueError, match=r"as many inputs of one kind .* 3 and 2"):
-        evaluation.SimilarityEvaluator(rows, rows[:2], [1, 2, 3]).evaluate(IDENTITY)
-    with pytest.raises(ValueError, match="as many similarities as labels"):
-        evaluation.PairClassificationEvaluator(rows, rows, [1, 0]).evaluate(IDENTITY)
+        evaluation.SimilarityEvaluator(batches, rows[:2], [1, 2]).evaluate(IDENTITY)
+    with pytest.raises(ValueError, match="label for each"):
+        evaluation.LabelEvaluator(rows, [1, 2])
+    with pytest.raises(ValueError, match="Unknown `distance`"):
+        evaluation.LabelEvaluator(rows, [1, 1, 2], distance="cosin")
+    for towers in ("ab", ("a",), (1, 2)):
+        with pytest.raises(ValueError, match="towers as the names of two"):
+            evaluation.MSEEvaluator(rows, rows, towers=towers)
     with pytest.raises(ValueError, match="a dict of ids"):
         evaluation.SimilarityEvaluator({"a": "text"}, ["text"], [1])
     dataset = tf.data.Dataset.from_tensor_slices(rows).repeat().batch(2)
@@ -269,6 +288,54 @@ def test_inputs_that_differ_in_number_are_refused():
         evaluation.MSEEvaluator(rows, rows, frequency=0)
     with pytest.raises(ValueError, match="name"):
         evaluation.MSEEvaluator(rows, rows, name="")
+
+
+def test_a_model_that_diverged_is_no_bad_one():
+    rows = np.full([3, 2], np.nan)
+    with pytest.raises(ValueError, match="finite embeddings"):
+        evaluation.TripletEvaluator(rows, rows, rows).evaluate(IDENTITY)
+
+
+def test_tuples_of_texts_are_rows():
+    class Model:
+        def predict(self, x, **options):
+            assert isinstance(x, list)
+            return np.array([[len(text), 1.0] for text in x])
+
+    first, second, scores = zip(("a", "b", 1), ("aa", "b", 2), ("c", "cc", 0), strict=True)
+    assert evaluation.SimilarityEvaluator(first, second, scores).evaluate(Model())
+
+
+def test_steps_are_those_of_the_model(tmp_path):
+    model, pairs = model_and_pairs()
+    model.compile(
+        "adam", tfembloss.losses.MultipleNegativesRankingLoss(), steps_per_execution=2
+    )
+    file, scores = tmp_path / "steps.csv", np.arange(32)
+
+    def evaluator():
+        return evaluation.SimilarityEvaluator(
+            *pairs, scores, unit="step", frequency=4, csv_file=file
+        )
+
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if self.model.optimizer.iterations == 6:
+                raise InterruptedError
+
+    def train(*callbacks):
+        checkpoint = tfembloss.callbacks.ResumableCheckpoint(tmp_path / "b", save_freq=2)
+        model.fit(
+            pairs, batch_size=4, epochs=2, shuffle=False, verbose=0,
+            callbacks=[evaluator(), *callbacks, checkpoint],
+        )  # fmt: skip
+
+    with pytest.raises(InterruptedError):
+        train(Stop())
+    train()
+    rows = list(csv.DictReader(file.open(newline="", encoding="utf-8")))
+    # 8 steps in an epoch. It stopped after 6, and what is skipped is not measured again.
+    assert [row["step"] for row in rows] == ["4", "8", "12", "16"]
 
 
 def test_labels_in_fit():
@@ -335,9 +402,12 @@ def test_duplicates_by_id():
 
     found = evaluation.ParaphraseMiningEvaluator(texts, [("y", "x")]).evaluate(Model())
     assert found["f1"] == found["ap"] == 1.0
-    for pairs in ([("x", "v")], [("x", "x")], [("x",)]):
+    for pairs in ([("x", "v")], [("x", "x")], [("x",)], [0, 1], ("x", "y")):
         with pytest.raises(ValueError, match="duplicates as pairs of rows"):
             evaluation.ParaphraseMiningEvaluator(texts, pairs)
+    for pair in (("aa", "bb"), (0.7, 1)):
+        with pytest.raises(ValueError, match="duplicates as pairs of rows"):
+            evaluation.ParaphraseMiningEvaluator(list(texts.values()), [pair])
     with pytest.raises(ValueError, match="at least one pair"):
         evaluation.ParaphraseMiningEvaluator(texts, [])
     with pytest.raises(ValueError, match="Received: row 7"):
@@ -367,7 +437,13 @@ def test_bad_lists_are_refused(message, scores, relevant):
 
 
 @pytest.mark.parametrize(
-    "sample", [{"query": "a"}, {"query": "a", "positive": [], "negative": "b"}, "a"]
+    "sample",
+    [
+        {"query": "a", "positive": "b", "negative": None},
+        {"query": "a"},
+        {"query": "a", "positive": [], "negative": "b"},
+        "a",
+    ],
 )
 def test_bad_samples_are_refused(sample):
     with pytest.raises(ValueError, match=r"Expected samples as dicts .* in place 0"):

@@ -82,6 +82,7 @@ def test_a_history_has_a_panel_for_each_metric():
         ("finite", lambda: evaluation.plot_embeddings(np.eye(2) * np.nan)),
         ("positive and negative pairs", lambda: evaluation.plot_similarities([1], [1])),
         ("at least one epoch", lambda: evaluation.plot_history({})),
+        ("metrics of", lambda: evaluation.plot_history({"loss": [1]}, ["loss", "mr"])),
         ("metrics of", lambda: evaluation.plot_history({"loss": [1]}, ["mrr"])),
     ],
 )

@@ -17,7 +17,7 @@ def test_what_is_written(tmp_path):
     np.testing.assert_allclose(found, embeddings, rtol=1e-5)
     lines = (folder / "metadata.tsv").read_text("utf-8").split("\n")
     assert lines == [
-        "text\tlabel", "one two\t1", "three\t2", "\t1", "fo ur\t2", "five\t1", "",
+        "text\tlabel", "one two\t1", "three\t2", "(empty)\t1", "fo ur\t2", "five\t1", "",
     ]  # fmt: skip
     sprite = tf.io.decode_png((folder / "sprite.png").read_bytes()).numpy()
     assert sprite.shape == (6, 9, 1)
@@ -26,6 +26,11 @@ def test_what_is_written(tmp_path):
     config = (folder / "projector_config.pbtxt").read_text("utf-8")
     assert "single_image_dim: 3\n    single_image_dim: 2" in config
     assert 'tensor_path: "embeddings.tsv"' in config
+
+
+def test_an_empty_text_keeps_its_line(tmp_path):
+    tensorboard_projector(tmp_path, np.eye(3), texts=["a", "", "c"])
+    assert (tmp_path / "metadata.tsv").read_text("utf-8") == "a\n(empty)\nc\n"
 
 
 def test_one_column_has_no_header(tmp_path):

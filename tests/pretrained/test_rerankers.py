@@ -181,6 +181,27 @@ def test_what_is_no_cross_encoder_is_refused(golden, tmp_path):
         load(folder)
 
 
+def test_types_are_given_where_the_tokenizer_gives_them(golden, tmp_path):
+    folder = tmp_path / "bert"
+    shutil.copytree(golden[0] / "bert", folder)
+    path = folder / "tokenizer_config.json"
+    names = {"model_input_names": ["input_ids", "attention_mask"]}
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | names), "utf-8")
+    assert "token_types" not in load(folder).preprocessor(["a"], ["b"])
+    assert "token_types" in load(golden[0] / "bert").preprocessor(["a"], ["b"])
+
+
+def test_parts_of_an_embedding_model_are_refused(golden, tmp_path):
+    unpack(tmp_path, "bert")
+    encoder, tokenizer = tfembloss.pretrained.load(tmp_path / "bert")
+    with pytest.raises(ValueError, match="Received a CheckpointTokenizer, of one text"):
+        tfembloss.CrossEncoder(encoder, tokenizer)
+    pairs = load(golden[0] / "bert").preprocessor
+    model = tfembloss.CrossEncoder(encoder, pairs)
+    with pytest.raises(ValueError, match=r"that CrossEncoder\.from_pretrained created"):
+        model.save_pretrained(tmp_path / "new")
+
+
 def test_columns_of_other_lengths_are_refused(golden):
     tokenize = load(golden[0] / "bert").preprocessor
     with pytest.raises(ValueError, match="equal numbers of first and second texts"):

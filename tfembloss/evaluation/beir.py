@@ -25,7 +25,9 @@ def read_beir(folder, split="test"):
 
     The folder has `corpus.jsonl`, with `_id`, `title` and `text`, `queries.jsonl`, with
     `_id` and `text`, and `qrels/{split}.tsv`, with a query's id, a corpus id and a grade.
-    Queries without anything relevant in this split are left out.
+    Queries without anything relevant in this split are left out. For sets whose queries are
+    texts of the corpus with the same id (ArguAna, Quora), BEIR and MTEB leave a query out
+    of its own results, which `RetrievalEvaluator` does not.
 
     Args:
         folder: path of the folder.
@@ -68,7 +70,7 @@ def _texts(path):
             ) from error
         if id in texts:
             raise ValueError(f"Expected each _id once. Received: {path}, {id!r} twice.")
-        texts[id] = " ".join(part for part in parts if part)
+        texts[id] = " ".join(str(part) for part in parts if part)
     return texts
 
 
@@ -86,14 +88,15 @@ def _grades(path, queries, corpus):
                 "Expected a query's id, a corpus id and a grade, with tabs between them. "
                 f"Received: {path}, line {number}: {line[:80]!r}"
             ) from error
+        if grade <= 0:
+            continue
         for id, texts, name in ((query, queries, "queries"), (document, corpus, "corpus")):
             if id not in texts:
                 raise ValueError(
                     f"Expected ids of {name}.jsonl. Received: {id!r} in {path}, line "
                     f"{number}."
                 )
-        if grade > 0:
-            relevant.setdefault(query, {})[document] = grade
+        relevant.setdefault(query, {})[document] = grade
     return relevant
 
 

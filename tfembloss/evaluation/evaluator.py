@@ -29,12 +29,15 @@ class Evaluator(keras.callbacks.Callback):
         frequency: the number of epochs, or of steps, from one measurement to the next.
         unit: `"epoch"` or `"step"`. After steps, the logs of the epoch contain the last
             measurement.
-        csv_file: path of a file to which each measurement is appended as a row: `epoch` and
-            `step`, both from 1 and of this `fit`, and the metrics; None for no file.
+        csv_file: path of a file to which each measurement is appended as a row: `epoch`,
+            from 1, `step`, from 1 in this `fit`, and the metrics; None for no file.
         batch_size: rows that are embedded at a time, unless the input is a dataset.
         towers: for a `DualEncoder`, the names of the towers of the first input and of the
-            others; None for those named `"query"` and `"document"`, or the first and the
-            second.
+            others, a tuple; None for those named `"query"` and `"document"`, or the first
+            and the second.
+
+    If the model has prompts of these names, `"query"` is put before the first input's texts
+    and `"document"` before the others', as in `fit`.
     """
 
     adds_to_logs = True  # so `fit` of our models calls it before those that read them
@@ -58,8 +61,16 @@ class Evaluator(keras.callbacks.Callback):
         self.unit = one_of("unit", unit, UNITS)
         self.csv_file = None if csv_file is None else pathlib.Path(os.fspath(csv_file))
         self.batch_size = integer("batch_size", batch_size, 1)
+        if towers is not None:
+            is_pair = isinstance(towers, list | tuple) and len(towers) == 2
+            if not is_pair or not all(isinstance(name, str) for name in towers):
+                raise ValueError(
+                    "Expected towers as the names of two, a tuple, or None. Received: "
+                    f"towers={shown(towers)}"
+                )
         self.towers = towers
-        self._epoch = self._step = 0
+        self._epoch = self._step = self._before = 0
+        self._updates = None  # of the optimizer before a step
         self._found = {}  # of the last measurement, until an epoch's logs have it
 
     def evaluate(self, model):
@@ -68,18 +79,31 @@ class Evaluator(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         """Counts from the beginning."""
-        self._epoch = self._step = 0
+        self._epoch = self._step = self._before = 0
+        self._updates = None
         self._found = {}
 
     def on_epoch_begin(self, epoch, logs=None):
         """Counts epochs."""
         self._epoch = epoch + 1
+        self._before = self._step
+
+    def on_train_batch_begin(self, batch, logs=None):
+        """Counts what the optimizer has done."""
+        if self.unit == "step":
+            self._updates = self._num_updates()
 
     def on_train_batch_end(self, batch, logs=None):
-        """Measures after steps, if it does."""
-        self._step += 1
-        if self.unit == "step" and self._step % self.frequency == 0:
-            self._measure()
+        """Measures after steps, if it does, and if the model was trained in them."""
+        last, self._step = self._step, self._before + batch + 1
+        if self.unit != "step" or self._step // self.frequency == last // self.frequency:
+            return
+        if self._updates is None or self._updates != self._num_updates():
+            self._measure()  # unless the batch was skipped, to resume training
+
+    def _num_updates(self):
+        optimizer = getattr(self.model, "optimizer", None)
+        return None if optimizer is None else int(optimizer.iterations)
 
     def on_epoch_end(self, epoch, logs=None):
         """Measures after epochs, if it does, and adds the metrics to the logs."""

@@ -8,6 +8,9 @@ import tensorflow as tf
 
 from tfembloss.checks import as_list, shown, with_grade
 
+EXPECTED_RELEVANT = (
+    "relevant as a list: for each query the row that is relevant, or several"
+)
 NO_RESULT = -1  # in a ranking, if a query has fewer results
 
 
@@ -50,10 +53,9 @@ def check_ranking(ranking):
 
 def check_relevant(relevant, names=None):
     """Returns each query's relevant rows: ascending numbers, or a list of text ids."""
-    expected = "relevant as a list: for each query the row that is relevant, or several"
     return [
         _relevant_to(of, named_query(query, names))
-        for query, of in enumerate(as_list(relevant, expected))
+        for query, of in enumerate(as_list(relevant, EXPECTED_RELEVANT))
     ]
 
 
@@ -65,6 +67,8 @@ def grades_of(given, relevant, number_of=None):
         relevant: the same as arrays of row numbers.
         number_of: dict of a text id to its row number, or None.
     """
+    if not any(isinstance(of_query, Mapping) for of_query in given):
+        return None
     grades = []
     for of_query, rows in zip(given, relevant, strict=True):
         grade_of = dict.fromkeys(rows.tolist(), 1.0)
@@ -186,6 +190,8 @@ def check_inputs(x, name):
                 f"Received: {shown(x)}: join title and text of each id."
             )
     wrong = None
+    if isinstance(x, tuple) and x and all(isinstance(row, str | bytes) for row in x):
+        x = list(x)  # a tuple would be columns
     if isinstance(x, str | bytes | set | frozenset) or x is None:
         wrong = f"{shown(x)} of type {type(x).__name__}"
     elif inspect.isgenerator(x) or hasattr(x, "__next__"):

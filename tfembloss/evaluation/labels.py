@@ -1,9 +1,12 @@
 """A callback that evaluates embeddings of labelled rows."""
 
+from tfembloss import distances
+from tfembloss.checks import as_list
 from tfembloss.evaluation.evaluator import Evaluator
-from tfembloss.evaluation.inputs import check_inputs
+from tfembloss.evaluation.inputs import check_inputs, num_rows
 from tfembloss.evaluation.metrics import (
     LABEL_METRICS,
+    check_labels,
     label_retrieval_metrics,
     parse_metrics,
 )
@@ -37,9 +40,11 @@ class LabelEvaluator(Evaluator):
     def __init__(self, inputs, ids, metrics=LABEL_METRICS, distance="cosine", **options):
         super().__init__(**options)
         _, self.inputs = check_inputs(inputs, "inputs")
-        self.ids = ids
-        self.metrics = tuple(parse_metrics(metrics))
+        self.ids = ids if hasattr(ids, "dtype") else as_list(ids, "ids as labels [N]")
+        self.metrics = tuple(parse_metrics(metrics)) or LABEL_METRICS
+        distances.get(distance)
         self.distance = distance
+        check_labels(self.ids, (num_rows(self.inputs) or len(self.ids),))
 
     def evaluate(self, model):
         """Computes the metrics of a model in its current state: a dict of name to float."""

@@ -8,6 +8,7 @@ import numpy as np
 from tfembloss import search
 from tfembloss.checks import as_list, shown
 from tfembloss.evaluation.inputs import (
+    EXPECTED_RELEVANT,
     NO_RESULT,
     _dtype_of,
     as_numbers,
@@ -83,7 +84,8 @@ def retrieval_metrics(ranking, relevant, metrics=DEFAULT_METRICS):
     ranking = check_ranking(ranking if names is None else list(ranking.values()))
     if names is not None or isinstance(relevant, Mapping):
         relevant = by_query(relevant, range(len(ranking)) if names is None else names)
-    given, relevant = relevant, check_relevant(relevant, names)
+    given = as_list(relevant, EXPECTED_RELEVANT)
+    relevant = check_relevant(given, names)
     if len(ranking) != len(relevant) or not len(ranking):
         raise ValueError(
             "Expected a ranking [Q, K] of at least one query, and relevant rows for each. "
@@ -91,7 +93,7 @@ def retrieval_metrics(ranking, relevant, metrics=DEFAULT_METRICS):
             f"{len(relevant)} queries."
         )
     ranking, relevant, number_of = as_numbers(ranking, relevant, names)
-    grades = grades_of(as_list(given, "relevant"), relevant, number_of)
+    grades = grades_of(given, relevant, number_of)
     return metrics_of(cuts, ranking, relevant, grades, names)
 
 
@@ -188,7 +190,7 @@ def label_retrieval_metrics(embeddings, ids, metrics=LABEL_METRICS, distance="co
     cuts = parse_metrics(metrics)
     embeddings = np.asarray(search.as_embeddings(embeddings, "embeddings"))
     search.check_finite(embeddings, "embeddings")
-    classes = _check_labels(ids, embeddings.shape)
+    classes = check_labels(ids, embeddings.shape)
     num_relevant = np.bincount(classes)[classes] - 1
     queries = np.flatnonzero(num_relevant)
     if not len(queries):
@@ -213,7 +215,7 @@ def label_retrieval_metrics(embeddings, ids, metrics=LABEL_METRICS, distance="co
     return _means(values)
 
 
-def _check_labels(ids, shape):
+def check_labels(ids, shape):
     """Returns classes `[N]` from 0, of the labels of embeddings of a shape."""
     labels = ids if hasattr(ids, "dtype") else as_list(ids, "ids as labels [N]")
     try:

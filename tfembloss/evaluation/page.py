@@ -13,7 +13,6 @@ import tensorflow as tf
 from tfembloss.checks import as_list, shown
 from tfembloss.evaluation.inputs import (
     NO_RESULT,
-    as_numbers,
     by_query,
     check_ranking,
     check_relevant,
@@ -70,7 +69,7 @@ def nearest_neighbors_page(
         "corpus": {str(row): _shown_item(corpus[row]) for row in used},
         "results": [[int(row) for row in of if row != NO_RESULT] for of in rows],
         "relevant": answers,
-        "distances": None if distances is None else np.round(distances, 4).tolist(),
+        "distances": None if distances is None else _rounded(distances),
     }
     # So that a text cannot end the script.
     embedded = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
@@ -91,7 +90,8 @@ def _named(items, name):
 def _numbers(ranking, relevant, ids, num_queries, num_rows):
     """Returns results as row numbers `[Q, K]`, and lists of relevant ones, or None."""
     ranking = check_ranking(ranking)
-    given = [[0]] * len(ranking) if relevant is None else check_relevant(relevant)
+    none = [np.zeros(0, "int64")] * len(ranking)
+    given = none if relevant is None else check_relevant(relevant)
     for values, name in ((ranking, "ranking"), (given, "relevant")):
         if len(values) != num_queries:
             raise ValueError(
@@ -99,14 +99,17 @@ def _numbers(ranking, relevant, ids, num_queries, num_rows):
                 f"{len(values)}."
             )
     if ids is not None:
-        row_of = {id: row for row, id in enumerate(ids)}
+        row_of = {id: row for row, id in enumerate(ids)} | {NO_RESULT: NO_RESULT}
         ranking, given = (
             [[_row(row_of, id) for id in of] for of in values]
-            for values in (ranking, given if relevant is not None else [[]] * num_queries)
+            for values in (ranking, given)
         )
         ranking = check_ranking(ranking)
-    else:
-        ranking, given, _ = as_numbers(ranking, given, None)
+    elif isinstance(ranking, list) or any(isinstance(of, list) for of in given):
+        raise ValueError(
+            "Expected row numbers in ranking and relevant, as the corpus has no ids. "
+            "Received: text ids. Pass row numbers, or the corpus as a dict of id to text."
+        )
     if ranking.size and ranking.max() >= num_rows:
         raise ValueError(
             f"Expected results below the corpus's {num_rows} rows. Received: "
@@ -119,6 +122,11 @@ def _row(row_of, id):
     if id not in row_of:
         raise ValueError(f"Expected ids of the corpus. Received: {shown(id)}")
     return row_of[id]
+
+
+def _rounded(distances):
+    """Returns texts of numbers, as JSON has none for infinity."""
+    return [[f"{x:.4g}" for x in of] for of in np.asarray(distances, "float64").tolist()]
 
 
 def _shown_item(item):

@@ -1,14 +1,18 @@
 """Evaluators of pairs and triplets: callbacks that measure a model in `fit`."""
 
+import numbers
+
 import numpy as np
 import tensorflow as tf
 
 from tfembloss import distances, search
 from tfembloss.checks import as_list, integer, number, shown
 from tfembloss.evaluation.evaluator import Evaluator
-from tfembloss.evaluation.inputs import check_inputs
+from tfembloss.evaluation.inputs import check_inputs, num_rows
 from tfembloss.evaluation.pairs import (
     Cuts,
+    check_classes,
+    check_scores,
     pair_classification_metrics,
     similarity_metrics,
 )
@@ -77,6 +81,8 @@ class SimilarityEvaluator(_PairEvaluator):
     def __init__(self, first, second, scores, distance="cosine", **options):
         super().__init__(first, second, distance, **options)
         self.scores = as_list(scores, "scores as numbers [N]")
+        check_scores(self.scores)
+        _check_numbers(first=self.first, second=self.second, scores=np.asarray(self.scores))
 
     def evaluate(self, model):
         """Computes the metrics of a model in its current state: a dict of name to float."""
@@ -115,6 +121,8 @@ class PairClassificationEvaluator(_PairEvaluator):
     def __init__(self, first, second, labels, distance="cosine", **options):
         super().__init__(first, second, distance, **options)
         self.labels = as_list(labels, "labels 1 and 0 [N]")
+        check_classes(self.labels)
+        _check_numbers(first=self.first, second=self.second, labels=np.asarray(self.labels))
 
     def evaluate(self, model):
         """Computes the metrics of a model in its current state: a dict of name to float."""
@@ -162,6 +170,9 @@ class TripletEvaluator(Evaluator):
         self.positives = _inputs(positives, "positives")
         self.negatives = _inputs(negatives, "negatives")
         self.margin = number("margin", margin)
+        _check_numbers(
+            anchors=self.anchors, positives=self.positives, negatives=self.negatives
+        )
         distances.get(distance)
         self.distance = distance
 
@@ -204,6 +215,7 @@ class TranslationEvaluator(Evaluator):
     def __init__(self, source, target, distance="cosine", **options):
         super().__init__(**options)
         self.source, self.target = _inputs(source, "source"), _inputs(target, "target")
+        _check_numbers(source=self.source, target=self.target)
         distances.get(distance)
         self.distance = distance
 
@@ -266,8 +278,10 @@ class ParaphraseMiningEvaluator(Evaluator):
         row_of = None if ids is None else {id: row for row, id in enumerate(ids)}
         self.duplicates = set()
         for pair in as_list(duplicates, "duplicates as a list of pairs"):
-            rows = [x if row_of is None else row_of.get(x) for x in pair]
-            if len(rows) != 2 or None in rows or rows[0] == rows[1] or min(rows) < 0:
+            rows = list(pair) if isinstance(pair, list | tuple | np.ndarray) else []
+            rows = rows if row_of is None else [row_of.get(x) for x in rows]
+            are_rows = all(isinstance(x, numbers.Integral) for x in rows)
+            if len(set(rows)) != 2 or not are_rows or min(rows) < 0 or len(rows) != 2:
                 raise ValueError(
                     "Expected duplicates as pairs of rows, or of ids if the texts have "
                     f"ids. Received: {shown(pair)}"
@@ -339,6 +353,7 @@ class MSEEvaluator(Evaluator):
                 "Expected targets as embeddings [N, D]. Received: shape "
                 f"{self.targets.shape}, dtype {self.targets.dtype}"
             )
+        _check_numbers(inputs=self.inputs, targets=self.targets)
 
     def evaluate(self, model):
         """Computes the metrics of a model in its current state: a dict of name to float."""
@@ -363,9 +378,19 @@ def _inputs(x, name):
     return x.tolist() if are_texts else x
 
 
+def _check_numbers(**columns):
+    """Raises ValueError if numbers of rows are known and differ."""
+    known = {name: num_rows(x) for name, x in columns.items()}
+    known = {name: count for name, count in known.items() if count is not None}
+    if len(set(known.values())) > 1:
+        raise ValueError(f"Expected equal numbers of {list(known)}. Received: {known}.")
+
+
 def _similarities(first, second, distance):
     """Returns `[N]` of embeddings `[N, D]`: cosines, scalar products, or -distances."""
     _check_as_many(first, second)
+    for x, name in ((first, "first"), (second, "second")):
+        search.check_finite(x, f"{name} inputs")
     first, second = (tf.convert_to_tensor(x, tf.float32) for x in (first, second))
     measure = distances.get(distance)
     found = np.asarray(measure.rowwise(first, second))

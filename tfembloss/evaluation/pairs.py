@@ -31,12 +31,8 @@ def similarity_metrics(similarities, scores):
     Relations:
         Equal to sentence-transformers' EmbeddingSimilarityEvaluator.
     """
+    check_scores(scores)
     x, y = _numbers(similarities, scores, "scores")
-    if len(y) < 2 or (y == y[0]).all():
-        raise ValueError(
-            "Expected at least two different scores, as a correlation needs. Received: "
-            f"{len(y)} scores, all of them {y[0] if len(y) else 'none'}."
-        )
     return {
         "pearson": _correlation(x, y),
         "spearman": _correlation(_ranks(x), _ranks(y)),
@@ -235,47 +231,64 @@ def _values(hits, chosen, positives):
     }
 
 
-def _classes(similarities, labels):
-    x, y = _numbers(similarities, labels, "labels")
+def check_scores(scores):
+    """Raises ValueError if there is nothing to correlate with."""
+    y = _column(scores, "scores")
+    if len(y) < 2 or (y == y[0]).all():
+        raise ValueError(
+            "Expected at least two different scores, as a correlation needs. Received: "
+            f"{len(y)} scores, all of them {y[0] if len(y) else 'none'}."
+        )
+
+
+def check_classes(labels):
+    """Raises ValueError if labels are not 1 and 0, some of both."""
+    y = _column(labels, "labels")
     if not np.isin(y, (0, 1)).all() or len(np.unique(y)) != 2:
         raise ValueError(
             "Expected labels 1 and 0, of positive and negative pairs, and some of both. "
             f"Received: {shown(np.unique(y).tolist())}. Of scores, give scores >= limit."
         )
+
+
+def _classes(similarities, labels):
+    check_classes(labels)
+    x, y = _numbers(similarities, labels, "labels")
     return x, y.astype("int64")
 
 
 def _numbers(similarities, values, name):
     """Returns both as finite float64 `[N]`; those of float32 keep their value."""
-    arrays = []
-    for title, given in (("similarities", similarities), (name, values)):
-        try:
-            array = np.asarray(given)
-            array = array.astype("float64")
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"Expected {title} as numbers [N]. Received: {shown(given)}"
-            ) from error
-        if array.ndim == 2 and array.shape[1] == 1:
-            array = array[:, 0]
-        if array.ndim != 1 or not np.isfinite(array).all():
-            raise ValueError(
-                f"Expected {title} as finite numbers [N]. Received: shape {array.shape}, "
-                f"{int((~np.isfinite(array)).sum())} of them not finite."
-            )
-        arrays.append(array)
-    if len(arrays[0]) != len(arrays[1]):
+    x, y = _column(similarities, "similarities"), _column(values, name)
+    if len(x) != len(y):
         raise ValueError(
-            f"Expected as many similarities as {name}. Received: {len(arrays[0])} and "
-            f"{len(arrays[1])}."
+            f"Expected as many similarities as {name}. Received: {len(x)} and {len(y)}."
         )
-    return arrays
+    return x, y
+
+
+def _column(values, name):
+    try:
+        array = np.asarray(values).astype("float64")
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"Expected {name} as numbers [N]. Received: {shown(values)}"
+        ) from error
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1 or not np.isfinite(array).all():
+        raise ValueError(
+            f"Expected {name} as finite numbers [N]. Received: shape {array.shape}, "
+            f"{int((~np.isfinite(array)).sum())} of them not finite."
+        )
+    return array
 
 
 def _correlation(x, y):
+    if (x == x[0]).all():
+        return float("nan")
     x, y = x - x.mean(), y - y.mean()
-    length = np.sqrt((x @ x) * (y @ y))
-    return float(np.clip(x @ y / length, -1, 1)) if length > 0 else float("nan")
+    return float(np.clip(x @ y / np.sqrt((x @ x) * (y @ y)), -1, 1))
 
 
 def _ranks(x):

@@ -174,8 +174,8 @@ def plot_history(history, metrics=None):
 
     Args:
         history: what `fit` returned, or its `history`, a dict of name to one number for
-            each epoch. A metric that was measured in fewer epochs is drawn over the same
-            width.
+            each epoch. A metric that was measured in fewer epochs is drawn as if these were
+            spread evenly: the history does not say which.
         metrics: names of the metrics to draw; None for all. `val_` and the same without it
             are one panel.
 
@@ -197,15 +197,17 @@ def plot_history(history, metrics=None):
         raise ValueError(
             f"Expected what `fit` returned, of at least one epoch. Received: {shown(logs)}"
         )
+    metrics = [metrics] if isinstance(metrics, str) else metrics
+    known = {*logs, *(name.removeprefix("val_") for name in logs)}
+    if metrics is not None and not (metrics and set(metrics) <= known):
+        raise ValueError(
+            f"Expected metrics of {list(logs)}. Received: metrics={shown(metrics)}"
+        )
     panels = {}
     for name, values in logs.items():
         base = name.removeprefix("val_")
         if metrics is None or base in metrics or name in metrics:
             panels.setdefault(base, {})[name] = values
-    if not panels:
-        raise ValueError(
-            f"Expected metrics of {list(logs)}. Received: metrics={shown(metrics)}"
-        )
     _require_matplotlib()
     from matplotlib import figure, ticker
 

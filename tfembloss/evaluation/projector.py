@@ -74,7 +74,7 @@ def tensorboard_projector(folder, embeddings, labels=None, texts=None, images=No
 
 def _one_line(value):
     value = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-    return " ".join(value.split())
+    return " ".join(value.split()) or "(empty)"  # TensorBoard leaves empty lines out
 
 
 def _sprite(images):

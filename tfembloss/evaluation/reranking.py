@@ -164,10 +164,8 @@ def _checked(sample, place):
     names = ("query", "positive", "negative")
     texts = []
     if isinstance(sample, Mapping) and all(name in sample for name in names):
-        texts = [
-            [sample[name]] if isinstance(sample[name], str) else list(sample[name])
-            for name in names
-        ]
+        given = [sample[name] for name in names]
+        texts = [[x] if isinstance(x, str | bytes) else list(x or ()) for x in given]
     if not all(texts) or not texts or len(texts[0]) != 1:
         raise ValueError(
             "Expected samples as dicts with a query, and at least one positive and one "

@@ -6,6 +6,7 @@ from tfembloss import distances, search
 from tfembloss.checks import as_list
 from tfembloss.evaluation.evaluator import Evaluator
 from tfembloss.evaluation.inputs import (
+    EXPECTED_RELEVANT,
     by_query,
     check_inputs,
     check_relevant,
@@ -79,7 +80,7 @@ class RetrievalEvaluator(Evaluator):
         if isinstance(relevant, Mapping):
             num_queries = num_rows(self.queries) or len(relevant)
             relevant = by_query(relevant, query_ids or range(num_queries))
-        given = as_list(relevant, "relevant as a list")
+        given = as_list(relevant, EXPECTED_RELEVANT)
         relevant = check_relevant(given, query_ids)
         self._names = query_ids
         self.relevant = rows_of_ids(relevant, corpus_ids, query_ids)

@@ -9,7 +9,11 @@ from tfembloss.models.base import ColumnModel, check_no_strings, one_tensor
 from tfembloss.models.encoder_model import known_inputs
 from tfembloss.models.vocabulary import check_vocabulary
 from tfembloss.pretrained import rerankers
-from tfembloss.text import TextPreprocessor
+from tfembloss.text import (
+    CheckpointPairTokenizer,
+    CheckpointTokenizer,
+    TextPreprocessor,
+)
 
 
 @keras.saving.register_keras_serializable("tfembloss")
@@ -80,11 +84,13 @@ class CrossEncoder(ColumnModel):
                 "`preprocessor` maps two batches of texts to the encoder's input: expected "
                 f"a function or None. Received: preprocessor={preprocessor!r}"
             )
-        if isinstance(preprocessor, TextPreprocessor):
+        of_one = isinstance(preprocessor, TextPreprocessor | CheckpointTokenizer)
+        if of_one and not isinstance(preprocessor, CheckpointPairTokenizer):
             raise ValueError(
                 "`preprocessor` maps two batches of texts to the encoder's input: expected "
                 "tfembloss.text.TextPairPreprocessor(vocabulary, first_length, "
-                "second_length). Received a TextPreprocessor, of one text."
+                "second_length), or what CrossEncoder.from_pretrained takes. Received a "
+                f"{type(preprocessor).__name__}, of one text."
             )
         check_vocabulary(preprocessor, encoder)
         self.encoder = encoder

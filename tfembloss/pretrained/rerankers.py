@@ -86,6 +86,8 @@ def load(source, *, sequence_length=None, dropout=None, dtype=None):
     checkpoint = read_checkpoint(pathlib.Path(os.fspath(source)), pairs=True)
     config = checkpoint.config
     head = _head(config)
+    inputs = checkpoint.tokenizer_config.get("model_input_names", ["token_type_ids"])
+    has_types = head.has_types and "token_type_ids" in inputs
     length = checked_length(checkpoint, sequence_length)
     rates = ("classifier_dropout", "seq_classif_dropout", "hidden_dropout_prob")
     own = next((config[x] for x in rates if config.get(x) is not None), 0.1)
@@ -100,7 +102,7 @@ def load(source, *, sequence_length=None, dropout=None, dtype=None):
         "cls",
         [dense],
         dropout=dropout,
-        has_types=head.has_types,
+        has_types=has_types,
         name=config["model_type"].replace("-", "_"),
         dtype=dtype,
     )
@@ -108,7 +110,7 @@ def load(source, *, sequence_length=None, dropout=None, dtype=None):
     preprocessor = CheckpointPairTokenizer(
         checkpoint.tokenizer,
         length,
-        head.has_types,
+        has_types,
         padding_id=config.get("pad_token_id") or 0,
         tokenizer_config=json.dumps(checkpoint.tokenizer_config),
     )
@@ -162,6 +164,11 @@ def save(folder, encoder, preprocessor, score):
         score: the layer of the score.
     """
     check_can_be_saved(encoder, preprocessor)
+    if not isinstance(preprocessor, CheckpointPairTokenizer) or len(encoder.dense) != 1:
+        raise ValueError(
+            "Expected a model that CrossEncoder.from_pretrained created. Received: one of "
+            "an encoder of embeddings. Use model.save, or tfembloss.export_encoder."
+        )
     config = json.loads(encoder.config)
     head = HEADS[config["model_type"]]
     weights = {
