@@ -4,6 +4,7 @@
 |---|---|---|
 | queries, a corpus and what is relevant | `RetrievalEvaluator` | `retrieval_metrics`, by default `DEFAULT_METRICS` |
 | the same as files of BEIR | `read_beir` reads them | |
+| two rankings: what the second one no longer answers | | `error_analysis` |
 | rows with a label each | `LabelEvaluator` | `label_retrieval_metrics`, by default `LABEL_METRICS` |
 | pairs with a score | `SimilarityEvaluator` | `similarity_metrics` |
 | pairs with a label 1 or 0 | `PairClassificationEvaluator` | `pair_classification_metrics` |
@@ -20,6 +21,7 @@
 """  # noqa: E501
 
 from tfembloss.evaluation.beir import RetrievalData, read_beir
+from tfembloss.evaluation.errors import LostQuery, error_analysis
 from tfembloss.evaluation.evaluator import Evaluator
 from tfembloss.evaluation.labels import LabelEvaluator
 from tfembloss.evaluation.metrics import (
@@ -57,6 +59,7 @@ __all__ = [
     "LABEL_METRICS",
     "Evaluator",
     "LabelEvaluator",
+    "LostQuery",
     "MSEEvaluator",
     "PairClassificationEvaluator",
     "ParaphraseMiningEvaluator",
@@ -67,6 +70,7 @@ __all__ = [
     "TranslationEvaluator",
     "TripletEvaluator",
     "calibrate",
+    "error_analysis",
     "label_retrieval_metrics",
     "nearest_neighbors_page",
     "pair_classification_metrics",
