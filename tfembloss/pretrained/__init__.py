@@ -1,10 +1,9 @@
 """Pretrained encoders: checkpoint folders in and out, and those of keras-hub in.
 
 `tfembloss.EmbeddingModel.from_pretrained` is the way in; `load` gives its two parts.
-`rerankers` does the same for `tfembloss.CrossEncoder`.
+`tfembloss.CrossEncoder.from_pretrained` reads pairs.
 """
 
-from tfembloss.pretrained import rerankers
 from tfembloss.pretrained.encoder import CheckpointEncoder
 from tfembloss.pretrained.hub_tokenizer import HubTokenizer
 from tfembloss.pretrained.images import ImagePreprocessor
@@ -16,6 +15,5 @@ __all__ = [
     "HubTokenizer",
     "ImagePreprocessor",
     "load",
-    "rerankers",
     "save",
 ]
