@@ -343,7 +343,7 @@ def test_a_folder_that_another_process_writes_is_refused(tmp_path):
 # Killed, in processes of their own.
 
 
-@pytest.mark.parametrize(("num_kills", "num_replicas"), [(20, 1), (3, 2)])
+@pytest.mark.parametrize(("num_kills", "num_replicas"), [(10, 1), (2, 2)])
 def test_killed_at_random_it_comes_to_the_same_numbers(num_kills, num_replicas, tmp_path):
     log = tmp_path / "log"
     run = processes.start(KILLS, [tmp_path, num_kills, num_replicas], log)
