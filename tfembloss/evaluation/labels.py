@@ -1,4 +1,4 @@
-"""A callback that evaluates embeddings of labelled rows."""
+"""A callback that evaluates embeddings of labeled rows."""
 
 from tfembloss import distances
 from tfembloss.checks import as_list
@@ -13,7 +13,7 @@ from tfembloss.evaluation.metrics import (
 
 
 class LabelEvaluator(Evaluator):
-    """Searches, for each labelled row, the others with its label, after each epoch.
+    """Searches, for each labeled row, the others with its label, after each epoch.
 
     Args:
         inputs: inputs of the model's `predict`, such as texts, N of them.

@@ -45,7 +45,7 @@ class _PairEvaluator(Evaluator):
             return model.predict(x, batch_size=self.batch_size, verbose=0)
         first = self.embeddings(model, self.first, "first", "query")
         second = self.embeddings(model, self.second, "second", "document")
-        return _similarities(first, second, self.distance)
+        return row_similarities(first, second, self.distance)
 
 
 class SimilarityEvaluator(_PairEvaluator):
@@ -180,7 +180,7 @@ class TripletEvaluator(Evaluator):
         """Computes the metrics of a model in its current state: a dict of name to float."""
         anchors = self.embeddings(model, self.anchors, "anchors", "query")
         nearer, farther = (
-            _similarities(
+            row_similarities(
                 anchors, self.embeddings(model, x, name, "document"), self.distance
             )
             for x, name in ((self.positives, "positives"), (self.negatives, "negatives"))
@@ -386,7 +386,7 @@ def _check_numbers(**columns):
         raise ValueError(f"Expected equal numbers of {list(known)}. Received: {known}.")
 
 
-def _similarities(first, second, distance):
+def row_similarities(first, second, distance):
     """Returns `[N]` of embeddings `[N, D]`: cosines, scalar products, or -distances."""
     _check_as_many(first, second)
     for x, name in ((first, "first"), (second, "second")):

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 
 import numpy as np
-import tensorflow as tf
 
 from tfembloss import distances
 from tfembloss.checks import as_list, integer, shown
 from tfembloss.evaluation.evaluator import Evaluator
+from tfembloss.evaluation.pair_evaluators import row_similarities
 from tfembloss.evaluation.pairs import average_precision
 from tfembloss.models.cross_encoder import CrossEncoder
 
@@ -106,7 +106,6 @@ class RerankingEvaluator(Evaluator):
 
     Example:
 
-    >>> import tensorflow as tf
     >>> class Lengths:
     ...     def predict(self, texts, **options):
     ...         return np.array([[len(text), 1.0] for text in texts])
@@ -154,8 +153,7 @@ class RerankingEvaluator(Evaluator):
             found = self.embeddings(model, texts, "documents", "document")
             found = found[[places[text] for text in documents]]
             queries = np.repeat(queries, sizes, axis=0)
-            queries, found = (tf.convert_to_tensor(x, tf.float32) for x in (queries, found))
-            scores = -np.asarray(distances.get(self.distance).rowwise(queries, found))
+            scores = row_similarities(queries, found, self.distance)
         return reranking_metrics(np.split(scores, ends), self.relevant, self.at_k)
 
 

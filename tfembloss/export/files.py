@@ -39,5 +39,5 @@ def export_file(model, path, format, normalize, dimensions):
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = keras.Model(given, x)
     with attention.whole():
-        whole(given)  # Keras writes no model that has not been called
+        whole(given)  # Keras exports only a model that has been called
         whole.export(str(path), format=format, verbose=False)

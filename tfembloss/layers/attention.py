@@ -9,8 +9,8 @@ from keras import ops
 from tfembloss import tiling
 from tfembloss.kernels import in_xla, random_bits
 
-# Weights of a tile, 8 MB in float32; and tokens of a part of a batch.
-ENTRIES, TOKENS = 2**21, 2**12
+# Weights of a tile, 8 MB in float32.
+ENTRIES = 2**21
 _whole = contextvars.ContextVar("whole", default=False)
 
 
@@ -28,31 +28,6 @@ def by_parts():
     """Whether parts are faster: on CPUs, whose memory is slow, and without XLA."""
     others = [x for x in tf.config.list_physical_devices() if x.device_type != "CPU"]
     return not (others or _whole.get() or in_xla())
-
-
-def in_parts(function, x, result):
-    """Returns `function(x)` `[B, D]`, of about `TOKENS` tokens at a time.
-
-    So what a layer returns stays in the cache.
-
-    Args:
-        function: from x of some texts to a tensor `[n, D]`.
-        x: dict of tensors `[B, T]`.
-        result: a tensor, possibly symbolic, of the same D and dtype.
-    """
-    num_texts, length = tf.unstack(tf.shape(next(iter(x.values()))))
-    size = tf.maximum(TOKENS // tf.maximum(length, 1), 1)
-    count = tf.maximum(-(-num_texts // size), 1)
-
-    def one_more(i, found):
-        part = {name: of[i * size : (i + 1) * size] for name, of in x.items()}
-        return i + 1, found.write(i, function(part))
-
-    shape = [None, result.shape[-1]]
-    found = tf.TensorArray(result.dtype, count, infer_shape=False, element_shape=shape)
-    go_on = lambda i, _: i < count  # noqa: E731
-    _, found = tf.while_loop(go_on, one_more, (0, found), parallel_iterations=1)
-    return found.concat()
 
 
 def attention(query, key, value, mask, logits, shared=None, dropping=None):

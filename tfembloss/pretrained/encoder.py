@@ -5,6 +5,7 @@ import json
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras.src.utils.io_utils import print_msg
 
 from tfembloss.checks import integer, one_of, positive
@@ -14,6 +15,8 @@ from tfembloss.layers.lora import Dense, merged_kernel
 from tfembloss.layers.pooling import Pooling
 from tfembloss.pretrained.architectures import family
 from tfembloss.pretrained.folder import read_tensors
+
+_TOKENS = 2**12  # of a part of a batch, so that what a layer returns stays in the cache
 
 
 @keras.saving.register_keras_serializable("tfembloss")
@@ -98,7 +101,7 @@ class CheckpointEncoder(Configurable, keras.Model):
         whole = functools.partial(super().call, training=training)
         if training or not attention.by_parts() or not isinstance(inputs, dict):
             return whole(inputs, mask=mask)
-        return attention.in_parts(whole, inputs, self.output)
+        return _in_parts(whole, inputs, self.output)
 
     def load_checkpoint(self, checkpoint):
         """Reads the weights of a `Checkpoint`; returns its arrays by the encoder's names.
@@ -225,6 +228,29 @@ class CheckpointEncoder(Configurable, keras.Model):
         if quantization is not None:
             encoder.quantize(quantization)
         return encoder
+
+
+def _in_parts(function, x, result):
+    """Returns `function(x)` `[B, D]`, of about `_TOKENS` tokens at a time.
+
+    Args:
+        function: from x of some texts to a tensor `[n, D]`.
+        x: dict of tensors `[B, T]`.
+        result: a tensor, possibly symbolic, of the same D and dtype.
+    """
+    num_texts, length = tf.unstack(tf.shape(next(iter(x.values()))))
+    size = tf.maximum(_TOKENS // tf.maximum(length, 1), 1)
+    count = tf.maximum(-(-num_texts // size), 1)
+
+    def one_more(i, found):
+        part = {name: of[i * size : (i + 1) * size] for name, of in x.items()}
+        return i + 1, found.write(i, function(part))
+
+    shape = [None, result.shape[-1]]
+    found = tf.TensorArray(result.dtype, count, infer_shape=False, element_shape=shape)
+    go_on = lambda i, _: i < count  # noqa: E731
+    _, found = tf.while_loop(go_on, one_more, (0, found), parallel_iterations=1)
+    return found.concat()
 
 
 def _renamed(tensors, prefixes):
