@@ -2,6 +2,7 @@
 
 import csv
 import pathlib
+import warnings
 
 import keras
 import numpy as np
@@ -186,6 +187,43 @@ def test_logs_have_the_metrics_of_the_model_that_is_trained(tmp_path):
     np.testing.assert_allclose(logged, history["val_sts_spearman"])
     with (tmp_path / "log.csv").open(newline="", encoding="utf-8") as file:
         assert "val_sts_spearman" in next(csv.reader(file))
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_metrics_reach_the_callbacks_before_the_evaluator(plain, tmp_path):
+    model, pairs = model_and_pairs()
+    x, y = pairs, None
+    if plain:  # of Keras alone, whose `fit` calls callbacks in their order
+        model, (x, _) = model.encoder, pairs
+        model.compile("adam", tfembloss.losses.SupConLoss())
+        y = np.arange(32) % 4
+    evaluator = evaluation.SimilarityEvaluator(*pairs, np.arange(32), name="sts")
+    if plain:
+        evaluator = evaluation.LabelEvaluator(x, y, ["map@r"], name="sts")
+    monitor = "val_sts_map@r" if plain else "val_sts_spearman"
+    stopping = keras.callbacks.EarlyStopping(monitor, mode="max", patience=9)
+    best = keras.callbacks.ModelCheckpoint(
+        tmp_path / "best.keras", monitor, mode="max", save_best_only=True
+    )
+    # Its rate falls in each epoch that is not better by 9.
+    slower = keras.callbacks.ReduceLROnPlateau(
+        monitor, factor=0.5, patience=1, min_delta=9, mode="max"
+    )
+    logger = keras.callbacks.CSVLogger(tmp_path / "log.csv")
+    seen = []
+    last = keras.callbacks.LambdaCallback(on_epoch_end=lambda _, logs: seen.append(logs))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # Keras warns of missing metrics
+        history = model.fit(
+            x, y, epochs=3, verbose=0,
+            callbacks=[last, stopping, best, slower, logger, evaluator],
+        ).history  # fmt: skip
+    assert stopping.best == best.best == max(history[monitor])
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.001 * 0.5**2)
+    assert all(monitor in logs for logs in seen)
+    with (tmp_path / "log.csv").open(newline="", encoding="utf-8") as file:
+        logged = [float(row[monitor]) for row in csv.DictReader(file)]
+    np.testing.assert_allclose(logged, history[monitor])
 
 
 def test_a_csv_file_of_something_else_is_kept(tmp_path):

@@ -1,6 +1,7 @@
 """What evaluators have in common: when they measure, and where the metrics go."""
 
 import csv
+import inspect
 import os
 import pathlib
 
@@ -16,10 +17,9 @@ UNITS = ["epoch", "step"]
 class Evaluator(keras.callbacks.Callback):
     """Base of the evaluators: measures a model in `fit`, and adds the metrics to the logs.
 
-    `val_{metric}`, or `val_{name}_{metric}`, is then in the logs for callbacks later in the
-    list, such as `EarlyStopping`; `tfembloss` models call evaluators first, wherever they
-    are in it. Like Keras's `validation_freq`, an epoch without a measurement has none of
-    them.
+    `val_{metric}`, or `val_{name}_{metric}`, is then in the logs for other callbacks, such
+    as `EarlyStopping`: evaluators are called first, wherever they are in the list. Like
+    Keras's `validation_freq`, an epoch without a measurement has none of them.
 
     A subclass defines `evaluate(model)`, which returns a dict of name to float.
 
@@ -39,8 +39,6 @@ class Evaluator(keras.callbacks.Callback):
     If the model has prompts of these names, `"query"` is put before the first input's texts
     and `"document"` before the others', as in `fit`.
     """
-
-    adds_to_logs = True  # so `fit` of our models calls it before those that read them
 
     def __init__(
         self,
@@ -78,7 +76,8 @@ class Evaluator(keras.callbacks.Callback):
         raise NotImplementedError
 
     def on_train_begin(self, logs=None):
-        """Counts from the beginning."""
+        """Counts from the beginning, and moves evaluators before other callbacks."""
+        _move_evaluators_first()
         self._epoch = self._step = self._before = 0
         self._updates = None
         self._found = {}
@@ -116,7 +115,9 @@ class Evaluator(keras.callbacks.Callback):
 
     def _measure(self):
         self._found = self.evaluate(self.model)
-        if self.csv_file is None:
+        # All workers measure, and may share a disk: one of them writes.
+        strategy = self.model.distribute_strategy or tf.distribute.get_strategy()
+        if self.csv_file is None or not strategy.extended.should_checkpoint:
             return
         row = {"epoch": self._epoch, "step": self._step, **self._found}
         self.csv_file.parent.mkdir(parents=True, exist_ok=True)
@@ -175,3 +176,16 @@ class Evaluator(keras.callbacks.Callback):
         for tower in (first, second):
             one_of("towers", tower, list(towers))
         return towers[second if role == "document" else first]
+
+
+def _move_evaluators_first():
+    """Keras calls callbacks in the order of its list, of which it does not tell them."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, keras.callbacks.CallbackList):
+            # Another list: this one is being iterated over.
+            caller.callbacks = sorted(
+                caller.callbacks, key=lambda callback: not isinstance(callback, Evaluator)
+            )
+        frame = frame.f_back

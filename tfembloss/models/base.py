@@ -138,10 +138,6 @@ class ColumnModel(Configurable, WholeModel):
         **kwargs,
     ):
         """`keras.Model.fit`, also on raw inputs and without `y`."""
-        if isinstance(kwargs.get("callbacks"), list | tuple):  # those that add logs first
-            kwargs["callbacks"] = sorted(
-                kwargs["callbacks"], key=lambda x: not getattr(x, "adds_to_logs", False)
-            )
         rows_given = not is_batches(x)
         with explained(self):
             if class_weight is not None and rows_given:
