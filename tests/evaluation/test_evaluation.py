@@ -470,3 +470,38 @@ def test_evaluator_refuses_a_models_other_results():
     for change in ({"batch_size": 0}, {"distance": "l2"}, {"metrics": None}):
         with pytest.raises(ValueError, match=next(iter(change))):
             RetrievalEvaluator(POINTS, POINTS, range(4), **change)
+
+
+@pytest.mark.parametrize("depth", [2, 9])
+def test_a_text_of_the_corpus_is_not_its_own_answer(depth):
+    angles = {"a": 0, "b": 10, "c": 15, "d": 40}
+    corpus = {id: f"{angle}" for id, angle in angles.items()}
+
+    class Model:
+        def predict(self, x, **options):
+            radians = np.radians([float(text) for text in x])
+            return np.stack([np.cos(radians), np.sin(radians)], axis=1)
+
+    queries = {"a": "0", "d": "40", "new": "16"}  # new is not in the corpus
+    relevant = {"a": ["b"], "d": ["b"], "new": ["a"]}
+    metrics = [f"mrr@{depth}"]
+
+    def mrr(**options):
+        evaluator = RetrievalEvaluator(queries, corpus, relevant, metrics, **options)
+        return evaluator.evaluate(Model())[metrics[0]]
+
+    # Ranks of the answers: 2, 3, 3; without a and d themselves 1, 2, 3.
+    cut = depth == 2
+    assert mrr() == pytest.approx((1 / 2 + (0 if cut else 2 / 3)) / 3)
+    ignoring = mrr(ignore_identical_ids=True)
+    assert ignoring == pytest.approx((1 + 1 / 2 + (0 if cut else 1 / 3)) / 3)
+
+
+def test_identical_ids_need_ids():
+    with pytest.raises(ValueError, match="as dicts of id to text"):
+        RetrievalEvaluator(["a"], ["b"], [0], ignore_identical_ids=True)
+    texts = {"a": "x", "b": "y"}
+    with pytest.raises(ValueError, match=r"own id to be relevant.*'a'"):
+        RetrievalEvaluator(
+            texts, texts, {"a": ["a"], "b": ["a"]}, ignore_identical_ids=True
+        )

@@ -25,9 +25,9 @@ def read_beir(folder, split="test"):
 
     The folder has `corpus.jsonl`, with `_id`, `title` and `text`, `queries.jsonl`, with
     `_id` and `text`, and `qrels/{split}.tsv`, with a query's id, a corpus id and a grade.
-    Queries without anything relevant in this split are left out. For sets whose queries are
-    texts of the corpus with the same id (ArguAna, Quora), BEIR and MTEB leave a query out
-    of its own results, which `RetrievalEvaluator` does not.
+    Queries without anything relevant in this split are left out. BEIR and MTEB measure with
+    `ignore_identical_ids=True`, which matters where queries are texts of the corpus
+    (ArguAna, Quora).
 
     Args:
         folder: path of the folder.
@@ -42,7 +42,9 @@ def read_beir(folder, split="test"):
     Example:
 
     ```python
-    evaluator = tfembloss.evaluation.RetrievalEvaluator(*read_beir("scifact"))
+    evaluator = tfembloss.evaluation.RetrievalEvaluator(
+        *read_beir("arguana"), ignore_identical_ids=True
+    )
     print(evaluator.evaluate(model))
     ```
 

@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from tfembloss import distances, search
-from tfembloss.checks import as_list
+from tfembloss.checks import as_list, flag
 from tfembloss.evaluation.evaluator import Evaluator
 from tfembloss.evaluation.inputs import (
     EXPECTED_RELEVANT,
+    NO_RESULT,
     by_query,
     check_inputs,
     check_relevant,
@@ -40,6 +43,9 @@ class RetrievalEvaluator(Evaluator):
             the order of the queries.
         metrics: names of the metrics, see `retrieval_metrics`.
         distance: the distance that ranks, see `tfembloss.distances`.
+        ignore_identical_ids: whether a text of the corpus is left out of the results of the
+            query that has the same id, as in BEIR, where queries may be texts of the corpus
+            (ArguAna, Quora). Both must be dicts then.
         **options: `name`, `frequency`, `unit`, `csv_file`, `batch_size`, `towers`: see
             `Evaluator`.
 
@@ -70,6 +76,7 @@ class RetrievalEvaluator(Evaluator):
         relevant,
         metrics=DEFAULT_METRICS,
         distance="cosine",
+        ignore_identical_ids=False,
         **options,
     ):
         super().__init__(**options)
@@ -89,6 +96,20 @@ class RetrievalEvaluator(Evaluator):
         self._check_number(num_rows(self.queries))
         distances.get(distance)
         self.distance = distance
+        self._own = None  # the row of the corpus with a query's id, or -1
+        if flag("ignore_identical_ids", ignore_identical_ids):
+            if query_ids is None or corpus_ids is None:
+                raise ValueError(
+                    "Expected queries and corpus as dicts of id to text, to ignore "
+                    "identical ids. Received: ignore_identical_ids=True without ids."
+                )
+            self._own = np.array([row_of.get(id, NO_RESULT) for id in query_ids])
+            for query, (rows, own) in enumerate(zip(self.relevant, self._own, strict=True)):
+                if own in rows:
+                    raise ValueError(
+                        "Expected no query's own id to be relevant to it, as identical "
+                        f"ids are ignored. Received: {named_query(query, query_ids)}."
+                    )
         self._depth = search_depth(self._cuts, [len(rows) for rows in self.relevant])
 
     def evaluate(self, model):
@@ -102,8 +123,13 @@ class RetrievalEvaluator(Evaluator):
                     f"Expected relevant rows below the corpus's {len(corpus)}. Received: "
                     f"{rows[-1]} {named_query(query, self._names)}"
                 )
-        k = min(self._depth, len(corpus))
+        k = min(self._depth + (self._own is not None), len(corpus))
         _, ranking = search.top_k(queries, corpus, k, self.distance)
+        if self._own is not None:
+            is_own = ranking == self._own[:, None]
+            others_first = np.argsort(is_own, axis=1, kind="stable")
+            ranking = np.where(is_own, NO_RESULT, ranking)
+            ranking = np.take_along_axis(ranking, others_first, axis=1)
         return metrics_of(self._cuts, ranking, self.relevant, self._grades, self._names)
 
     def _check_number(self, num_queries):
