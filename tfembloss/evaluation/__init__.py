@@ -4,8 +4,9 @@
 |---|---|---|
 | queries, a corpus and what is relevant | `RetrievalEvaluator` | `retrieval_metrics`, by default `DEFAULT_METRICS` |
 | the same as files of BEIR | `read_beir` reads them | |
+| the benchmarks of the package mteb | `MTEBEncoder`, after training | |
 | two rankings: what the second one no longer answers | | `error_analysis` |
-| rows with a label each | `LabelEvaluator` | `label_retrieval_metrics`, by default `LABEL_METRICS` |
+| rows with a label each | `LabelEvaluator` | `label_retrieval_metrics`, by default `LABEL_METRICS`; `clustering_metrics` |
 | pairs with a score | `SimilarityEvaluator` | `similarity_metrics` |
 | pairs with a label 1 or 0 | `PairClassificationEvaluator` | `pair_classification_metrics` |
 | the same, and a precision or recall to reach | | `calibrate` |
@@ -21,6 +22,7 @@
 """  # noqa: E501
 
 from tfembloss.evaluation.beir import RetrievalData, read_beir
+from tfembloss.evaluation.clusters import clustering_metrics
 from tfembloss.evaluation.errors import LostQuery, error_analysis
 from tfembloss.evaluation.evaluator import Evaluator
 from tfembloss.evaluation.labels import LabelEvaluator
@@ -30,6 +32,7 @@ from tfembloss.evaluation.metrics import (
     label_retrieval_metrics,
     retrieval_metrics,
 )
+from tfembloss.evaluation.mteb import MTEBEncoder
 from tfembloss.evaluation.page import nearest_neighbors_page
 from tfembloss.evaluation.pair_evaluators import (
     MSEEvaluator,
@@ -61,6 +64,7 @@ __all__ = [
     "LabelEvaluator",
     "LostQuery",
     "MSEEvaluator",
+    "MTEBEncoder",
     "PairClassificationEvaluator",
     "ParaphraseMiningEvaluator",
     "RerankingEvaluator",
@@ -70,6 +74,7 @@ __all__ = [
     "TranslationEvaluator",
     "TripletEvaluator",
     "calibrate",
+    "clustering_metrics",
     "error_analysis",
     "label_retrieval_metrics",
     "nearest_neighbors_page",

@@ -1,6 +1,7 @@
-"""Checks of what users pass to evaluators: rankings, relevant rows, queries, a corpus."""
+"""Checks of what users pass to evaluators: rankings, relevant rows, labels, inputs."""
 
 import inspect
+import numbers
 from collections.abc import Mapping
 
 import numpy as np
@@ -154,6 +155,38 @@ def as_numbers(ranking, relevant, names):
     width = max(map(len, ranking))
     padded = [row + [NO_RESULT] * (width - len(row)) for row in ranking]
     return np.array(padded), [np.unique(row) for row in relevant], number_of
+
+
+def labels_of(ids, shape):
+    """Returns the labels of embeddings of a shape, and the number `[N]` of each row's."""
+    labels = ids if hasattr(ids, "dtype") else as_list(ids, "ids as labels [N]")
+    try:
+        labels = np.asarray(labels, None if hasattr(ids, "dtype") else _dtype_of(labels))
+    except ValueError as error:
+        raise ValueError(f"Expected ids as labels [N]. Received: {error}") from error
+    if labels.shape == (shape[0], 1):
+        labels = labels[:, 0]
+    if labels.shape != shape[:1]:
+        raise ValueError(
+            "Expected embeddings [N, D] and a label for each of their rows. "
+            f"Received: embeddings of shape {shape}, ids of shape {labels.shape}"
+        )
+    kind = labels.dtype.kind
+    wrong = np.zeros(0, bool)
+    if kind == "f":
+        wrong = ~np.isfinite(labels) | (labels != np.round(labels))
+    elif kind == "O" and len(labels):
+        of_one = [k for k in (str, bytes, numbers.Integral) if isinstance(labels[0], k)]
+        wrong = np.array([not isinstance(label, tuple(of_one)) for label in labels])
+    else:
+        wrong = np.full(len(labels), kind not in "iubSU")
+    if wrong.any():
+        row = wrong.argmax()
+        raise ValueError(
+            "Expected ids as labels, all integers or all strings. Received: "
+            f"{shown(labels[row])} of type {type(labels[row]).__name__} in row {row}."
+        )
+    return np.unique(labels, return_inverse=True)
 
 
 def by_query(values, queries):

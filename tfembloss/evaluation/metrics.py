@@ -1,27 +1,27 @@
 """Retrieval metrics of rankings, and of embeddings with labels."""
 
-import numbers
 from collections.abc import Mapping
 
 import numpy as np
 
 from tfembloss import search
-from tfembloss.checks import as_list, shown
+from tfembloss.checks import as_list, one_of
 from tfembloss.evaluation.inputs import (
     EXPECTED_RELEVANT,
     NO_RESULT,
-    _dtype_of,
     as_numbers,
     by_query,
     check_ranking,
     check_relevant,
     grades_of,
+    labels_of,
     named_query,
 )
 
 _METRICS = ("recall", "precision", "hit_rate", "mrr", "ndcg", "map")
 DEFAULT_METRICS = ("recall@1", "recall@10", "mrr@10", "ndcg@10", "map@100")
 LABEL_METRICS = ("precision@1", "precision@r", "map@r")
+AVERAGES = ("micro", "macro", None)
 _QUERY_CHUNK = 1024
 
 
@@ -147,7 +147,9 @@ def _check_results(cuts, ranking, relevant, names):
                 )
 
 
-def label_retrieval_metrics(embeddings, ids, metrics=LABEL_METRICS, distance="cosine"):
+def label_retrieval_metrics(
+    embeddings, ids, metrics=LABEL_METRICS, distance="cosine", average="micro"
+):
     r"""Computes mean retrieval metrics of each row as a query for its label's other rows.
 
     Each row is a query among all other rows, and the R other rows with its label are
@@ -164,13 +166,16 @@ def label_retrieval_metrics(embeddings, ids, metrics=LABEL_METRICS, distance="co
         metrics: as in `retrieval_metrics`. By default `precision@1`, which metric
             learning calls Recall@1, R-precision and MAP@R.
         distance: the distance that ranks, see `tfembloss.distances`.
+        average: `"micro"` for the mean over rows, `"macro"` for the mean over labels of
+            their means, or None for the mean of each label.
 
     Returns:
-        Dict of name to the mean over the rows whose label occurs more than once, floats.
+        Dict of name to the mean over the rows whose label occurs more than once, floats;
+        with `average=None`, dict of name to a dict of label to float.
 
     Raises:
         ValueError: embeddings and ids differ in length, an embedding is not finite, a label
-            is missing, or no two rows have the same label.
+            is missing, no two rows have the same label, or an argument is invalid.
 
     Example:
 
@@ -178,6 +183,9 @@ def label_retrieval_metrics(embeddings, ids, metrics=LABEL_METRICS, distance="co
     >>> points = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     >>> label_retrieval_metrics(points, ["a", "a", "b", "a"])
     {'precision@1': 0.333..., 'precision@r': 0.5, 'map@r': 0.333...}
+    >>> ids = ["a", "a", "b", "b"]
+    >>> label_retrieval_metrics(points, ids, ["precision@1"], average=None)
+    {'precision@1': {'a': 0.5, 'b': 1.0}}
 
     Reference:
         Musgrave et al. 2020, A Metric Learning Reality Check,
@@ -185,12 +193,15 @@ def label_retrieval_metrics(embeddings, ids, metrics=LABEL_METRICS, distance="co
 
     Relations:
         Equal to pytorch-metric-learning's AccuracyCalculator with the queries as the
-        reference: `precision_at_1`, `r_precision`, `mean_average_precision_at_r`.
+        reference: `precision_at_1`, `r_precision`, `mean_average_precision_at_r`, and with
+        k = N, `mrr@k` is its `mean_reciprocal_rank`. `average="macro"` is its
+        `avg_of_avgs`, `average=None` its `return_per_class`, which are lists.
     """
     cuts = parse_metrics(metrics)
+    one_of("average", average, AVERAGES)
     embeddings = np.asarray(search.as_embeddings(embeddings, "embeddings"))
     search.check_finite(embeddings, "embeddings")
-    classes = check_labels(ids, embeddings.shape)
+    labels, classes = labels_of(ids, embeddings.shape)
     num_relevant = np.bincount(classes)[classes] - 1
     queries = np.flatnonzero(num_relevant)
     if not len(queries):
@@ -212,43 +223,22 @@ def label_retrieval_metrics(embeddings, ids, metrics=LABEL_METRICS, distance="co
         hits = classes[ranking] == classes[rows][:, None]
         for metric, of_part in _values(cuts, hits, num_relevant[rows]).items():
             values[metric][part] = of_part
-    return _means(values)
+    if average == "micro":
+        return _means(values)
+    found, of_queries = np.unique(classes[queries], return_inverse=True)
+    counts = np.bincount(of_queries)
+    by_label = {m: np.bincount(of_queries, v) / counts for m, v in values.items()}
+    if average == "macro":
+        return _means(by_label)
+    names = labels[found].tolist()
+    return {m: dict(zip(names, v.tolist(), strict=True)) for m, v in by_label.items()}
 
 
-def check_labels(ids, shape):
-    """Returns classes `[N]` from 0, of the labels of embeddings of a shape."""
-    labels = ids if hasattr(ids, "dtype") else as_list(ids, "ids as labels [N]")
-    try:
-        labels = np.asarray(labels, None if hasattr(ids, "dtype") else _dtype_of(labels))
-    except ValueError as error:
-        raise ValueError(f"Expected ids as labels [N]. Received: {error}") from error
-    if labels.shape == (shape[0], 1):
-        labels = labels[:, 0]
-    if labels.shape != shape[:1]:
-        raise ValueError(
-            "Expected embeddings [N, D] and a label for each of their rows. "
-            f"Received: embeddings of shape {shape}, ids of shape {labels.shape}"
-        )
-    kind = labels.dtype.kind
-    wrong = np.zeros(0, bool)
-    if kind == "f":
-        wrong = ~np.isfinite(labels) | (labels != np.round(labels))
-    elif kind == "O" and len(labels):
-        of_one = [k for k in (str, bytes, numbers.Integral) if isinstance(labels[0], k)]
-        wrong = np.array([not isinstance(label, tuple(of_one)) for label in labels])
-    else:
-        wrong = np.full(len(labels), kind not in "iubSU")
-    if wrong.any():
-        row = wrong.argmax()
-        raise ValueError(
-            "Expected ids as labels, all integers or all strings. Received: "
-            f"{shown(labels[row])} of type {type(labels[row]).__name__} in row {row}."
-        )
-    return np.unique(labels, return_inverse=True)[1]
+def parse_metrics(metrics, others=()):
+    """Parses `["map@9", "map@r"]` into `{"map@9": ("map", 9), "map@r": ("map", "r")}`.
 
-
-def parse_metrics(metrics):
-    """Parses `["map@9", "map@r"]` into `{"map@9": ("map", 9), "map@r": ("map", "r")}`."""
+    An error names the others, which are no metrics of rankings.
+    """
     cuts = {}
     metrics = [metrics] if isinstance(metrics, str) else metrics
     for metric in as_list(metrics, "metrics as a list of names"):
@@ -257,7 +247,8 @@ def parse_metrics(metrics):
         if name not in _METRICS or not is_cut:
             raise ValueError(
                 f"Unknown metric. Expected one of {_METRICS} with a number or r, like "
-                f"'recall@10' or 'map@r'. Received: {metric!r}"
+                f"'recall@10' or 'map@r'{''.join(f', or {name!r}' for name in others)}. "
+                f"Received: {metric!r}"
             )
         cuts[metric] = name, k if k == "r" else int(k)
     return cuts
