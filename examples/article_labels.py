@@ -96,24 +96,17 @@ def without_training(articles, labels):
 def draw(embeddings, labels, path):
     """Plots the first two principal components of embeddings, in one panel for each."""
     import keras
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")  # draws into files, with or without a screen
-    from matplotlib import pyplot
+    from tfembloss.evaluation import plot_embeddings
 
-    labels = np.array(labels)
-    figure, axes = pyplot.subplots(
-        1, len(embeddings), figsize=(12, 6.5), layout="constrained"
-    )
+    figure = Figure(figsize=(6 * len(embeddings), 5.5), layout="constrained")
+    axes = figure.subplots(1, len(embeddings))
     for axis, (title, points) in zip(axes, embeddings.items(), strict=True):
-        points = keras.utils.normalize(points)
-        _, _, directions = np.linalg.svd(points - points.mean(axis=0), full_matrices=False)
-        x, y = directions[:2] @ (points - points.mean(axis=0)).T
-        for label in sorted(set(labels)):
-            axis.scatter(x[labels == label], y[labels == label], s=12, label=label)
-        axis.set(title=title, xticks=[], yticks=[])
-    handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=len(names))
+        plot_embeddings(keras.utils.normalize(points), labels, ax=axis)
+        axis.set_title(f"{title}: {axis.get_title()}")
+        if axis is not axes[-1]:
+            axis.get_legend().remove()  # the last one's is of all
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 
@@ -156,14 +149,14 @@ def main(arguments):
     rate = keras.optimizers.schedules.CosineDecay(arguments.learning_rate, steps)
     model.compile(keras.optimizers.Adam(rate), loss=loss)
 
+    evaluator = tfembloss.evaluation.LabelEvaluator(test_articles, test_labels)
+    rows = without_training(test_articles, test_labels)
+    rows["before"] = evaluator.evaluate(model)
     embeddings = {"before": model.predict(test_articles, batch_size=256, verbose=0)}
-    model.fit(batches, epochs=arguments.epochs)
+    model.fit(batches, epochs=arguments.epochs, callbacks=[evaluator])
+    rows["after"] = evaluator.evaluate(model)
     embeddings["after"] = model.predict(test_articles, batch_size=256, verbose=0)
 
-    rows = without_training(test_articles, test_labels) | {
-        title: tfembloss.evaluation.label_retrieval_metrics(points, test_labels)
-        for title, points in embeddings.items()
-    }
     print(f"\n{len(test_labels)} articles of held-out areas, each a query among the others")
     print(" " * 8 + "".join(f"{name:>13}" for name in COLUMNS.values()))
     for title, found in rows.items():

@@ -14,7 +14,8 @@ the same command resumes from the last completed epoch:
     python examples/distributed.py --backup /shared/my-backup
 
 The batch size is always that of all replicas together, so every strategy has the same
-losses; without options the script prints them side by side and fails if they differ.
+losses; without options the script prints them side by side, with the MRR of 256 queries
+among all rows, and fails if the losses differ.
 """
 
 import argparse
@@ -165,11 +166,17 @@ def check_start(strategy, steps_per_epoch):
 
 
 def train(strategy, epochs, batch_size, backup=None):
-    """Trains the epochs that remain, and returns their losses by epoch."""
+    """Trains the epochs that remain, and returns loss and MRR by epoch."""
+    import tfembloss
+
     with strategy.scope():
         model = make_model()
-    batches, count_epochs = make_batches(make_pairs(), batch_size)
-    callbacks = [count_epochs]
+    views = make_pairs()
+    batches, count_epochs = make_batches(views, batch_size)
+    evaluator = tfembloss.evaluation.RetrievalEvaluator(
+        views[0][:256], views[1], range(256), ["mrr@10"]
+    )
+    callbacks = [count_epochs, evaluator]
     if backup:
         callbacks += [
             make_backup(backup, strategy),
@@ -178,7 +185,8 @@ def train(strategy, epochs, batch_size, backup=None):
     history = model.fit(
         batches, epochs=epochs, callbacks=callbacks, shuffle=False, verbose=0
     )
-    return dict(zip(history.epoch, history.history.get("loss", []), strict=True))
+    columns = (history.history.get(name, []) for name in ("loss", "val_mrr@10"))
+    return dict(zip(history.epoch, zip(*columns, strict=True), strict=True))
 
 
 # Running it everywhere.
@@ -193,15 +201,15 @@ def run_here(arguments):
             raise
         # Without a TPU these calls fail in many ways, with very long messages.
         sys.exit(f"No TPU was found here ({type(error).__name__}).")
-    losses = train(strategy, arguments.epochs, arguments.batch_size, arguments.backup)
+    found = train(strategy, arguments.epochs, arguments.batch_size, arguments.backup)
     replicas = strategy.num_replicas_in_sync
     if arguments.result:
-        text = json.dumps({"replicas": replicas, "losses": losses})
+        text = json.dumps({"replicas": replicas, "epochs": found})
         pathlib.Path(arguments.result).write_text(text)
     else:
         print(f"{STRATEGIES[arguments.strategy]}, {replicas} replicas")
-        for epoch, loss in losses.items():
-            print(f"epoch {epoch + 1}: loss {loss:.6f}")
+        for epoch, (loss, mrr) in found.items():
+            print(f"epoch {epoch + 1}: loss {loss:.6f}, MRR@10 {mrr:.3f}")
 
 
 def run_in_processes(name, arguments, folder):
@@ -273,15 +281,19 @@ def free_ports(number):
 
 
 def compare(results):
-    """Prints the losses side by side; returns the largest relative difference."""
+    """Prints loss and MRR side by side; returns the losses' largest relative difference."""
     titles = [f"{STRATEGIES[name]} x {r['replicas']}" for name, r in results.items()]
-    print("\nepoch" + "".join(f"{title:>33}" for title in titles))
-    first, *others = (result["losses"] for result in results.values())
+    print("\n     " + "".join(f"{title:>33}" for title in titles))
+    print("epoch" + f"{'loss':>24}{'MRR@10':>9}" * len(titles))
+    first, *others = (result["epochs"] for result in results.values())
     for epoch in first:
-        row = (losses[epoch] for losses in (first, *others))
-        print(f"{int(epoch) + 1:5}" + "".join(f"{loss:33.6f}" for loss in row))
+        row = (found[epoch] for found in (first, *others))
+        print(
+            f"{int(epoch) + 1:5}" + "".join(f"{loss:24.6f}{mrr:9.3f}" for loss, mrr in row)
+        )
     return max(
-        (abs(losses[e] / first[e] - 1) for losses in others for e in first), default=0.0
+        (abs(found[e][0] / first[e][0] - 1) for found in others for e in first),
+        default=0.0,
     )
 
 

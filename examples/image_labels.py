@@ -89,8 +89,8 @@ def losses(num_classes):
     }
 
 
-def train(model, loss, images, labels, epochs, batch_size=64):
-    """Trains encoder and head, the head with a separate learning rate."""
+def train(model, loss, images, labels, epochs, evaluator, batch_size=64):
+    """Trains encoder and head, the head with a separate learning rate, and measures."""
     import keras
 
     steps = epochs * -(-len(images) // batch_size)
@@ -99,14 +99,14 @@ def train(model, loss, images, labels, epochs, batch_size=64):
         for rate in (2e-3, 1e-2)
     )
     model.compile(of_encoder, loss, head_optimizer=of_head)
-    model.fit(images, labels, batch_size=batch_size, epochs=epochs, verbose=2)
-
-
-def measure(embeddings, digits):
-    """Evaluates how well each image finds the others of its digit."""
-    import tfembloss
-
-    return tfembloss.evaluation.label_retrieval_metrics(embeddings, digits, list(COLUMNS))
+    model.fit(
+        images,
+        labels,
+        batch_size=batch_size,
+        epochs=epochs,
+        callbacks=[evaluator],
+        verbose=2,
+    )
 
 
 def main(arguments):
@@ -120,6 +120,8 @@ def main(arguments):
     print(f"{len(seen[1])} images train; held out are {len(digits)}, of the digits {names}")
 
     embeddings = {"pixels": images.reshape(len(images), -1)}
+    # How well each image finds the others of its digit, after every epoch.
+    evaluator = tfembloss.evaluation.LabelEvaluator(images, digits, list(COLUMNS))
     seen = turned(*seen)
     for name, (loss, head) in losses(len(set(seen[1]))).items():
         print(f"\n{name}")
@@ -127,13 +129,13 @@ def main(arguments):
         model = tfembloss.EmbeddingClassifier(image_encoder(), head)
         before = model.predict(images, batch_size=256, verbose=0)
         embeddings.setdefault("before", before)  # the same for all
-        train(model, loss, *seen, arguments.epochs)
+        train(model, loss, *seen, arguments.epochs, evaluator)
         embeddings[name] = model.predict(images, batch_size=256, verbose=0)
 
     print(f"\n{len(digits)} images of the digits {names}, each a query among the others")
     print(" " * 20 + "".join(f"{name:>11}" for name in COLUMNS.values()))
     for title, points in embeddings.items():
-        found = measure(points, digits)
+        found = tfembloss.evaluation.label_retrieval_metrics(points, digits, list(COLUMNS))
         print(f"{title:20}" + "".join(f"{found[metric]:11.3f}" for metric in COLUMNS))
 
     if importlib.util.find_spec("matplotlib"):

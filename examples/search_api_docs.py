@@ -26,6 +26,7 @@ PACKAGES = ("numpy", "keras", "tensorflow", "tensorflow_text")
 SAVED_MODELS = pathlib.Path(__file__).resolve().parent.parent / "saved_models"
 MODEL = SAVED_MODELS / "search-api-docs"
 INDEX = SAVED_MODELS / "search-api-docs-index.npz"
+PAGE = SAVED_MODELS / "search-api-docs.html"
 METRICS = ("recall@1", "recall@10", "mrr@10", "ndcg@10")
 SAMPLE_QUERIES = (
     "join two tensors along an axis",
@@ -200,6 +201,14 @@ def train_and_export(epochs, dim):
 
     tfembloss.export_encoder(model, MODEL)
     embeddings = keras.utils.normalize(model.predict(documents, batch_size=256, verbose=0))
+    distances, nearest = tfembloss.search.top_k(
+        model.predict(test_queries, batch_size=256, verbose=0), embeddings, k=10
+    )
+    beginnings = [document[:300] for document in documents]
+    tfembloss.evaluation.nearest_neighbors_page(
+        PAGE, test_queries, beginnings, nearest, test, distances, "Held-out queries"
+    )
+    print(f"\nHeld-out queries and what they find, to look through: {PAGE}")
     np.savez(
         INDEX,
         names=names,
