@@ -4,7 +4,11 @@ import os
 
 # Hundreds of small kernels, each for a few calls: LLVM would optimize them for longer than
 # they run. Before TensorFlow is imported; the processes of tests inherit it.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_parallel_codegen_split_count=1",
+)
 # For oneDNN every graph is rewritten before its first call, which takes as long as many.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 

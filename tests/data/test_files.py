@@ -719,7 +719,7 @@ def test_long_rows_go_to_tensorflow_a_few_at_once():
 
 # By chance.
 
-fuzz = settings(max_examples=150, deadline=None, derandomize=True)
+fuzz = settings(max_examples=60, deadline=None, derandomize=True)
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])).filter(
     lambda text: text.strip()
 )
@@ -861,7 +861,7 @@ def split_slowly(text):
     return records
 
 
-@settings(fuzz, max_examples=600)
+@settings(fuzz, max_examples=300)
 @given(content=st.text('",ab\n', max_size=40).filter(lambda text: text.strip("\n")))
 def test_quotes_against_a_slow_parser(folder, content):
     expected = split_slowly(content)

@@ -39,6 +39,9 @@ def test_a_little_training_measures():
 
     loss, head = image_labels.losses(8)["CosFace"]
     model = tfembloss.EmbeddingClassifier(image_labels.image_encoder(8, 4), head)
-    image_labels.train(model, loss, images[:256], labels[:256], epochs=1)
-    found = image_labels.measure(model.predict(test_images, verbose=0), digits)
+    evaluator = tfembloss.evaluation.LabelEvaluator(
+        test_images, digits, list(image_labels.COLUMNS)
+    )
+    image_labels.train(model, loss, images[:256], labels[:256], 1, evaluator)
+    found = evaluator.evaluate(model)
     assert 0 < found["map@r"] < found["precision@1"] <= 1

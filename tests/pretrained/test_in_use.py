@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from replica_runs import Run
 
 import tfembloss
 from tfembloss.export.encoder import prompts_of_signatures
@@ -186,3 +187,15 @@ def test_int8_stays_close_and_is_saved(folder, tmp_path):
     np.testing.assert_allclose(again.predict(TEXTS, verbose=0), after, atol=1e-6)
     with pytest.raises(ValueError, match=r"not quantized.*int8.*before quantize"):
         model.save_pretrained(tmp_path / "folder")
+
+
+def test_several_replicas_train_as_one(tmp_path):
+    runs = [
+        Run(tmp_path / str(n), n, *how, "--models", "pretrained")
+        for n, how in ((1, ["--eager"]), (2, ["--no-xla"]), (4, ["--eager"]))
+    ]
+    one, *others = (run.finish() for run in runs)
+    assert one
+    for several in others:
+        for name, value in several.items():
+            np.testing.assert_allclose(value, one[name], rtol=1e-5, atol=1e-6)
