@@ -155,6 +155,14 @@ def _matryoshka(loss, dtype=None, **options):
     return losses.MatryoshkaLoss(loss(scale=5.0, dtype=dtype), **options)
 
 
+def _weighted_sum(dtype=None, **options):
+    parts = {
+        "scores": losses.CoSENTLoss(scale=5.0, dtype=dtype),
+        "length": losses.LpRegularizationLoss(dtype=dtype),
+    }
+    return losses.WeightedSum(parts, {"length": 0.5}, dtype=dtype, **options)
+
+
 CASES = {
     "MultipleNegativesRankingLoss": _ranking(2),
     "MultipleNegativesRankingLoss-negatives": _in_tiles(_ranking(4), 4),
@@ -357,6 +365,31 @@ CASES = {
     ),
 }
 
+CASES |= {
+    "GlobalOrthogonalRegularizationLoss": _columns(
+        losses.GlobalOrthogonalRegularizationLoss,
+        oracles.global_orthogonal,
+        None,
+        mean_weight=0.5,
+    ),
+    "FlopsLoss": _columns(losses.FlopsLoss, oracles.flops, None, 0),
+    "LpRegularizationLoss": _columns(
+        losses.LpRegularizationLoss, oracles.lp_regularization, None, p=3, power=2
+    ),
+    "ZeroMeanRegularizationLoss": _columns(
+        losses.ZeroMeanRegularizationLoss, oracles.zero_mean_regularization, None, 0
+    ),
+    "WeightedSum": Case(
+        _weighted_sum,
+        oracles.weighted_sum(
+            [functools.partial(oracles.co_sent, scale=5.0), oracles.lp_regularization],
+            [1.0, 0.5],
+        ),
+        2,
+        _scores,
+    ),
+}
+
 ONE_OF_EACH_KIND = [
     "MultipleNegativesRankingLoss-symmetric-ids",
     "BatchAllTripletLoss",
@@ -373,4 +406,5 @@ ONE_OF_EACH_KIND = [
     "SigLIPLoss-ids",
     "ProxyAnchorLoss",
     "MegaBatchMarginLoss-ids",
+    "GlobalOrthogonalRegularizationLoss",
 ]

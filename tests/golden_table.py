@@ -353,6 +353,17 @@ GOLDENS.append(
     )
 )
 
+_sbert(
+    losses.GlobalOrthogonalRegularizationLoss,
+    {
+        "": {},
+        "-dot": {"similarity": "dot"},
+        "-sum": {"mean_weight": 0.0, "aggregation": "sum"},
+    },
+    _without_targets,
+)
+_sbert(losses.FlopsLoss, {"": {}, "-threshold": {"threshold": 1}}, _without_targets)
+
 SEMIHARD = miners.TripletMarginMiner(type_of_triplets="semihard")
 ALL_TRIPLETS = miners.TripletMarginMiner()
 HARD = miners.TripletMarginMiner(type_of_triplets="hard")

@@ -536,6 +536,49 @@ def with_margin(labels, cosines, margin):
     return cosines
 
 
+def global_orthogonal(_, x, mean_weight=1.0, second_moment_weight=1.0):
+    """Values [B] of rows or of columns: each row's part of the square and the excess."""
+    columns = x if x.ndim == 3 else x[:, None]
+    num_rows, num_columns, dim = columns.shape
+    values = np.zeros(num_rows)
+    if num_rows < 2:
+        return values
+    for k in range(num_columns):
+        cosines = 1 - distances("cosine", columns[:, k])
+        others = [np.delete(cosines[i], i) for i in range(num_rows)]
+        means = np.array([row.mean() for row in others])
+        squares = np.array([(row**2).mean() for row in others])
+        excess = squares - 1 / dim if squares.mean() > 1 / dim else 0 * squares
+        values += mean_weight * means.mean() * means + second_moment_weight * excess
+    return values / num_columns
+
+
+def flops(_, x, threshold=None):
+    """Values [B] of rows: each row's part of the squares."""
+    rows = x.copy()
+    if threshold is not None:
+        rows[(rows != 0).sum(axis=1) <= threshold] = 0
+    return rows @ rows.mean(axis=0)
+
+
+def lp_regularization(_, x, p=2, power=1):
+    """Values [B] of columns."""
+    norms = [[np.sum(np.abs(v) ** p) ** (1 / p) for v in row] for row in x]
+    return (np.array(norms) ** power).mean(axis=1)
+
+
+def zero_mean_regularization(_, x):
+    """Values [B] of rows."""
+    return np.abs(x.sum(axis=1))
+
+
+def weighted_sum(oracles, weights):
+    """Values [B] of several oracles' sum."""
+    return lambda y_true, x: sum(
+        weight * oracle(y_true, x) for oracle, weight in zip(oracles, weights, strict=True)
+    )
+
+
 def arc_face(labels, cosines, margin=None, scale=64.0):
     """Values [B]; the margin None: 28.6 degrees."""
     margin = np.radians(28.6) if margin is None else margin

@@ -109,7 +109,13 @@ def test_classifiers_and_towers_on_several_replicas(tmp_path):
     # In a graph, and on four, each takes seconds: one model of each way of its own to
     # gather in a graph on two, and the others eagerly on four.
     in_graph = ["ArcFaceLoss", "sampled", "memory", "CLIPLoss", "cross", "tension"]
-    others = ["ProxyAnchorLoss", "optimizers", "SigLIPLoss", "DenoisingAutoEncoderLoss"]
+    others = [
+        "ProxyAnchorLoss",
+        "optimizers",
+        "sum",
+        "SigLIPLoss",
+        "DenoisingAutoEncoderLoss",
+    ]
     options = {1: ["--eager", "--models"], 2: ["--no-xla", "--models", *in_graph]}
     options[4] = ["--eager", "--models", *others, "sampled", "memory"]
     one, two, four = (Run(tmp_path / str(n), n, *how) for n, how in options.items())

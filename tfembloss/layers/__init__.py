@@ -1,7 +1,8 @@
 """Layers with the variables of losses and encoders, which models own.
 
 - Heads, for `tfembloss.EmbeddingClassifier`: `CosineHead` for labeled rows, `PairHead` for
-  pairs with a relation.
+  pairs with a relation. Of the centers of a `CosineHead`: `RegularFaceRegularizer`,
+  `CenterInvariantRegularizer`, `SparseCentersRegularizer`.
 - `CrossBatchMemory`: more negatives than a batch has, for `tfembloss.EmbeddingModel`.
 - In an encoder of token ids: `PositionEmbedding` and `TokenPooling`.
 - In the encoder of a pretrained checkpoint: `TransformerEmbeddings`, `TransformerBlock`,
@@ -15,6 +16,11 @@ from tfembloss.layers.disentangled import DisentangledBlock, RelativeEmbeddings
 from tfembloss.layers.heads import CosineHead, PairHead
 from tfembloss.layers.memory import CrossBatchMemory
 from tfembloss.layers.pooling import Pooling, PositionEmbedding, TokenPooling
+from tfembloss.layers.regularizers import (
+    CenterInvariantRegularizer,
+    RegularFaceRegularizer,
+    SparseCentersRegularizer,
+)
 from tfembloss.layers.rotary import RMSNorm, RotaryBlock
 from tfembloss.layers.transformer import (
     RelativePositions,
@@ -23,6 +29,7 @@ from tfembloss.layers.transformer import (
 )
 
 __all__ = [
+    "CenterInvariantRegularizer",
     "CosineHead",
     "CrossBatchMemory",
     "DisentangledBlock",
@@ -30,10 +37,12 @@ __all__ = [
     "Pooling",
     "PositionEmbedding",
     "RMSNorm",
+    "RegularFaceRegularizer",
     "RelativeEmbeddings",
     "RelativePositions",
     "RotaryBlock",
     "SentenceDecoder",
+    "SparseCentersRegularizer",
     "TokenPooling",
     "TransformerBlock",
     "TransformerEmbeddings",

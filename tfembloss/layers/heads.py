@@ -25,6 +25,7 @@ class CosineHead(Configurable, keras.layers.Layer):
         num_classes: C, >= 1.
         sub_centers: centers of each class, >= 1; several centers suit classes with more
             than one cluster, or with noisy labels.
+        regularizer: of the centers, such as `RegularFaceRegularizer()`; None for none.
         **kwargs: as in `keras.layers.Layer`, `name` and `dtype`.
 
     Raises:
@@ -49,10 +50,11 @@ class CosineHead(Configurable, keras.layers.Layer):
         those of class c.
     """
 
-    def __init__(self, num_classes, sub_centers=1, **kwargs):
+    def __init__(self, num_classes, sub_centers=1, regularizer=None, **kwargs):
         super().__init__(**kwargs)
         self.num_classes = integer("num_classes", num_classes, 1)
         self.sub_centers = integer("sub_centers", sub_centers, 1)
+        self.regularizer = keras.regularizers.get(regularizer)
 
     def build(self, shape):
         """Builds the centers."""
@@ -65,6 +67,7 @@ class CosineHead(Configurable, keras.layers.Layer):
         self.centers = self.add_weight(
             shape=(self.num_classes * self.sub_centers, shape[1]),
             initializer=keras.initializers.RandomNormal(stddev=1.0),
+            regularizer=self.regularizer,
             name="centers",
             autocast=False,
         )

@@ -24,7 +24,10 @@
 The first loss of a row is the first to try; `for_data` makes them by the kind of data.
 `tfembloss.models` says which model goes with them, `tfembloss.miners` which pairs and
 triplets of labeled rows count. Around a loss, `MatryoshkaLoss` trains embeddings that can
-be cut short. Bases for your own: `EmbeddingLoss`, `InBatchLoss`, `LabelLoss`, `PairLoss`.
+be cut short; `WeightedSum` adds losses up, also regularizers, which are losses of
+embeddings alone: `GlobalOrthogonalRegularizationLoss`, `FlopsLoss`,
+`LpRegularizationLoss`, `ZeroMeanRegularizationLoss`. Bases for your own:
+`EmbeddingLoss`, `InBatchLoss`, `LabelLoss`, `PairLoss`.
 """
 
 from tfembloss.losses.base import EmbeddingLoss, InBatchLoss
@@ -69,6 +72,12 @@ from tfembloss.losses.labeled.triplets import (
 from tfembloss.losses.names import make_known
 from tfembloss.losses.recommended import for_data
 from tfembloss.losses.reconstruction import DenoisingAutoEncoderLoss
+from tfembloss.losses.regularizers import (
+    FlopsLoss,
+    GlobalOrthogonalRegularizationLoss,
+    LpRegularizationLoss,
+    ZeroMeanRegularizationLoss,
+)
 from tfembloss.losses.scored_pairs import (
     AnglELoss,
     ContrastiveLoss,
@@ -77,7 +86,7 @@ from tfembloss.losses.scored_pairs import (
     CosineSimilarityLoss,
     OnlineContrastiveLoss,
 )
-from tfembloss.losses.wrappers import MatryoshkaLoss
+from tfembloss.losses.wrappers import MatryoshkaLoss, WeightedSum
 
 __all__ = [
     "AnglELoss",
@@ -97,11 +106,14 @@ __all__ = [
     "DenoisingAutoEncoderLoss",
     "DistillKLDivLoss",
     "EmbeddingLoss",
+    "FlopsLoss",
     "GISTEmbedLoss",
     "GeneralizedLiftedStructureLoss",
+    "GlobalOrthogonalRegularizationLoss",
     "InBatchLoss",
     "LabelLoss",
     "LiftedStructureLoss",
+    "LpRegularizationLoss",
     "MSELoss",
     "MarginLoss",
     "MarginMSELoss",
@@ -122,6 +134,8 @@ __all__ = [
     "SupConLoss",
     "TripletLoss",
     "TripletMarginLoss",
+    "WeightedSum",
+    "ZeroMeanRegularizationLoss",
     "for_data",
 ]
 

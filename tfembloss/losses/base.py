@@ -47,6 +47,7 @@ class EmbeddingLoss(Configurable, keras.losses.Loss):
     targets_are_ids = False  # or there are none
     takes_scores = False  # whether y_pred are class scores [B, C], not embeddings
     takes_memory = False  # whether `call` has another argument, `memory`
+    takes_named_targets = False  # whether y_true may be a dict
 
     # Makes a kernel of the static method `formula` that subclasses of some bases define.
     _kernel_of, _kernel, _option_names = None, None, ()
@@ -109,18 +110,20 @@ class EmbeddingLoss(Configurable, keras.losses.Loss):
             memory = self._check_memory(memory)
         with keras.name_scope(self.name):
             embeddings = as_predictions(y_pred, self.dtype)
-            y_true = (
-                no_targets(embeddings) if y_true is None else as_tensor(y_true, "y_true")
-            )
+            if y_true is None:
+                y_true = no_targets(embeddings)
+            elif not self.takes_named_targets:
+                y_true = as_tensor(y_true, "y_true")
             of_memory = () if memory is None else (memory,)
             values = self.call(y_true, embeddings, *of_memory)  # [B]
             if tf.executing_eagerly() and replicas.count() == 1 and memory is None:
                 check_first_batch(self, y_true, embeddings.shape)
-            weights = as_weights(sample_weight, values)
-            values *= self._share_of_the_mean(values, weights)
-            return self._reduced(values, weights)
+            return self.reduced(values, sample_weight)
 
-    def _reduced(self, values, weights):
+    def reduced(self, values, sample_weight=None):
+        """Returns values `[B]`, as `call` returns them, weighted and reduced."""
+        weights = as_weights(sample_weight, values)
+        values *= self._share_of_the_mean(values, weights)
         if self.reduction in ("none", None):
             return self._reduce(values, values, weights)
         if values.shape[0] == 0:  # which Keras does not reduce to a scalar

@@ -20,7 +20,12 @@ def check_first_batch(loss, y_true, shape):
     if not is_awaited(loss):
         return
     loss._first_batch_was_checked = True
-    y_true = np.zeros([shape[0] or 0, 0]) if y_true is None else np.asarray(y_true)
+    if y_true is None:
+        y_true = np.zeros([shape[0] or 0, 0])
+    elif isinstance(y_true, dict):
+        y_true = {name: np.asarray(y) for name, y in y_true.items()}
+    else:
+        y_true = np.asarray(y_true)
     if warning := loss.first_batch_warning(y_true, tuple(shape)):
         warnings.warn(f"{type(loss).__name__}: {warning}", stacklevel=3)
 

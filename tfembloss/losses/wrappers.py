@@ -1,10 +1,12 @@
 """Losses that wrap another loss."""
 
 import keras
+import numpy as np
+import tensorflow as tf
 
 from tfembloss.checks import integer, non_negative
 from tfembloss.losses.base import EmbeddingLoss
-from tfembloss.losses.inputs import described
+from tfembloss.losses.inputs import as_predictions, as_tensor, described, no_targets
 
 
 @keras.saving.register_keras_serializable("tfembloss")
@@ -110,3 +112,161 @@ class MatryoshkaLoss(EmbeddingLoss):
     def first_batch_warning(self, y_true, shape):
         """Returns the warning of the wrapped loss."""
         return self.loss.first_batch_warning(y_true, shape)
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class WeightedSum(EmbeddingLoss):
+    r"""Adds several losses of the same embeddings, each with a weight.
+
+    $$L_i = \sum_k w_k\, loss_{k,i}$$
+
+    A model of `tfembloss` also logs each part, without its weight, as `{name}_loss`.
+
+    Call arguments: those of the losses: the same `y_pred`, and `y_true` that all of them
+    take; or a dict of `y_true` by the names of the losses, in which those that take none
+    are left out.
+
+    Args:
+        losses: dict of name to a loss of this package; their reductions are not used.
+        weights: $w_k$, a dict of name to a number >= 0, 1 for those that are left out, or
+            a list in the order of the losses; by default 1 each. A part of weight 0 is
+            neither computed nor logged.
+        reduction, name, dtype: see `EmbeddingLoss`. The dtype is that of the losses if it
+            is None.
+
+    Raises:
+        ValueError: if an argument is invalid, or `y_true` is a dict of other names.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> from tfembloss.losses import LpRegularizationLoss, SupConLoss
+    >>> loss = WeightedSum(
+    ...     {"labels": SupConLoss(), "length": LpRegularizationLoss()}, {"length": 0.1}
+    ... )
+    >>> rows = tf.constant([[1.0, 0.0], [2.0, 0.0]])
+    >>> round(float(loss(tf.constant([1, 1]), rows)), 4)  # 0 + 0.1 * 1.5
+    0.15
+
+    Relations:
+        pytorch-metric-learning's MultipleLosses; sentence-transformers' losses that return
+        a dict of parts.
+    """
+
+    def __init__(
+        self,
+        losses,
+        weights=None,
+        reduction="sum_over_batch_size",
+        name=None,
+        dtype=None,
+    ):
+        if not isinstance(losses, dict) or not losses:
+            raise ValueError(
+                '`losses` must be a dict of name to loss, such as {"rank": '
+                "MultipleNegativesRankingLoss()}. Received: "
+                f"losses={losses!r}"
+            )
+        for name_of_loss, loss in losses.items():
+            if not isinstance(loss, EmbeddingLoss):
+                raise ValueError(
+                    "`losses` must be instances of losses of tfembloss.losses. Received: "
+                    f"{name_of_loss!r}: {loss!r}"
+                )
+            if loss.takes_scores:
+                raise ValueError(
+                    f"{type(loss).__name__} takes class scores, others embeddings: "
+                    "expected losses of embeddings."
+                )
+        dtypes = {loss.dtype for loss in losses.values()}
+        super().__init__(reduction=reduction, name=name, dtype=dtype or max(dtypes))
+        self.losses = losses
+        self.weights = _by_name(weights, losses)
+
+    takes_named_targets = True
+
+    @property
+    def targets_are_ids(self):
+        """Whether all losses compare ids, or take no targets."""
+        return all(self.losses[name].targets_are_ids for name in self.counted)
+
+    @property
+    def takes_memory(self):
+        """Whether all losses take a memory."""
+        return all(self.losses[name].takes_memory for name in self.counted)
+
+    @property
+    def counted(self):
+        """The names of the losses whose weights are above 0."""
+        return [name for name, weight in self.weights.items() if weight]
+
+    def call(self, y_true, y_pred, memory=None):
+        """Returns values `[B]`, the weighted sum of the losses' values."""
+        return self.total(self.parts(y_true, y_pred, memory))
+
+    def parts(self, y_true, y_pred, memory=None):
+        """Returns values `[B]` of each loss by its name, without its weight."""
+        values, targets = {}, self._by_loss(y_true, y_pred)
+        for name in self.counted:
+            loss, of_memory = self.losses[name], ()
+            if memory is not None:
+                rows = tf.cast(memory.embeddings, loss.dtype)
+                of_memory = (memory._replace(embeddings=rows),)
+            rows = tf.cast(y_pred, loss.dtype)
+            values[name] = tf.cast(loss.call(targets[name], rows, *of_memory), self.dtype)
+        return values
+
+    def reduced_parts(self, y_true, y_pred, sample_weight=None, memory=None):
+        """Returns each loss's reduced value by name; `total` of these is the loss."""
+        if memory is not None:
+            memory = self._check_memory(memory)
+        y_pred = as_predictions(y_pred, self.dtype)
+        y_true = no_targets(y_pred) if y_true is None else y_true
+        parts = self.parts(y_true, y_pred, memory)
+        return {name: self.reduced(part, sample_weight) for name, part in parts.items()}
+
+    def total(self, parts):
+        """Returns the weighted sum of parts by name."""
+        return sum(self.weights[name] * part for name, part in parts.items())
+
+    def _by_loss(self, y_true, y_pred):
+        """Returns the targets of each loss by its name."""
+        if not isinstance(y_true, dict):
+            return dict.fromkeys(self.losses, as_tensor(y_true, "y_true"))
+        unknown = sorted(set(y_true) - set(self.losses))
+        if unknown:
+            raise ValueError(
+                f"Expected y_true as one tensor, or a dict by the names {list(self.losses)}"
+                f". Received: {unknown[0]!r}."
+            )
+        targets = {name: as_tensor(y, f"y_true[{name!r}]") for name, y in y_true.items()}
+        return {name: targets.get(name, no_targets(y_pred)) for name in self.losses}
+
+    def first_batch_warning(self, y_true, shape):
+        """Returns the first warning of a loss that counts."""
+        for name in self.counted:
+            y = y_true
+            if isinstance(y_true, dict):
+                y = y_true.get(name, np.zeros([shape[0] or 0, 0]))
+            if warning := self.losses[name].first_batch_warning(y, shape):
+                return f"{name!r}: {warning}"
+        return None
+
+
+def _by_name(weights, losses):
+    """Returns a weight for each of the losses, by name."""
+    if weights is None:
+        weights = {}
+    if isinstance(weights, list | tuple) and len(weights) == len(losses):
+        weights = dict(zip(losses, weights, strict=True))
+    if not isinstance(weights, dict) or set(weights) - set(losses):
+        raise ValueError(
+            f"`weights` must be a dict by the names {list(losses)}, or a list of as many "
+            f"numbers. Received: weights={weights!r}"
+        )
+    found = {name: non_negative("weights", weights.get(name, 1)) for name in losses}
+    if not any(found.values()):
+        raise ValueError(
+            f"Expected at least one weight above 0. Received: weights={weights!r}"
+        )
+    return found

@@ -1,6 +1,7 @@
 """What the models have in common: from columns of inputs to a tensor of embeddings."""
 
 import functools
+import types
 
 import keras
 import tensorflow as tf
@@ -12,6 +13,7 @@ from tfembloss.data.column_datasets import as_columns
 from tfembloss.losses.base import EmbeddingLoss
 from tfembloss.losses.inputs import no_targets
 from tfembloss.losses.names import one_of_ours
+from tfembloss.losses.wrappers import WeightedSum
 from tfembloss.models import first_batch, grad_cache, inputs
 from tfembloss.models.batches import (
     MappedPyDataset,
@@ -41,6 +43,7 @@ class ColumnModel(Configurable, WholeModel):
 
     def __init__(self, mini_batch_size=None, name=None, dtype=None):
         super().__init__(name=name, dtype=dtype)
+        self._parts = types.SimpleNamespace(metrics={})  # which Keras does not track
         self.mini_batch_size = mini_batch_size
         if mini_batch_size is not None:
             hint = ", how many rows of a batch go through the encoder at once, or None"
@@ -53,6 +56,16 @@ class ColumnModel(Configurable, WholeModel):
     def compile(self, optimizer="rmsprop", loss=None, *args, **kwargs):
         """`keras.Model.compile`, with one loss: an instance, or the name of its class."""
         super().compile(optimizer, self._checked_loss(loss), *args, **kwargs)
+        names = self.loss.counted if isinstance(self.loss, WeightedSum) else ()
+        with self.distribute_strategy.scope():
+            self._parts.metrics = {
+                name: keras.metrics.Mean(name=f"{name}_loss") for name in names
+            }
+
+    @property
+    def metrics(self):
+        """Those of Keras, and the means of the parts of a `WeightedSum`."""
+        return [*super().metrics, *self._parts.metrics.values()]
 
     def _checked_loss(self, loss):
         if isinstance(loss, list | tuple) and len(loss) == 1:
@@ -60,8 +73,7 @@ class ColumnModel(Configurable, WholeModel):
         if isinstance(loss, list | tuple | dict):
             raise ValueError(
                 f"{type(self).__name__} returns one tensor: expected one loss. Received: "
-                f"loss={loss!r}. For a sum of losses write a keras.losses.Loss whose "
-                "`call` adds them."
+                f"loss={loss!r}. tfembloss.losses.WeightedSum adds losses."
             )
         loss = one_of_ours(loss)
         takes_scores = isinstance(loss, EmbeddingLoss) and loss.takes_scores
@@ -77,6 +89,8 @@ class ColumnModel(Configurable, WholeModel):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Computes the compiled loss of the embeddings `y_pred`; `y` may be None."""
         y = no_targets(y_pred) if y is None else y
+        if isinstance(self.loss, WeightedSum):
+            return self._with_added_losses(self._loss_of(y, y_pred, sample_weight))
         if isinstance(self.loss, EmbeddingLoss) or replicas.count() == 1:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         # Keras's losses return a mean of the replicas' means, which is not the mean over
@@ -84,7 +98,22 @@ class ColumnModel(Configurable, WholeModel):
         loss = self._compile_loss(y, y_pred, sample_weight)
         if getattr(self.loss, "reduction", "mean") != "sum":
             loss *= replicas.share(tf.cast(tf.shape(y_pred)[0], loss.dtype))
-        loss = replicas.alike(loss)
+        return self._with_added_losses(replicas.alike(loss))
+
+    def _loss_of(self, y, y_pred, sample_weight, memory=None):
+        """Computes a loss of this package, and records the parts of a sum."""
+        if not isinstance(self.loss, WeightedSum):
+            return self.loss(y, y_pred, sample_weight, memory=memory)
+        parts = self.loss.reduced_parts(y, y_pred, sample_weight, memory)
+        num_rows = tf.shape(y_pred)[0]
+        for name, part in parts.items():
+            # As Keras records the loss: undoing its division by the number of replicas.
+            part = tf.reduce_sum(tf.stop_gradient(part)) * replicas.count()
+            self._parts.metrics[name].update_state(part, sample_weight=num_rows)
+        return self.loss.total(parts)
+
+    def _with_added_losses(self, loss):
+        """Returns the loss with those that layers added."""
         return sum(map(self._aggregate_additional_loss, self.losses), loss)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
@@ -253,7 +282,8 @@ class ColumnModel(Configurable, WholeModel):
     def _with_targets(self, batches):
         """Returns the batches with integers in place of string ids."""
         _, y, _ = keras.utils.unpack_x_y_sample_weight(batches.element_spec)
-        if not (isinstance(y, tf.TensorSpec) and y.dtype == tf.string):
+        specs = tf.nest.flatten(y)
+        if not any(isinstance(s, tf.TensorSpec) and s.dtype == tf.string for s in specs):
             return batches
 
         def changed(*element):

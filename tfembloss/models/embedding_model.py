@@ -114,8 +114,8 @@ class EmbeddingModel(EncoderModel):
                 f"Received: loss={self.loss!r}"
             )
         y = no_targets(y_pred) if y is None else tf.convert_to_tensor(y)
-        loss = self.loss(y, y_pred, sample_weight, memory=self.memory.contents())
+        loss = self._loss_of(y, y_pred, sample_weight, self.memory.contents())
         has_ids = not y.dtype.is_floating
         ids = check_ids(y, y_pred) if has_ids else tf.zeros(tf.shape(y_pred)[:1], tf.int64)
         self.memory.enqueue(y_pred, ids)
-        return sum(map(self._aggregate_additional_loss, self.losses), loss)
+        return self._with_added_losses(loss)

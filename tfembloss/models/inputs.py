@@ -53,7 +53,8 @@ def arrays(x, y, sample_weight, encoder=None):
     """Returns arrays for Keras: lists become arrays of rows, or columns."""
     _check_are_rows(x)
     y = targets_as_array(y)
-    num_rows = None if y is None or not hasattr(y, "__len__") else len(y)
+    first = next(iter(y.values())) if isinstance(y, dict) else y
+    num_rows = len(first) if hasattr(first, "__len__") else None
     x = _as_arrays(x, num_rows, input_rank(encoder))
     return x, y, weights_as_array(sample_weight)
 
@@ -117,9 +118,14 @@ def _check_no_texts(x):
 
 
 def targets_as_array(y):
-    """Returns targets as an array, also from lists and objects of numbers or strings."""
+    """Returns targets as an array, also from lists and objects of numbers or strings.
+
+    Of a dict by the names of losses, each is one.
+    """
     if y is None or tf.is_tensor(y) or isinstance(y, keras.KerasTensor):
         return y
+    if isinstance(y, dict) and y and all(isinstance(name, str) for name in y):
+        return {name: targets_as_array(of_name) for name, of_name in y.items()}
     if hasattr(y, "__array__"):  # also a data frame, whose items are its columns
         y = np.asarray(y)
     if isinstance(y, dict | set | frozenset | str | bytes) or not hasattr(y, "__len__"):
@@ -168,6 +174,13 @@ def hashed_targets(y, loss):
 
     XLA does not support strings, and Keras compiles steps by default on a GPU.
     """
+    if isinstance(y, dict):
+        if not getattr(loss, "takes_named_targets", False):
+            raise ValueError(
+                "Expected y as an array or a list, one value for each row. Received: a "
+                f"dict of {list(y)}, which only the loss WeightedSum takes."
+            )
+        return {name: hashed_targets(of, loss.losses.get(name)) for name, of in y.items()}
     if y is None or isinstance(y, tuple | dict | list) or not hasattr(y, "dtype"):
         return y
     if not (y.dtype == tf.string or getattr(y.dtype, "kind", "") in ("U", "S")):
