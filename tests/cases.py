@@ -173,6 +173,9 @@ CASES = {
     "MultipleNegativesRankingLoss-manhattan": _ranking(
         2, similarity="manhattan", scale=1.0
     ),
+    "MultipleNegativesRankingLoss-margins": _in_tiles(
+        _ranking(3, absolute_margin=0.1, relative_margin=0.5), 4
+    ),
     "MultipleNegativesRankingLoss-symmetric": _ranking(2, symmetric=True),
     "MultipleNegativesRankingLoss-symmetric-negatives": _in_tiles(
         _ranking(3, symmetric=True), 1

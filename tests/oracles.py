@@ -21,7 +21,8 @@ def similarity(name, a, b):
 
 
 def multiple_negatives_ranking(ids, columns, scale=20.0, similarity_name="cosine",
-                               symmetric=False):  # fmt: skip
+                               symmetric=False, absolute_margin=None,
+                               relative_margin=None):  # fmt: skip
     """Values [B]. `ids` None: every other row's documents are negatives."""
     num_rows, num_columns, _ = columns.shape
 
@@ -35,6 +36,14 @@ def multiple_negatives_ranking(ids, columns, scale=20.0, similarity_name="cosine
         usable = [j for j in range(num_rows) if j == i or ids is None or ids[j] != ids[i]]
         anchor, positive = columns[i, 0], columns[i, 1]
         documents = [columns[j, c] for j in usable for c in range(1, num_columns)]
+        if absolute_margin is not None or relative_margin is not None:
+            own = similarity(similarity_name, anchor, positive)
+            limit = own - max(absolute_margin or 0, (relative_margin or 0) * abs(own))
+            documents = [positive] + [
+                columns[j, c] for j in usable for c in range(1, num_columns)
+                if (j, c) != (i, 1)
+                and similarity(similarity_name, anchor, columns[j, c]) <= limit
+            ]  # fmt: skip
         values[i] = value(anchor, positive, documents)
         if symmetric:
             backward = value(positive, anchor, [columns[j, 0] for j in usable])

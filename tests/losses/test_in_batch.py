@@ -137,3 +137,38 @@ def test_wrong_ids_are_refused(ids, message):
     loss = MultipleNegativesRankingLoss(exclude_equal_ids=True)
     with pytest.raises(ValueError, match=message):
         loss(ids, columns_of(4))
+
+
+def test_a_margin_leaves_out_what_may_be_an_answer():
+    """Of rows whose documents are nearer to the anchor than its own, or nearly as near."""
+    angles = np.radians([[0, 20], [0, 10], [0, 80]])  # of anchors and positives
+    columns = np.stack([np.cos(angles), np.sin(angles)], axis=2)
+
+    def loss(**options):
+        return MultipleNegativesRankingLoss(1.0, reduction=None, **options)
+
+    plain, near, far = (
+        loss(**options)(None, columns).numpy()
+        for options in ({}, {"absolute_margin": 0.0}, {"absolute_margin": 0.5})
+    )
+    cosines = np.cos(np.radians([20, 10, 80]))
+    expected = np.log(np.exp(cosines[[0, 2]]).sum()) - cosines[0]
+    assert near[0] == pytest.approx(expected, rel=1e-5)  # without 10 degrees
+    assert near[1] == pytest.approx(plain[1], rel=1e-5)  # the nearest is its own
+    assert near[2] == pytest.approx(0, abs=1e-6)  # both others are nearer
+    assert far[1] == pytest.approx(np.log(np.exp(cosines[[1, 2]]).sum()) - cosines[1], 1e-5)
+    relative = loss(relative_margin=0.5)(None, columns).numpy()
+    assert relative[0] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(relative_margin=0.05, symmetric=True), "`symmetric` or a margin"),
+        (dict(absolute_margin=-0.1), "`absolute_margin` must be a number >= 0"),
+        (dict(relative_margin=5), "relative_margin"),
+    ],
+)
+def test_bad_margins(options, message):
+    with pytest.raises(ValueError, match=message):
+        MultipleNegativesRankingLoss(**options)

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from tfembloss import distances, masks, replicas
-from tfembloss.checks import number, positive
+from tfembloss.checks import fraction, non_negative, number, positive
 from tfembloss.losses.base import InBatchLoss
 
 
@@ -43,6 +43,11 @@ class MultipleNegativesRankingLoss(InBatchLoss):
             the memory used, not the result: tiles are recomputed in the backward pass.
             With `jit_compile=True` tiles are slow on CPUs, because XLA then computes the
             matrix products inside the loop.
+        absolute_margin: documents of other rows whose similarity is above the positive's
+            less this, >= 0, are not used as negatives, as they may be answers too; None
+            for all. Also for a row's own negatives.
+        relative_margin: the same as a fraction of the positive's similarity, 0 to 1: 0.05
+            leaves out what is above 95% of it. Neither goes with `symmetric`.
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
@@ -66,11 +71,15 @@ class MultipleNegativesRankingLoss(InBatchLoss):
     Relations:
         Equal to sentence-transformers' class of the same name. `symmetric=True` is its
         directions ("query_to_doc", "doc_to_query"), with a softmax per direction.
-        Finetuner spells it `MultipleNegativeRankingLoss`. On several replicas it is what
-        sentence-transformers computes with `gather_across_devices=True`. Its
+        Finetuner spells it `MultipleNegativeRankingLoss`. The margins are NV-Retriever's
+        (https://arxiv.org/abs/2407.15831), applied in the batch; sentence-transformers has
+        them in mining and with a guide, `GISTEmbedLoss`, only. On several replicas it is
+        what sentence-transformers computes with `gather_across_devices=True`. Its
         `CachedMultipleNegativesRankingLoss` is this loss with
         `tfembloss.EmbeddingModel(encoder, mini_batch_size=...)`.
     """
+
+    scaled_by = "scale"
 
     def __init__(
         self,
@@ -82,12 +91,24 @@ class MultipleNegativesRankingLoss(InBatchLoss):
         reduction="sum_over_batch_size",
         name=None,
         dtype=None,
+        absolute_margin=None,
+        relative_margin=None,
     ):
         super().__init__(exclude_equal_ids, tile_size, reduction, name, dtype)
         self.scale = positive("scale", scale)
         self.similarity = similarity
         self.symmetric = symmetric
         distances.get(similarity, argument="similarity")
+        if absolute_margin is not None:
+            absolute_margin = non_negative("absolute_margin", absolute_margin)
+        if relative_margin is not None:
+            relative_margin = fraction("relative_margin", relative_margin)
+        self.absolute_margin, self.relative_margin = absolute_margin, relative_margin
+        if symmetric and (absolute_margin, relative_margin) != (None, None):
+            raise ValueError(
+                "Expected `symmetric` or a margin, which is one to the positive of the "
+                "first column. Received both."
+            )
 
     @property
     def distance(self):
@@ -100,8 +121,24 @@ class MultipleNegativesRankingLoss(InBatchLoss):
         return not self.symmetric
 
     @staticmethod
-    def formula(distances, positive, negative, *, scale, symmetric):
+    def formula(
+        distances,
+        positive,
+        negative,
+        *,
+        scale,
+        similarity,
+        symmetric,
+        absolute_margin,
+        relative_margin,
+    ):
         """Returns each anchor's cross-entropy; if symmetric, also documents' log sums."""
+        if absolute_margin is not None or relative_margin is not None:
+            own = masks.row_sum(distances, positive)[:, None]  # [B, 1]
+            own_similarity = 1 - own if similarity == "cosine" else -own
+            relative = (relative_margin or 0) * tf.abs(own_similarity)
+            margin = tf.maximum(relative, absolute_margin or 0)
+            negative &= ~(distances < own + margin)
         logits = -scale * distances  # [B, N * m]
         candidates = positive | negative
         own = masks.row_sum(logits, positive)  # [B]
@@ -300,6 +337,7 @@ class SigLIPLoss(InBatchLoss):
         learns both numbers, starting from the paper's initial values.
     """
 
+    scaled_by = "scale"
     distance = "dot"
     num_columns = (2, 2)
     takes_memory = False
