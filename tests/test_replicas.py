@@ -112,6 +112,7 @@ def test_classifiers_and_towers_on_several_replicas(tmp_path):
     others = [
         "ProxyAnchorLoss",
         "optimizers",
+        "scale",
         "sum",
         "SigLIPLoss",
         "DenoisingAutoEncoderLoss",

@@ -310,6 +310,11 @@ MODELS = {
         arguments.rows,
         memory=tfembloss.layers.CrossBatchMemory(20),
     ),
+    "scale": lambda: embedding_model(
+        tfembloss.losses.MultipleNegativesRankingLoss(scale=5.0),
+        arguments.rows - 1,
+        learn_scale=True,
+    ),
     "sum": lambda: embedding_model(
         tfembloss.losses.WeightedSum(
             {

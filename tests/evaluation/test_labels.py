@@ -118,6 +118,8 @@ def test_the_callback_has_metrics_of_each_label():
     metrics = ["precision@1", "nmi"]
     found = LabelEvaluator(rows, names, metrics, average=None).evaluate(identity())
     assert list(found) == ["precision@1_cat", "precision@1_dog", "precision@1_emu", "nmi"]
+    as_bytes = LabelEvaluator(rows, names.astype("S"), metrics, average=None)
+    assert list(as_bytes.evaluate(identity())) == list(found)
     found = LabelEvaluator(rows, names, metrics, average="macro").evaluate(identity())
     expected = label_retrieval_metrics(rows, names, metrics[:1], average="macro")
     assert found == expected | clustering_metrics(rows, names, ["nmi"])

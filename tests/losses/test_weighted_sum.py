@@ -129,6 +129,50 @@ def test_models_take_targets_by_name(as_dataset):
     trained.train_on_batch((X, X), {"ids": IDS, "teacher": X[:, :3]})
 
 
+def test_texts_with_targets_by_name():
+    texts = ["a b", "c d", "a c", "b d"]
+    vocabulary = ["[PAD]", "[UNK]", *"abcd"]
+    trained = tfembloss.EmbeddingModel(
+        tfembloss.text.TextEncoder(len(vocabulary), dim=4),
+        tfembloss.text.TextPreprocessor(vocabulary, 4),
+    )
+    loss = losses.WeightedSum(
+        {
+            "ids": losses.MultipleNegativesRankingLoss(exclude_equal_ids=True),
+            "teacher": losses.MSELoss(),
+        }
+    )
+    trained.compile("adam", loss)
+    data = (texts, texts[::-1]), {"ids": texts, "teacher": X[:4]}
+    history = trained.fit(*data, validation_data=data, verbose=0).history
+    assert {"ids_loss", "val_teacher_loss"} < set(history)
+    with pytest.raises(ValueError, match="number of rows"):
+        trained.fit((texts, texts), {"teacher": X[:3]}, verbose=0)
+
+
+def test_labels_that_are_texts_beside_a_regularizer_under_xla():
+    sums = [losses.WeightedSum(parts()) for _ in range(2)]
+    values = []
+    for loss, y in zip(sums, ([f"label {i}" for i in IDS], IDS), strict=True):
+        trained = model(loss)
+        trained.compile("sgd", loss, jit_compile=True)
+        values.append(trained.fit(X, y, batch_size=12, verbose=0).history["loss"][0])
+    assert values[0] == pytest.approx(values[1], rel=1e-6)
+
+
+def test_weights_of_keras_are_refused():
+    with pytest.raises(ValueError, match="WeightedSum has weights"):
+        model(None).compile("sgd", losses.WeightedSum(parts()), loss_weights=[0.1])
+
+
+def test_a_sum_is_not_truncated_as_a_whole():
+    with pytest.raises(ValueError, match="wrap its parts"):
+        losses.MatryoshkaLoss(losses.WeightedSum(parts()), [2, 1])
+    lengths = losses.MatryoshkaLoss(losses.LpRegularizationLoss(), [4, 2])(None, X)
+    expected = [np.linalg.norm(X[:, :dim], axis=1).mean() for dim in (4, 2)]
+    assert float(lengths) == pytest.approx(sum(expected), rel=1e-5)
+
+
 def test_a_dict_of_targets_needs_this_loss():
     with pytest.raises(ValueError, match="only the loss WeightedSum takes"):
         model(losses.SupConLoss()).fit(X, {"ids": IDS}, verbose=0)
@@ -146,6 +190,8 @@ def test_with_a_memory_and_saved(tmp_path):
         run.fit(X, IDS, batch_size=4, shuffle=False, verbose=0)
     for ours, expected in zip(again.get_weights(), trained.get_weights(), strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-6)
+    with pytest.raises(ValueError, match="y as one array"):
+        trained.fit(X, {"rank": IDS, "n": IDS}, verbose=0)
     regularized = losses.WeightedSum(parts())
     with pytest.raises(ValueError, match="takes no memory"):
         model(regularized, memory=layers.CrossBatchMemory(20)).fit(X, IDS, verbose=0)
@@ -221,6 +267,8 @@ def test_centers_of_equal_length_and_sub_centers_that_are_one_cost_nothing():
     assert layers.RegularFaceRegularizer()(centers[:1]) == 0
     with pytest.raises(ValueError, match="the same sub_centers"):
         layers.SparseCentersRegularizer(4)(centers)
+    with pytest.raises(ValueError, match="sub_centers=1, and 2 in the regularizer"):
+        layers.CosineHead(10, regularizer=layers.SparseCentersRegularizer(2))
 
 
 def test_a_head_with_a_regularizer_trains_and_is_saved(tmp_path):

@@ -163,3 +163,30 @@ def test_mixed_precision():
 def test_wrong_arguments_are_explained(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("part", [losses.LpRegularizationLoss(), losses.FlopsLoss()])
+def test_regularizers_of_lengths_are_refused(part):
+    with pytest.raises(ValueError, match=f"cosines only.*{type(part).__name__}"):
+        dual_encoder(losses.WeightedSum({"clip": losses.CLIPLoss(), "part": part}))
+    dual_encoder(
+        losses.WeightedSum(
+            {
+                "clip": losses.CLIPLoss(),
+                "spread": losses.GlobalOrthogonalRegularizationLoss(),
+            }
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        losses.MultipleNegativesRankingLoss(),
+        losses.MatryoshkaLoss(losses.MultipleNegativesRankingLoss(), [2]),
+        losses.WeightedSum({"a": losses.SigLIPLoss(), "b": losses.CoSENTLoss()}),
+    ],
+)
+def test_a_bias_is_none_of_a_cosine(loss):
+    with pytest.raises(ValueError, match=r"Received: \w+ of 'cosine'"):
+        dual_encoder(loss, initial_scale=10.0, initial_bias=-10.0)

@@ -125,7 +125,14 @@ def from_arrays(x, y=None, sample_weight=None):
     """
     x = as_columns(x)
     names = [name for name, part in _named(y, sample_weight) if part is not None]
-    targets = [as_rows(p, name) for name, p in _named(y, sample_weight) if p is not None]
+    targets = [
+        # By the names of losses: see `tfembloss.losses.WeightedSum`.
+        {key: as_rows(of, f"{name}[{key!r}]") for key, of in part.items()}
+        if isinstance(part, dict)
+        else as_rows(part, name)
+        for name, part in _named(y, sample_weight)
+        if part is not None
+    ]
     lengths = [len(part) for part in tf.nest.flatten((x, targets))]
     if len(set(lengths)) != 1:
         raise ValueError(

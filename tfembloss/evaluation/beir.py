@@ -25,9 +25,9 @@ def read_beir(folder, split="test"):
 
     The folder has `corpus.jsonl`, with `_id`, `title` and `text`, `queries.jsonl`, with
     `_id` and `text`, and `qrels/{split}.tsv`, with a query's id, a corpus id and a grade.
-    Queries without anything relevant in this split are left out. BEIR and MTEB measure with
-    `ignore_identical_ids=True`, which matters where queries are texts of the corpus
-    (ArguAna, Quora).
+    Queries without anything relevant in this split are left out. BEIR measures with
+    `ignore_identical_ids=True`, MTEB where a task says so: where queries are texts of the
+    corpus (ArguAna, Quora).
 
     Args:
         folder: path of the folder.

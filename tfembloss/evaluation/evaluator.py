@@ -100,6 +100,10 @@ class Evaluator(keras.callbacks.Callback):
         if self._updates is None or self._updates != self._num_updates():
             self._measure()  # unless the batch was skipped, to resume training
 
+    def _writes(self):
+        strategy = getattr(self.model, "distribute_strategy", None)
+        return strategy is None or strategy.extended.should_checkpoint
+
     def _num_updates(self):
         optimizer = getattr(self.model, "optimizer", None)
         return None if optimizer is None else int(optimizer.iterations)
@@ -116,8 +120,7 @@ class Evaluator(keras.callbacks.Callback):
     def _measure(self):
         self._found = self.evaluate(self.model)
         # All workers measure, and may share a disk: one of them writes.
-        strategy = self.model.distribute_strategy or tf.distribute.get_strategy()
-        if self.csv_file is None or not strategy.extended.should_checkpoint:
+        if self.csv_file is None or not self._writes():
             return
         row = {"epoch": self._epoch, "step": self._step, **self._found}
         self.csv_file.parent.mkdir(parents=True, exist_ok=True)

@@ -73,7 +73,7 @@ class LabelEvaluator(Evaluator):
             )
         if self.average is None:
             found = {
-                f"{name}_{label}": value
+                f"{name}_{label.decode() if isinstance(label, bytes) else label}": value
                 for name, of_labels in found.items()
                 for label, value in of_labels.items()
             }

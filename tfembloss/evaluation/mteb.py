@@ -106,8 +106,9 @@ class MTEBEncoder:
     def mteb_model_meta(self):
         """The name, the revision and the similarity, for mteb's results."""
         from mteb.models import ModelMeta
+        from mteb.models.model_meta import ScoringFunction
 
-        known = {"cosine": "cosine", "dot": "dot"}
+        known = {function.value: function for function in ScoringFunction}
         return ModelMeta.create_empty({
             "name": self.name,
             "revision": self.revision,

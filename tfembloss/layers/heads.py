@@ -55,6 +55,12 @@ class CosineHead(Configurable, keras.layers.Layer):
         self.num_classes = integer("num_classes", num_classes, 1)
         self.sub_centers = integer("sub_centers", sub_centers, 1)
         self.regularizer = keras.regularizers.get(regularizer)
+        expected = getattr(self.regularizer, "sub_centers", self.sub_centers)
+        if expected != self.sub_centers:
+            raise ValueError(
+                "Expected a regularizer of as many sub-centers as the head has. Received: "
+                f"sub_centers={self.sub_centers}, and {expected} in the regularizer."
+            )
 
     def build(self, shape):
         """Builds the centers."""

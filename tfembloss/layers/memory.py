@@ -100,7 +100,7 @@ class CrossBatchMemory(Configurable, keras.layers.Layer):
         """Returns the contents of the queue, as `tfembloss.masks.MemoryRows`."""
         present = tf.range(self.size, dtype=tf.int64) < self.num_rows.value
         embeddings, ids = map(tf.convert_to_tensor, (self.embeddings, self.ids))
-        return MemoryRows(embeddings, ids, present)
+        return MemoryRows(tf.stop_gradient(embeddings), ids, present)
 
     def enqueue(self, embeddings, ids):
         """Replaces the oldest rows by the rows of all replicas.

@@ -48,6 +48,7 @@ class EmbeddingLoss(Configurable, keras.losses.Loss):
     takes_scores = False  # whether y_pred are class scores [B, C], not embeddings
     takes_memory = False  # whether `call` has another argument, `memory`
     takes_named_targets = False  # whether y_true may be a dict
+    scaled_by = None  # "scale" or "temperature", if the loss has one of similarities
 
     # Makes a kernel of the static method `formula` that subclasses of some bases define.
     _kernel_of, _kernel, _option_names = None, None, ()
@@ -150,6 +151,18 @@ class EmbeddingLoss(Configurable, keras.losses.Loss):
             "MultipleNegativesRankingLoss, and no miner that needs the distances between "
             "all keys."
         )
+
+    def of_unit_scale(self):
+        """Returns this loss of dot products in place of cosines, with a scale of 1.
+
+        A model that learns the scale gives it embeddings whose dot products are the scaled
+        cosines.
+        """
+        copy = self.from_config(self.get_config())
+        copy._first_batch_was_checked = True  # as this one's is
+        setattr(copy, self.scaled_by, 1.0)
+        setattr(copy, "similarity" if hasattr(copy, "similarity") else "distance", "dot")
+        return copy
 
     def truncate(self, y_pred, dim):
         """Returns the first `dim` dimensions of embeddings, normalized to length 1."""
@@ -332,7 +345,7 @@ def keys_and_pairs(rows, ids, memory=None):
     key_ids = None if ids is None else replicas.gather(ids)
     if memory is not None:
         present = tf.concat([tf.fill(tf.shape(keys)[:1], True), memory.present], axis=0)
-        keys = tf.concat([keys, tf.stop_gradient(memory.embeddings)], axis=0)
+        keys = tf.concat([keys, memory.embeddings], axis=0)
         key_ids = None if ids is None else tf.concat([key_ids, memory.ids], axis=0)
     positions = first + tf.range(tf.shape(rows)[0])  # [B]
     pairs = {"ids": ids, "key_ids": key_ids, "positions": positions, "present": present}

@@ -64,6 +64,7 @@ class GISTEmbedLoss(InBatchLoss):
         With several negatives it is equal to `CachedGISTEmbedLoss` there.
     """
 
+    scaled_by = "temperature"
     targets_are_ids = False
     takes_memory = False
 

@@ -10,8 +10,14 @@ from tfembloss.losses.base import EmbeddingLoss, nan_where_not_finite
 from tfembloss.losses.inputs import described
 
 
-class _Regularizer(EmbeddingLoss):
+class Regularizer(EmbeddingLoss):
     """Base of losses of embeddings `[B, D]` or columns `[B, n, D]`, without targets."""
+
+    targets_are_ids = True  # which are not used
+
+    def truncate(self, y_pred, dim):
+        """Returns the first `dim` dimensions, at the length that they have."""
+        return y_pred[..., :dim]
 
     def columns(self, y_pred):
         """Returns columns `[B, n, D]`. Raises ValueError otherwise."""
@@ -40,7 +46,7 @@ def _moments(rows):
 
 
 @keras.saving.register_keras_serializable("tfembloss")
-class GlobalOrthogonalRegularizationLoss(_Regularizer):
+class GlobalOrthogonalRegularizationLoss(Regularizer):
     r"""Keeps embeddings of different rows as far from one another as random directions.
 
     With the similarities $s_{ij}$ of different rows i and j, of all replicas, for each
@@ -120,7 +126,7 @@ class GlobalOrthogonalRegularizationLoss(_Regularizer):
 
 
 @keras.saving.register_keras_serializable("tfembloss")
-class FlopsLoss(_Regularizer):
+class FlopsLoss(Regularizer):
     r"""Keeps sparse embeddings sparse: the expected number of products of two of them.
 
     With the mean $a_d$ of dimension d over the rows of all replicas, and over the columns:
@@ -176,7 +182,7 @@ class FlopsLoss(_Regularizer):
 
 
 @keras.saving.register_keras_serializable("tfembloss")
-class LpRegularizationLoss(_Regularizer):
+class LpRegularizationLoss(Regularizer):
     r"""Keeps embeddings short.
 
     $$L_i = |x_i|_p^{power}$$
@@ -219,7 +225,7 @@ class LpRegularizationLoss(_Regularizer):
 
 
 @keras.saving.register_keras_serializable("tfembloss")
-class ZeroMeanRegularizationLoss(_Regularizer):
+class ZeroMeanRegularizationLoss(Regularizer):
     r"""Keeps the sum of an embedding's dimensions at 0.
 
     $$L_i = \left|\sum_d x_{id}\right|$$

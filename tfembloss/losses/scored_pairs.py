@@ -242,9 +242,10 @@ def _log_sums_over_greater(x, scores):
 
 
 @differentiable
-def _scaled_cosines(columns, scale):
-    # Less the scale, a constant: only differences count.
-    return -scale * distances.cosine.rowwise(columns[:, :1], columns[:, 1:])  # [B, n - 1]
+def _scaled_similarities(columns, scale, similarity):
+    # Of cosines less the scale, a constant: only differences count.
+    rowwise = distances.get(similarity).rowwise
+    return -scale * rowwise(columns[:, :1], columns[:, 1:])  # [B, n - 1]
 
 
 @keras.saving.register_keras_serializable("tfembloss")
@@ -266,6 +267,7 @@ class CoSENTLoss(EmbeddingLoss):
 
     Args:
         scale: factor on the cosine, > 0: the inverse of a temperature.
+        similarity: the negative of any distance of `tfembloss.distances`.
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
@@ -286,15 +288,27 @@ class CoSENTLoss(EmbeddingLoss):
         Equal to sentence-transformers' class of the same name.
     """
 
-    def __init__(self, scale=20.0, reduction="sum_over_batch_size", name=None, dtype=None):
+    scaled_by = "scale"
+
+    def __init__(
+        self,
+        scale=20.0,
+        similarity="cosine",
+        reduction="sum_over_batch_size",
+        name=None,
+        dtype=None,
+    ):
         super().__init__(reduction=reduction, name=name, dtype=dtype)
         self.scale = positive("scale", scale)
+        self.similarity = similarity
+        distances.get(similarity, argument="similarity")
 
     def call(self, y_true, y_pred):
         """Returns values `[B]` of columns `y_pred [B, 2, D]` with scores `y_true [B]`."""
         columns = check_columns(y_pred, at_least=2, at_most=2)  # [B, 2, D]
         scores = check_scores(y_true, columns)[:, None]  # [B, 1]
-        return self._rank(_scaled_cosines(columns, self.scale), scores)
+        options = {"scale": self.scale, "similarity": self.similarity}
+        return self._rank(_scaled_similarities(columns, **options), scores)
 
     def first_batch_warning(self, y_true, shape):
         """Returns a warning of scores that are all equal, or None."""
@@ -365,6 +379,11 @@ class AnglELoss(CoSENTLoss):
     Relations:
         Equal to sentence-transformers' class of the same name.
     """
+
+    scaled_by = None  # not of a cosine
+
+    def __init__(self, scale=20.0, reduction="sum_over_batch_size", name=None, dtype=None):
+        super().__init__(scale, reduction=reduction, name=name, dtype=dtype)
 
     def call(self, y_true, y_pred):
         """Returns values `[B]` of columns `y_pred [B, n, D]`."""

@@ -60,6 +60,11 @@ class MatryoshkaLoss(EmbeddingLoss):
                 "`loss` must be an instance of a loss of tfembloss.losses, such as "
                 f"MultipleNegativesRankingLoss(). Received: loss={loss!r}"
             )
+        if isinstance(loss, WeightedSum):
+            raise ValueError(
+                "Expected one loss, as each truncates in its own way. Received: a "
+                "WeightedSum: wrap its parts, each in a MatryoshkaLoss."
+            )
         if loss.takes_scores:
             raise ValueError(
                 f"{type(loss).__name__} takes class scores, which cannot be truncated: "

@@ -55,6 +55,12 @@ class ColumnModel(Configurable, WholeModel):
 
     def compile(self, optimizer="rmsprop", loss=None, *args, **kwargs):
         """`keras.Model.compile`, with one loss: an instance, or the name of its class."""
+        loss_weights = args[0] if args else kwargs.get("loss_weights")
+        if loss_weights is not None:
+            raise ValueError(
+                "Expected no loss_weights, as there is one loss: WeightedSum has weights. "
+                f"Received: loss_weights={loss_weights!r}"
+            )
         super().compile(optimizer, self._checked_loss(loss), *args, **kwargs)
         names = self.loss.counted if isinstance(self.loss, WeightedSum) else ()
         with self.distribute_strategy.scope():

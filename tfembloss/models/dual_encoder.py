@@ -1,17 +1,21 @@
 """Two encoders, one encoder per modality, with embeddings in one space."""
 
-import math
-
 import keras
 import tensorflow as tf
 
 from tfembloss import checks
 from tfembloss.distances import directions
+from tfembloss.losses.regularizers import Regularizer
+from tfembloss.losses.wrappers import MatryoshkaLoss, WeightedSum
 from tfembloss.models.base import ColumnModel, check_no_strings, column_shapes
 from tfembloss.models.embedding_model import EmbeddingModel
 from tfembloss.models.encoder_model import EncoderModel, known_dim
-
-LARGEST_SCALE = 100.0  # CLIP's; above it training becomes unstable
+from tfembloss.models.scale import (
+    add_log_scale,
+    add_number,
+    check_scale,
+    exclude_from_weight_decay,
+)
 
 
 @keras.saving.register_keras_serializable("tfembloss")
@@ -88,12 +92,7 @@ class DualEncoder(ColumnModel):
                 '{"image": image_encoder, "text": text_encoder}. Received: '
                 f"towers={towers!r}"
             )
-        self.initial_scale = checks.number(
-            "initial_scale",
-            initial_scale,
-            f"a number from 1 to {LARGEST_SCALE:g}",
-            lambda s: 1 <= s <= LARGEST_SCALE,
-        )
+        self.initial_scale = check_scale(initial_scale)
         self.initial_bias = initial_bias
         if initial_bias is not None:
             self.initial_bias = checks.number("initial_bias", initial_bias)
@@ -102,23 +101,12 @@ class DualEncoder(ColumnModel):
             name: tower if isinstance(tower, EncoderModel) else EmbeddingModel(tower)
             for name, tower in towers.items()
         }
-        self.log_scale = self._number(math.log(self.initial_scale), "log_scale", _in_range)
+        self.log_scale = add_log_scale(self, self.initial_scale, self.learn_scale)
         self.scale_metric = keras.metrics.Mean(name="scale")
         self.bias = None
         if self.initial_bias is not None:
-            self.bias = self._number(self.initial_bias, "bias")
+            self.bias = add_number(self, self.initial_bias, "bias", self.learn_scale)
             self.bias_metric = keras.metrics.Mean(name="bias")
-
-    def _number(self, value, name, constraint=None):
-        return self.add_weight(
-            shape=(),
-            initializer=keras.initializers.Constant(value),
-            trainable=self.learn_scale,
-            constraint=constraint,
-            name=name,
-            dtype="float32",
-            autocast=False,
-        )
 
     @property
     def scale(self):
@@ -128,25 +116,28 @@ class DualEncoder(ColumnModel):
     def compile(self, optimizer="rmsprop", loss=None, *args, **kwargs):
         """`keras.Model.compile`; weight decay leaves scale and bias alone."""
         super().compile(optimizer, loss, *args, **kwargs)
-        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
-        if optimizer.built:
-            return  # compiled before: Keras no longer takes exclusions
         numbers = [self.log_scale] if self.bias is None else [self.log_scale, self.bias]
-        for part in getattr(optimizer, "parts", [optimizer]):  # of a MultiOptimizer
-            before = getattr(part, "_exclude_from_weight_decay", set())
-            names = getattr(part, "_exclude_from_weight_decay_names", None)
-            part.exclude_from_weight_decay(var_list=numbers, var_names=names)
-            part._exclude_from_weight_decay |= before  # which Keras overwrites
+        exclude_from_weight_decay(self.optimizer, numbers)
 
     def _checked_loss(self, loss):
         loss = super()._checked_loss(loss)
-        compares_by = getattr(loss, "similarity", getattr(loss, "distance", "dot"))
-        if self.bias is not None and compares_by != "dot":
-            raise ValueError(
-                "With `initial_bias`, expected a loss of dot products, such as SigLIPLoss "
-                f"or CLIPLoss: the bias is folded into the columns. Received: "
-                f"{type(loss).__name__} of {compares_by!r}. Leave initial_bias out."
-            )
+        for part in _parts(loss):
+            by_cosine = getattr(part, "similarity", None) == "cosine"
+            if isinstance(part, Regularizer) and not by_cosine:
+                raise ValueError(
+                    "A DualEncoder's embeddings have length 1 and carry the scale: "
+                    "expected regularizers of cosines only, such as "
+                    "GlobalOrthogonalRegularizationLoss. "
+                    f"Received: {type(part).__name__}."
+                )
+            compares_by = getattr(part, "similarity", getattr(part, "distance", "dot"))
+            if self.bias is not None and compares_by != "dot":
+                raise ValueError(
+                    "With `initial_bias`, expected a loss of dot products, such as "
+                    "SigLIPLoss or CLIPLoss: the bias is folded into the columns. "
+                    f"Received: {type(part).__name__} of {compares_by!r}. Leave "
+                    "initial_bias out."
+                )
         return loss
 
     # Columns in, embeddings out.
@@ -240,5 +231,10 @@ class DualEncoder(ColumnModel):
         )
 
 
-def _in_range(log_scale):
-    return keras.ops.clip(log_scale, 0.0, math.log(LARGEST_SCALE))
+def _parts(loss):
+    """Returns the losses that a loss wraps, or the loss itself."""
+    if isinstance(loss, MatryoshkaLoss):
+        return _parts(loss.loss)
+    if isinstance(loss, WeightedSum):
+        return [part for of in loss.losses.values() for part in _parts(of)]
+    return [loss]

@@ -1,12 +1,23 @@
 """A model with one encoder for one or several columns of inputs."""
 
+import math
+
 import keras
 import tensorflow as tf
 
+from tfembloss.checks import flag
+from tfembloss.distances import directions
 from tfembloss.layers import CrossBatchMemory
 from tfembloss.losses.base import EmbeddingLoss
 from tfembloss.losses.inputs import check_ids, no_targets
 from tfembloss.models.encoder_model import EncoderModel
+from tfembloss.models.scale import (
+    add_log_scale,
+    check_has_scale,
+    check_scale,
+    exclude_from_weight_decay,
+    own_scale,
+)
 
 
 @keras.saving.register_keras_serializable("tfembloss")
@@ -46,6 +57,12 @@ class EmbeddingModel(EncoderModel):
         memory: `tfembloss.layers.CrossBatchMemory`: in training, the loss also compares
             each row with those of earlier batches. For losses on ids, or on columns in one
             direction; `CrossBatchMemory` lists those that cannot use it.
+        learn_scale: whether the scale of the loss, the inverse of its temperature, is
+            learned. It stays between 1 and 100, weight decay leaves it alone, and the logs
+            have it as `scale`. For losses with a `scale` or a `temperature` of cosines:
+            `MultipleNegativesRankingLoss`, `NTXentLoss`, `SupConLoss`, `GISTEmbedLoss`,
+            `CoSENTLoss`, `CLIPLoss` and `SigLIPLoss`.
+        initial_scale: the scale to begin with, 1 to 100; None for that of the loss.
         name, dtype: as in `keras.Model`.
 
     Raises:
@@ -84,6 +101,8 @@ class EmbeddingModel(EncoderModel):
         preprocessor=None,
         mini_batch_size=None,
         memory=None,
+        learn_scale=False,
+        initial_scale=None,
         name=None,
         dtype=None,
     ):
@@ -95,6 +114,41 @@ class EmbeddingModel(EncoderModel):
                 f"memory={memory!r}"
             )
         self.memory = memory
+        self.learn_scale = flag("learn_scale", learn_scale)
+        self.initial_scale = None if initial_scale is None else check_scale(initial_scale)
+        if self.learn_scale:
+            # Not a number until `compile` knows the loss's own, or weights are loaded.
+            self.log_scale = add_log_scale(self, self.initial_scale or math.nan)
+            self.scale_metric = keras.metrics.Mean(name="scale")
+        elif initial_scale is not None:
+            raise ValueError(
+                "`initial_scale` is where a learned scale begins: expected "
+                "learn_scale=True too, or a loss with that scale. Received: "
+                f"initial_scale={initial_scale}, learn_scale=False."
+            )
+
+    @property
+    def scale(self):
+        """The learned scale of the cosines, a tensor."""
+        if not self.learn_scale:
+            raise AttributeError("There is a scale only with learn_scale=True.")
+        return tf.exp(self.log_scale)
+
+    def compile(self, optimizer="rmsprop", loss=None, *args, **kwargs):
+        """`keras.Model.compile`, with one loss; weight decay leaves the scale alone."""
+        super().compile(optimizer, loss, *args, **kwargs)
+        if not self.learn_scale:
+            return
+        self._unit_loss = self.loss.of_unit_scale()
+        exclude_from_weight_decay(self.optimizer, [self.log_scale])
+        if math.isnan(self.log_scale.numpy()):
+            self.log_scale.assign(math.log(own_scale(self.loss)))
+
+    def _checked_loss(self, loss):
+        loss = super()._checked_loss(loss)
+        if self.learn_scale:
+            check_has_scale(loss)
+        return loss
 
     def _layers_of_steps(self):
         """Returns the memory, whose shape depends on the columns in training."""
@@ -102,16 +156,21 @@ class EmbeddingModel(EncoderModel):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Computes the compiled loss of the embeddings, and in training of the memory."""
-        if self.memory is None:
-            return super().compute_loss(x, y, y_pred, sample_weight, training)
-        if not self.memory.built:
+        if self.memory is not None and not self.memory.built:
             self.memory.build(tuple(y_pred.shape))
-        if not training:
-            return super().compute_loss(x, y, y_pred, sample_weight, training)
+        if self.memory is None or not training:
+            if not self.learn_scale:
+                return super().compute_loss(x, y, y_pred, sample_weight, training)
+            return self._with_added_losses(self._loss_of(y, y_pred, sample_weight))
         if not isinstance(self.loss, EmbeddingLoss):
             raise ValueError(
                 "With `memory`, expected one loss of tfembloss.losses in `compile`. "
                 f"Received: loss={self.loss!r}"
+            )
+        if isinstance(y, dict):
+            raise ValueError(
+                "With `memory`, which keeps the ids of rows, expected y as one array of "
+                f"them. Received: a dict of {list(y)}."
             )
         y = no_targets(y_pred) if y is None else tf.convert_to_tensor(y)
         loss = self._loss_of(y, y_pred, sample_weight, self.memory.contents())
@@ -119,3 +178,23 @@ class EmbeddingModel(EncoderModel):
         ids = check_ids(y, y_pred) if has_ids else tf.zeros(tf.shape(y_pred)[:1], tf.int64)
         self.memory.enqueue(y_pred, ids)
         return self._with_added_losses(loss)
+
+    def _loss_of(self, y, y_pred, sample_weight, memory=None):
+        """Computes the loss, with a learned scale in the lengths of the embeddings."""
+        if not self.learn_scale:
+            return super()._loss_of(y, y_pred, sample_weight, memory)
+        root = tf.exp(self.log_scale / 2)  # of the scale, on both sides of a product
+
+        def scaled(embeddings):
+            rows = directions(tf.cast(embeddings, self.loss.dtype))
+            return rows * tf.cast(root, rows.dtype)
+
+        if memory is not None:
+            memory = memory._replace(embeddings=scaled(memory.embeddings))
+        return self._unit_loss(y, scaled(y_pred), sample_weight, memory=memory)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """Computes the compiled metrics of the embeddings, and the learned scale."""
+        if self.learn_scale:
+            self.scale_metric.update_state(self.scale)
+        return super().compute_metrics(x, y, y_pred, sample_weight)

@@ -75,8 +75,11 @@ def _shown(loss):
 
 
 def _value(value):
-    nested = isinstance(value, dict) and "class_name" in value
-    return f"{value['class_name']}(...)" if nested else repr(value)
+    if not isinstance(value, dict):
+        return repr(value)
+    if "class_name" in value:
+        return f"{value['class_name']}(...)"
+    return "{" + ", ".join(f"{k!r}: {_value(part)}" for k, part in value.items()) + "}"
 
 
 def _numbers(metrics):

@@ -58,6 +58,8 @@ class NTXentLoss(PairLoss):
     tiled = True
     counts_repeats = True
 
+    scaled_by = "temperature"
+
     def __init__(
         self,
         temperature=0.07,
@@ -124,6 +126,8 @@ class SupConLoss(PairLoss):
     """
 
     tiled = True
+
+    scaled_by = "temperature"
 
     def __init__(
         self,

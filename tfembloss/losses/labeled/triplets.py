@@ -317,6 +317,8 @@ class TripletLoss(EmbeddingLoss):
         Equal to sentence-transformers' class of the same name.
     """
 
+    targets_are_ids = True  # which are not used
+
     def __init__(
         self,
         margin=5.0,

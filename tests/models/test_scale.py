@@ -1,0 +1,205 @@
+"""A scale of similarities that is learned with the encoder."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfembloss
+from tfembloss import layers, losses, miners
+
+X = np.random.default_rng(0).normal(size=[12, 4]).astype("float32")
+IDS = np.arange(12) % 3
+PAIRS = (X, X[::-1].copy())
+
+
+def model(loss, optimizer=None, compiled=None, **options):
+    keras.utils.set_random_seed(0)
+    encoder = keras.Sequential([keras.Input([4]), keras.layers.Dense(3)])
+    found = tfembloss.EmbeddingModel(encoder, **{"learn_scale": True, **options})
+    found.compile(optimizer or keras.optimizers.SGD(0.1), loss, **(compiled or {}))
+    return found
+
+
+CASES = {
+    "ranking": (losses.MultipleNegativesRankingLoss, "scale", PAIRS, None),
+    "symmetric": (
+        functools.partial(losses.MultipleNegativesRankingLoss, symmetric=True),
+        "scale", PAIRS, None,
+    ),
+    "margin": (
+        functools.partial(losses.MultipleNegativesRankingLoss, relative_margin=0.1),
+        "scale", PAIRS, None,
+    ),
+    "ntxent": (losses.NTXentLoss, "temperature", X, IDS),
+    "mined": (
+        functools.partial(losses.NTXentLoss, miner=miners.MultiSimilarityMiner()),
+        "temperature", X, IDS,
+    ),
+    "supcon": (losses.SupConLoss, "temperature", X, IDS),
+    "cosent": (losses.CoSENTLoss, "scale", PAIRS, np.linspace(0, 1, 12)),
+    "gist": (
+        losses.GISTEmbedLoss, "temperature", PAIRS,
+        np.random.default_rng(1).normal(size=[12, 2, 5]).astype("float32"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_is_the_loss_of_that_scale(name):
+    make, argument, x, y = CASES[name]
+    for scale in (5.0, 8.0):
+        value = {argument: scale if argument == "scale" else 1 / scale}
+        learned = model(make(), initial_scale=scale)
+        fixed = model(make(**value), learn_scale=False)
+        results = [m.evaluate(x, y, batch_size=12, verbose=0) for m in (learned, fixed)]
+        assert results[0][0] == pytest.approx(results[1], rel=1e-5)
+        assert results[0][1] == pytest.approx(scale)
+        assert float(model(make(**value)).scale) == pytest.approx(scale)  # the loss's
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_its_gradient_is_the_slope(name):
+    make, argument, x, y = CASES[name]
+
+    def value(scale):
+        option = {argument: scale if argument == "scale" else 1 / scale}
+        return model(make(**option), learn_scale=False).evaluate(
+            x, y, batch_size=12, verbose=0
+        )
+
+    learned = model(make(), initial_scale=6.0)
+    before = float(learned.log_scale)
+    learned.train_on_batch(x, y)
+    step = 1e-2
+    slope = (value(6.0 * np.exp(step)) - value(6.0 * np.exp(-step))) / (2 * step)
+    moved = (before - float(learned.log_scale)) / 0.1
+    assert moved == pytest.approx(slope, rel=2e-2, abs=1e-4)
+
+
+@pytest.mark.parametrize("how", [
+    {"run_eagerly": True}, {"jit_compile": True}, {"mini_batch_size": 5},
+    {"memory": layers.CrossBatchMemory(12)},
+])  # fmt: skip
+def test_every_mode_learns_the_same(how):
+    options = {k: v for k, v in how.items() if k in ("mini_batch_size", "memory")}
+    compiled = {k: v for k, v in how.items() if k not in options}
+    run = model(losses.SupConLoss(), compiled=compiled, **options)
+    history = run.fit(X, IDS, batch_size=12, epochs=2, shuffle=False, verbose=0).history
+    expected = model(losses.SupConLoss())
+    if "memory" in options:  # empty in the first step; later the earlier rows count too
+        history = {key: values[:1] for key, values in history.items()}
+    others = expected.fit(X, IDS, batch_size=12, epochs=2, shuffle=False, verbose=0).history
+    for key, values in history.items():
+        np.testing.assert_allclose(values, others[key][: len(values)], rtol=1e-5)
+
+
+def test_rows_of_a_memory_count_in_its_gradient():
+    def second_step(scale, rate=0.0):
+        run = model(
+            losses.SupConLoss(), initial_scale=scale, memory=layers.CrossBatchMemory(24)
+        )
+        run.optimizer.learning_rate = 0.0
+        run.train_on_batch(X[::-1].copy(), IDS)  # fills the memory
+        run.reset_metrics()
+        run.optimizer.learning_rate = rate
+        value = run.train_on_batch(X, IDS, return_dict=True)["loss"]
+        return float(value), float(run.log_scale)
+
+    _, moved = second_step(6.0, rate=0.1)
+    step = 1e-2
+    up, down = (second_step(6.0 * np.exp(by))[0] for by in (step, -step))
+    assert (np.log(6.0) - moved) / 0.1 == pytest.approx((up - down) / (2 * step), rel=2e-2)
+
+
+def test_it_stays_in_range_and_does_not_decay():
+    near = np.eye(4, dtype="float32")[np.arange(12) % 4]
+    run = model(
+        losses.MultipleNegativesRankingLoss(),
+        keras.optimizers.AdamW(1.0, weight_decay=0.9),
+        initial_scale=90.0,
+    )
+    run.encoder.trainable = False
+    run.fit((near[:4], near[:4]), epochs=20, verbose=0)
+    assert float(run.scale) == pytest.approx(100.0)
+    still = model(
+        losses.MultipleNegativesRankingLoss(),
+        keras.optimizers.AdamW(0.0, weight_decay=0.9),
+        initial_scale=16.0,
+    )
+    still.fit(PAIRS, epochs=5, verbose=0)
+    assert float(still.scale) == pytest.approx(16.0)
+
+
+def test_half_precision():
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    try:
+        history = model(losses.SupConLoss()).fit(X, IDS, epochs=2, verbose=0).history
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    assert np.isfinite(history["loss"]).all() and history["scale"][1] != history["scale"][0]
+
+
+def test_saved_it_trains_on_and_compiled_again_it_keeps_the_scale(tmp_path):
+    run = model(losses.SupConLoss(), keras.optimizers.Adam(0.01))
+    run.fit(X, IDS, epochs=3, verbose=0)
+    run.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert float(again.scale) == float(run.scale)
+    for each in (run, again):
+        each.fit(X, IDS, epochs=2, shuffle=False, verbose=0)
+    assert float(again.scale) == pytest.approx(float(run.scale), rel=1e-6)
+    again.compile("adam", losses.SupConLoss())
+    assert float(again.scale) == pytest.approx(float(run.scale), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "loss, message",
+    [
+        (losses.TripletMarginLoss(), "a scale or a temperature.*TripletMarginLoss"),
+        (losses.AnglELoss(), "AnglELoss"),
+        ("mse", "MeanSquaredError|str"),
+        (losses.CoSENTLoss(similarity="dot"), "CoSENTLoss of 'dot'"),
+        (losses.NTXentLoss(temperature=0.005), "initial_scale.*a scale of 200"),
+        (
+            losses.MultipleNegativesRankingLoss(similarity="euclidean"),
+            "MultipleNegativesRankingLoss of 'euclidean'",
+        ),
+        (
+            losses.NTXentLoss(miner=miners.TripletMarginMiner(distance="euclidean")),
+            "a miner of directions.*TripletMarginMiner by 'euclidean'",
+        ),
+        (
+            losses.MultipleNegativesRankingLoss(absolute_margin=0.1),
+            "expected a relative_margin",
+        ),
+        (losses.WeightedSum({"a": losses.SupConLoss()}), "WeightedSum"),
+    ],
+)
+def test_losses_without_a_scale_are_refused(loss, message):
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        model(loss)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(initial_scale=0.5), "a number from 1 to 100"),
+        (dict(learn_scale=False, initial_scale=20), "learn_scale=True too"),
+        (dict(learn_scale=1), "must be True or False"),
+    ],
+)
+def test_bad_arguments(options, message):
+    with pytest.raises(ValueError, match=message):
+        model(losses.SupConLoss(), **options)
+
+
+def test_the_scale_is_no_part_of_an_export(tmp_path):
+    run = model(losses.SupConLoss())
+    tfembloss.export_encoder(run, tmp_path / "encoder", normalize=False)
+    served = tf.saved_model.load(str(tmp_path / "encoder")).signatures["serving_default"]
+    (name,) = served.structured_input_signature[1]
+    found = served(**{name: tf.constant(X)})["embedding"]
+    np.testing.assert_allclose(found, run.predict(X, verbose=0), rtol=1e-5)
