@@ -85,7 +85,7 @@ def test_weights_without_targets_are_kept():
         ((np.array(["2020"], "datetime64[Y]"),), {}, r"datetime64\[Y\] as column 0"),
         ((tf.ragged.constant([[1], [1, 2]]),), {}, r"\.to_tensor\(\)"),
         ((["a", "b"],), {"y": [1, None]}, "None in row 1 of y"),
-        ((["a", "b"],), {"y": {"a": 1}}, "a dict as y"),
+        ((["a", "b"],), {"y": {"a": 1}}, r"a single value as y\['a'\]"),
         ((["a", "b"],), {"sample_weight": ["1", "2"]}, "numbers as sample_weight"),
         ((np.ma.masked_array([1, 2], [0, 1]),), {}, "None in row 1"),
         ((["a"], ["A"]), {"y": [1, 2]}, r"\[1, 1, 2\]"),

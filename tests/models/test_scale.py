@@ -57,7 +57,9 @@ def test_it_is_the_loss_of_that_scale(name):
         results = [m.evaluate(x, y, batch_size=12, verbose=0) for m in (learned, fixed)]
         assert results[0][0] == pytest.approx(results[1], rel=1e-5)
         assert results[0][1] == pytest.approx(scale)
-        assert float(model(make(**value)).scale) == pytest.approx(scale)  # the loss's
+        assert float(model(make(**value)).learned_scale) == pytest.approx(
+            scale
+        )  # the loss's
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -123,14 +125,14 @@ def test_it_stays_in_range_and_does_not_decay():
     )
     run.encoder.trainable = False
     run.fit((near[:4], near[:4]), epochs=20, verbose=0)
-    assert float(run.scale) == pytest.approx(100.0)
+    assert float(run.learned_scale) == pytest.approx(100.0)
     still = model(
         losses.MultipleNegativesRankingLoss(),
         keras.optimizers.AdamW(0.0, weight_decay=0.9),
         initial_scale=16.0,
     )
     still.fit(PAIRS, epochs=5, verbose=0)
-    assert float(still.scale) == pytest.approx(16.0)
+    assert float(still.learned_scale) == pytest.approx(16.0)
 
 
 def test_half_precision():
@@ -147,12 +149,12 @@ def test_saved_it_trains_on_and_compiled_again_it_keeps_the_scale(tmp_path):
     run.fit(X, IDS, epochs=3, verbose=0)
     run.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
-    assert float(again.scale) == float(run.scale)
+    assert float(again.learned_scale) == float(run.learned_scale)
     for each in (run, again):
         each.fit(X, IDS, epochs=2, shuffle=False, verbose=0)
-    assert float(again.scale) == pytest.approx(float(run.scale), rel=1e-6)
+    assert float(again.learned_scale) == pytest.approx(float(run.learned_scale), rel=1e-6)
     again.compile("adam", losses.SupConLoss())
-    assert float(again.scale) == pytest.approx(float(run.scale), rel=1e-6)
+    assert float(again.learned_scale) == pytest.approx(float(run.learned_scale), rel=1e-6)
 
 
 @pytest.mark.parametrize(

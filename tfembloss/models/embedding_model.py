@@ -128,10 +128,10 @@ class EmbeddingModel(EncoderModel):
             )
 
     @property
-    def scale(self):
-        """The learned scale of the cosines, a tensor."""
+    def learned_scale(self):
+        """The scale of the cosines, a tensor."""
         if not self.learn_scale:
-            raise AttributeError("There is a scale only with learn_scale=True.")
+            raise AttributeError("A scale is learned only with learn_scale=True.")
         return tf.exp(self.log_scale)
 
     def compile(self, optimizer="rmsprop", loss=None, *args, **kwargs):
@@ -196,5 +196,5 @@ class EmbeddingModel(EncoderModel):
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Computes the compiled metrics of the embeddings, and the learned scale."""
         if self.learn_scale:
-            self.scale_metric.update_state(self.scale)
+            self.scale_metric.update_state(self.learned_scale)
         return super().compute_metrics(x, y, y_pred, sample_weight)
