@@ -100,11 +100,12 @@ def draw(embeddings, labels, path):
 
     from tfembloss.evaluation import plot_embeddings
 
-    figure = Figure(figsize=(6 * len(embeddings), 5.5), layout="constrained")
+    width = max(3.4, 12 / len(embeddings))
+    figure = Figure(figsize=(width * len(embeddings), width), layout="constrained")
     axes = figure.subplots(1, len(embeddings))
     for axis, (title, points) in zip(axes, embeddings.items(), strict=True):
         plot_embeddings(keras.utils.normalize(points), labels, ax=axis)
-        axis.set_title(f"{title}: {axis.get_title()}")
+        axis.set_title(f"{title}\n{axis.get_title()}", fontsize="medium")
         if axis is not axes[-1]:
             axis.get_legend().remove()  # the last one's is of all
     path.parent.mkdir(parents=True, exist_ok=True)

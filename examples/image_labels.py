@@ -85,7 +85,7 @@ def losses(num_classes):
     return {
         "ArcFace": (ArcFaceLoss(scale=SCALE), CosineHead(num_classes)),
         "CosFace": (CosFaceLoss(scale=SCALE), CosineHead(num_classes)),
-        "sub-centre ArcFace": (ArcFaceLoss(scale=SCALE), three_faces),
+        "sub-center ArcFace": (ArcFaceLoss(scale=SCALE), three_faces),
     }
 
 
