@@ -37,7 +37,7 @@ def mix(
 
     Args:
         datasets: dict of name to a `tf.data.Dataset` of batches, all of the same structure,
-            such as `{"faq": (x, y), "news": (x, y)}` made by `columns(...).batch(...)`.
+            such as those of `columns(...).batch(...)`.
         strategy: `"proportional"`, `"temperature"` or `"round_robin"`; not used if weights
             are given.
         weights: dict of name to the share of the batches, numbers >= 0 that need not sum to
@@ -76,8 +76,8 @@ def mix(
     shares = _shares(names, sizes, strategy, weights, non_negative("alpha", alpha))
     used = shares > 0
     limit = np.max if stop == "all_exhausted" else np.min
-    # Less the error of a division, which must not cost or add a batch.
     length = limit(sizes[used] / shares[used])
+    # The error of a division must not cost a batch.
     counts = np.floor(length * shares + 1e-6).astype(int)
     if stop == "all_exhausted":
         counts = np.where(used, np.maximum(counts, 1), 0)

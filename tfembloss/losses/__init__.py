@@ -70,6 +70,7 @@ from tfembloss.losses.labeled.triplets import (
     TripletMarginLoss,
 )
 from tfembloss.losses.names import make_known
+from tfembloss.losses.ranked_pairs import AnglELoss, CoSENTLoss
 from tfembloss.losses.recommended import for_data
 from tfembloss.losses.reconstruction import DenoisingAutoEncoderLoss
 from tfembloss.losses.regularizers import (
@@ -79,10 +80,8 @@ from tfembloss.losses.regularizers import (
     ZeroMeanRegularizationLoss,
 )
 from tfembloss.losses.scored_pairs import (
-    AnglELoss,
     ContrastiveLoss,
     ContrastiveTensionLoss,
-    CoSENTLoss,
     CosineSimilarityLoss,
     OnlineContrastiveLoss,
 )

@@ -9,11 +9,10 @@ from tfembloss.losses.in_batch import (
     SigLIPLoss,
 )
 from tfembloss.losses.labeled.triplets import TripletLoss, TripletMarginLoss
+from tfembloss.losses.ranked_pairs import AnglELoss, CoSENTLoss
 from tfembloss.losses.reconstruction import DenoisingAutoEncoderLoss
 from tfembloss.losses.scored_pairs import (
-    AnglELoss,
     ContrastiveLoss,
-    CoSENTLoss,
     CosineSimilarityLoss,
     OnlineContrastiveLoss,
 )

@@ -55,12 +55,12 @@ def exclude_from_weight_decay(optimizer, variables):
 
 
 def check_has_scale(loss):
-    """Raises ValueError if a loss has no scale of cosines or dot products to learn."""
+    """Raises ValueError if a loss has no scale of cosines to learn."""
     is_ours = isinstance(loss, EmbeddingLoss) and loss.scaled_by is not None
     compares_by = getattr(loss, "similarity", getattr(loss, "distance", None))
     is_chosen = is_ours and {"similarity", "distance"} & set(loss.get_config())
     # Those of two modalities are always of dot products, of embeddings of length 1.
-    if not is_ours or compares_by != ("cosine" if is_chosen else compares_by):
+    if not is_ours or (is_chosen and compares_by != "cosine"):
         of = f" of {compares_by!r}" if is_ours else ""
         raise ValueError(
             "With `learn_scale`, expected a loss with a scale or a temperature of cosines, "
