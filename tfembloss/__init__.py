@@ -73,6 +73,7 @@ from tfembloss.models import (  # noqa: E402
     DualEncoder,
     EmbeddingClassifier,
     EmbeddingModel,
+    MultiTaskModel,
 )
 
 __version__ = importlib.metadata.version("tfembloss")
@@ -84,6 +85,7 @@ __all__ = [
     "DualEncoder",
     "EmbeddingClassifier",
     "EmbeddingModel",
+    "MultiTaskModel",
     "callbacks",
     "data",
     "distances",

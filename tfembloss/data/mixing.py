@@ -68,11 +68,34 @@ def mix(
         the first has ended.
     """
     _check_datasets(datasets)
+    _check_alike(datasets)
+    order = order_of_batches(
+        datasets, strategy, weights=weights, alpha=alpha, stop=stop, seed=seed
+    )
+    numbers = [list(datasets).index(name) for name in order]
+    mixed = tf.data.Dataset.choose_from_datasets(
+        [dataset.repeat() for dataset in datasets.values()],
+        tf.data.Dataset.from_tensor_slices(np.array(numbers, "int64")),
+        stop_on_empty_dataset=False,
+    )
+    return mixed.apply(tf.data.experimental.assert_cardinality(len(order)))
+
+
+def order_of_batches(
+    datasets,
+    strategy="proportional",
+    *,
+    weights=None,
+    alpha=0.5,
+    stop="all_exhausted",
+    seed=0,
+):
+    """Returns the names of the datasets in the order of an epoch's batches; see `mix`."""
     one_of("strategy", strategy, STRATEGIES)
     one_of("stop", stop, STOPS)
     integer("seed", seed, 0)
     names = list(datasets)
-    sizes = np.array([_size(name, datasets[name]) for name in names])
+    sizes = np.array([num_batches(name, datasets[name]) for name in names])
     shares = _shares(names, sizes, strategy, weights, non_negative("alpha", alpha))
     used = shares > 0
     limit = np.max if stop == "all_exhausted" else np.min
@@ -86,11 +109,7 @@ def mix(
     else:
         order = np.repeat(np.arange(len(names)), counts)
         np.random.default_rng(seed).shuffle(order)
-    choices = tf.data.Dataset.from_tensor_slices(order.astype("int64"))
-    mixed = tf.data.Dataset.choose_from_datasets(
-        [datasets[name].repeat() for name in names], choices, stop_on_empty_dataset=False
-    )
-    return mixed.apply(tf.data.experimental.assert_cardinality(len(order)))
+    return [names[number] for number in order]
 
 
 def _check_datasets(datasets):
@@ -106,6 +125,9 @@ def _check_datasets(datasets):
                 "tfembloss.data.columns(...).batch(...). Received: "
                 f"{type(dataset).__name__} as {name!r}."
             )
+
+
+def _check_alike(datasets):
     (first, expected), *others = (
         (name, dataset.element_spec) for name, dataset in datasets.items()
     )
@@ -124,7 +146,8 @@ def _kind(spec):
     )
 
 
-def _size(name, dataset):
+def num_batches(name, dataset):
+    """Returns a dataset's number of batches. Raises ValueError if it is 0 or unknown."""
     size = int(dataset.cardinality())
     if size > 0:
         return size

@@ -7,6 +7,7 @@
 | `DualEncoder` | two towers, as of images and texts, with their loss |
 | `ContrastiveTensionModel` | an encoder and its `twin`, on texts alone |
 | `DenoisingAutoEncoder` | an encoder and a `SentenceDecoder`, on texts alone |
+| `MultiTaskModel` | one encoder in several of the above at once, each with its data |
 | `CrossEncoder` | an encoder of pairs, read together, to one score; with a loss of Keras |
 
 `tfembloss.losses` says which loss for which data.
@@ -20,6 +21,7 @@ from tfembloss.models.denoising_autoencoder import DenoisingAutoEncoder
 from tfembloss.models.dual_encoder import DualEncoder
 from tfembloss.models.embedding_model import EmbeddingModel
 from tfembloss.models.head_optimizer import HeadOptimizer
+from tfembloss.models.multi_task import MultiTaskModel
 
 __all__ = [
     "ContrastiveTensionModel",
@@ -29,6 +31,7 @@ __all__ = [
     "EmbeddingClassifier",
     "EmbeddingModel",
     "HeadOptimizer",
+    "MultiTaskModel",
     "SentenceDecoder",
     "twin",
 ]

@@ -61,6 +61,7 @@ class ColumnModel(Configurable, WholeModel):
                 "Expected no loss_weights, as there is one loss: WeightedSum has weights. "
                 f"Received: loss_weights={loss_weights!r}"
             )
+        self._shares_optimizer, self._loss_weight = False, 1
         super().compile(optimizer, self._checked_loss(loss), *args, **kwargs)
         names = self.loss.counted if isinstance(self.loss, WeightedSum) else ()
         with self.distribute_strategy.scope():
@@ -105,6 +106,16 @@ class ColumnModel(Configurable, WholeModel):
         if getattr(self.loss, "reduction", "mean") != "sum":
             loss *= replicas.share(tf.cast(tf.shape(y_pred)[0], loss.dtype))
         return self._with_added_losses(replicas.alike(loss))
+
+    _loss_weight = 1  # of a task of a MultiTaskModel
+
+    def _compute_loss(self, *args, **kwargs):
+        """Computes the loss for a step: the weight of a task is in its gradient only."""
+        loss = super()._compute_loss(*args, **kwargs)
+        if self._loss_weight == 1:
+            return loss
+        weighted = self._loss_weight * loss
+        return weighted + tf.stop_gradient(loss - weighted)
 
     def _loss_of(self, y, y_pred, sample_weight, memory=None):
         """Computes a loss of this package, and records the parts of a sum."""

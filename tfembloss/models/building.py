@@ -18,6 +18,8 @@ class WholeModel(keras.Model):
         name, dtype: as in `keras.Model`.
     """
 
+    _shares_optimizer = False  # with the other tasks of a MultiTaskModel, which builds it
+
     def __init__(self, name=None, dtype=None):
         super().__init__(name=name, dtype=dtype)
         self._was_traced = False  # to build parts that only a call builds
@@ -47,8 +49,13 @@ class WholeModel(keras.Model):
     def _is_complete(self):
         if self._unbuilt() and not self._was_traced:
             return False
-        parts = [self._compile_metrics, self.optimizer] if self.compiled else []
-        return all(part is None or part.built for part in parts)
+        if not self.compiled:
+            return True
+        metrics, optimizer = self._compile_metrics, self._own_optimizer()
+        return all(part is None or part.built for part in (metrics, optimizer))
+
+    def _own_optimizer(self):
+        return None if self._shares_optimizer else self.optimizer
 
     def _unbuilt(self):
         of_steps = {id(layer) for layer in self._layers_of_steps()}
@@ -79,8 +86,9 @@ class WholeModel(keras.Model):
             compute_output_spec(
                 self.compute_metrics, x, y, y_pred, sample_weight=sample_weight
             )
-        if self.optimizer is not None and not self.optimizer.built:
-            self.optimizer.build(self.trainable_variables)
+        optimizer = self._own_optimizer()
+        if optimizer is not None and not optimizer.built:
+            optimizer.build(self.trainable_variables)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         # Keras 3.15 draws a batch under a strategy to infer shapes, so that data resampled
