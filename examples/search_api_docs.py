@@ -125,14 +125,18 @@ class BM25:
             rarity = math.log(1 + (len(words) - len(rows) + 0.5) / (len(rows) + 0.5))
             self.scores[word] = rows, rarity * times * (k1 + 1) / (times + norms[rows])
 
-    def rank(self, query, k):
-        """Returns the k best rows, best first."""
+    def score(self, query):
+        """Returns the scores of all documents."""
         scores = np.zeros(self.num_documents)
         for word in self._words(query):
             if word in self.scores:
                 rows, gains = self.scores[word]
                 scores[rows] += gains
-        return np.argsort(-scores, kind="stable")[:k]
+        return scores
+
+    def rank(self, query, k):
+        """Returns the k best rows, best first."""
+        return np.argsort(-self.score(query), kind="stable")[:k]
 
     @staticmethod
     def _words(text):

@@ -217,6 +217,40 @@ def embedding_model(loss, rows, **options):
         return trained(tfembloss.EmbeddingModel(encoder, **options), loss, x)
 
 
+def mixture():
+    """Three tasks with one encoder, in a mixture: pairs, labels with a head, scores."""
+    a, b, c = np.random.default_rng(0).normal(size=[3, arguments.rows, 6]).astype("f")
+    with strategy.scope():
+        keras.utils.set_random_seed(0)
+        encoder = keras.Sequential([keras.layers.Dense(5)])
+        model = tfembloss.MultiTaskModel(
+            {
+                "pairs": tfembloss.EmbeddingModel(encoder, learn_scale=True),
+                "labels": tfembloss.EmbeddingClassifier(
+                    encoder, tfembloss.layers.CosineHead(3)
+                ),
+                "scores": tfembloss.EmbeddingModel(encoder, mini_batch_size=4),
+            }
+        )
+        model.compile(
+            keras.optimizers.Adam(0.01),
+            {
+                "pairs": tfembloss.losses.MultipleNegativesRankingLoss(scale=5.0),
+                "labels": tfembloss.losses.ArcFaceLoss(scale=5.0),
+                "scores": tfembloss.losses.CoSENTLoss(),
+            },
+            loss_weights={"scores": 0.5},
+        )
+        y = {"labels": np.arange(arguments.rows) % 3, "scores": np.arange(arguments.rows)}
+        data = {"pairs": (a, b), "labels": c, "scores": (b, c)}
+        history = model.fit(
+            data, y, batch_size=8, epochs=2, shuffle=False, verbose=0, mixing="round_robin",
+            validation_data=({"labels": c}, {"labels": y["labels"]}),
+        ).history  # fmt: skip
+    weights = np.concatenate([np.ravel(v) for v in model.get_weights()])
+    return {**history, "weights": weights}
+
+
 def of_several_optimizers():
     """A model whose kernels, biases and first layer have optimizers of their own."""
     x = tuple(np.random.default_rng(0).normal(size=[2, arguments.rows, 6]).astype("f"))
@@ -324,6 +358,7 @@ MODELS = {
         ),
         arguments.rows - 1,
     ),
+    "mixture": mixture,
     "SigLIPLoss": lambda: dual_encoder(
         tfembloss.losses.SigLIPLoss(), initial_scale=10.0, initial_bias=-10.0
     ),

@@ -115,7 +115,8 @@ class MultiTaskModel(EncoderModel):
             loss: dict of a task's name to its loss.
             loss_weights: dict of a task's name to its weight $w_t$, >= 0; 1 for those that
                 are left out. A task of weight 0 is not trained.
-            metrics, weighted_metrics: dict of a task's name to its metrics, or None.
+            metrics: dict of a task's name to its metrics, or None.
+            weighted_metrics: the same of those weighted by `sample_weight`.
             **kwargs: see `keras.Model.compile`.
         """
         loss = self._by_name("loss", loss)
@@ -196,13 +197,14 @@ class MultiTaskModel(EncoderModel):
         Args:
             x: dict of a task's name to its data: rows as its own `fit` takes them, or a
                 `tf.data.Dataset` of batches.
-            y, sample_weight, class_weight: dict of a task's name to what its own `fit`
-                takes, for those given as rows; or None.
+            y: dict of a task's name to its y, for tasks given as rows; or None.
             batch_size: the number of rows of a batch, or a dict of a task's name to it.
+            sample_weight: dict of a task's name to its weights of rows, likewise.
             validation_data: as x, or a tuple of as x, y and sample_weight, for some or all
                 of the tasks.
             validation_split: see `keras.Model.fit`; for the tasks given as rows.
             shuffle: whether rows are shuffled.
+            class_weight: dict of a task's name to its weights of classes, likewise.
             mixing: the share of each task in the steps of an epoch: the name of a strategy
                 of `tfembloss.data.mix`, or a dict of the arguments of `mix`, such as
                 `{"strategy": "temperature", "alpha": 0.3}` or `{"weights": {...}}`.
@@ -397,7 +399,7 @@ class MultiTaskModel(EncoderModel):
         return {"loss": loss, **logs, **({} if evaluated else steps)}
 
     def _flatten_metrics_in_order(self, logs):
-        return list(logs.values())
+        return [logs[name] for name in self.metrics_names]
 
     # Building.
 
