@@ -93,7 +93,7 @@ def test_string_ids(every_case, tmp_path):
     assert_same(train(tmp_path, 2, *options), every_case[1])
 
 
-FIT = "--fit", "MultipleNegativesRankingLoss-ids"
+FIT = "--fit", "MultipleNegativesRankingLoss-ids", "--models", "tasks", "mixed"
 
 
 @pytest.fixture(scope="module")

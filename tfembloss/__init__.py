@@ -6,6 +6,7 @@
 | train it with a head of class centers or labels of pairs | `EmbeddingClassifier` |
 | train two towers, as of images and texts | `DualEncoder` |
 | train it on texts alone | `ContrastiveTensionModel`, `DenoisingAutoEncoder` |
+| train one encoder on several datasets, with a loss each | `MultiTaskModel` |
 | score pairs of texts, read together | `CrossEncoder` |
 | choose a loss, a miner, a head | `tfembloss.losses`, `tfembloss.miners`, \
 `tfembloss.layers` |

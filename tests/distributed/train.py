@@ -217,38 +217,49 @@ def embedding_model(loss, rows, **options):
         return trained(tfembloss.EmbeddingModel(encoder, **options), loss, x)
 
 
-def mixture():
-    """Three tasks with one encoder, in a mixture: pairs, labels with a head, scores."""
+def several_tasks():
+    """Two tasks with one encoder, pairs and labels with a head, and batches in turn."""
     a, b, c = np.random.default_rng(0).normal(size=[3, arguments.rows, 6]).astype("f")
+    labels = np.arange(arguments.rows) % 3
     with strategy.scope():
         keras.utils.set_random_seed(0)
         encoder = keras.Sequential([keras.layers.Dense(5)])
-        model = tfembloss.MultiTaskModel(
-            {
-                "pairs": tfembloss.EmbeddingModel(encoder, learn_scale=True),
-                "labels": tfembloss.EmbeddingClassifier(
-                    encoder, tfembloss.layers.CosineHead(3)
-                ),
-                "scores": tfembloss.EmbeddingModel(encoder, mini_batch_size=4),
-            }
-        )
-        model.compile(
-            keras.optimizers.Adam(0.01),
-            {
-                "pairs": tfembloss.losses.MultipleNegativesRankingLoss(scale=5.0),
-                "labels": tfembloss.losses.ArcFaceLoss(scale=5.0),
-                "scores": tfembloss.losses.CoSENTLoss(),
-            },
-            loss_weights={"scores": 0.5},
-        )
-        y = {"labels": np.arange(arguments.rows) % 3, "scores": np.arange(arguments.rows)}
-        data = {"pairs": (a, b), "labels": c, "scores": (b, c)}
-        history = model.fit(
-            data, y, batch_size=8, epochs=2, shuffle=False, verbose=0, mixing="round_robin",
-            validation_data=({"labels": c}, {"labels": y["labels"]}),
-        ).history  # fmt: skip
-    weights = np.concatenate([np.ravel(v) for v in model.get_weights()])
-    return {**history, "weights": weights}
+        head = tfembloss.layers.CosineHead(3)
+        tasks = {
+            "pairs": tfembloss.EmbeddingModel(encoder, learn_scale=True),
+            "labels": tfembloss.EmbeddingClassifier(encoder, head),
+        }
+        model = tfembloss.MultiTaskModel(tasks)
+        losses = {
+            "pairs": tfembloss.losses.MultipleNegativesRankingLoss(scale=5.0),
+            "labels": tfembloss.losses.ArcFaceLoss(scale=5.0),
+        }
+        model.compile(keras.optimizers.Adam(0.01), losses, loss_weights={"labels": 0.5})
+    history = model.fit(
+        {"pairs": (a, b), "labels": c}, {"labels": labels}, batch_size=8, shuffle=False,
+        mixing="round_robin", epochs=2, verbose=0,
+        validation_data=({"labels": c}, {"labels": labels}),
+    ).history  # fmt: skip
+    return {
+        **history,
+        "weights": np.concatenate([np.ravel(v) for v in model.get_weights()]),
+    }
+
+
+def mixed():
+    """A stream of batches of two datasets."""
+    rows = np.random.default_rng(0).normal(size=[2, 2, 18, 6]).astype("float32")
+    datasets = {
+        name: tfembloss.data.columns(*columns).batch(8)
+        for name, columns in zip("ab", rows, strict=True)
+    }
+    with strategy.scope():
+        keras.utils.set_random_seed(0)
+        model = tfembloss.EmbeddingModel(keras.Sequential([keras.layers.Dense(5)]))
+        model.compile("sgd", tfembloss.losses.MultipleNegativesRankingLoss(scale=5.0))
+    batches = tfembloss.data.mix(datasets, weights={"a": 2, "b": 1})
+    losses = model.fit(batches, epochs=2, verbose=0).history["loss"]
+    return {"loss": losses, "weights": model.get_weights()[0]}
 
 
 def of_several_optimizers():
@@ -358,7 +369,8 @@ MODELS = {
         ),
         arguments.rows - 1,
     ),
-    "mixture": mixture,
+    "tasks": several_tasks,
+    "mixed": mixed,
     "SigLIPLoss": lambda: dual_encoder(
         tfembloss.losses.SigLIPLoss(), initial_scale=10.0, initial_bias=-10.0
     ),
@@ -455,13 +467,13 @@ def _stack(x, dim):
 cases = CASES
 if arguments.only:
     cases = {name: CASES[name] for name in arguments.only}
+results = {name: fit(CASES[name]) for name in arguments.fit}
 if arguments.models is not None:
-    results = {name: (MODELS | OTHERS)[name]() for name in arguments.models or MODELS}
+    names = arguments.models or MODELS
+    results |= {name: (MODELS | OTHERS)[name]() for name in names}
 elif arguments.stock:
     results = stock_models()
-elif arguments.fit:
-    results = {name: fit(CASES[name]) for name in arguments.fit}
-else:
+elif not arguments.fit:
     results = descend(cases)
 
 if '"index": 1' not in os.environ.get("TF_CONFIG", ""):

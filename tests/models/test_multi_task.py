@@ -330,7 +330,7 @@ def test_errors_of_tasks(tasks, message):
         ({"metrics": {"c": ["mse"]}}, "in metrics. Received: 'c'"),
         (
             {"optimizer": keras.optimizers.SGD(gradient_accumulation_steps=2)},
-            "without gradient_accumulation_steps.*mini_batch_size",
+            "without gradient_accumulation_steps.*2. Give.*mini_batch_size",
         ),
         ({"loss": {"a": losses.ArcFaceLoss(), "b": RANKING}}, "ArcFaceLoss takes class"),
     ],
@@ -382,5 +382,8 @@ def test_errors_that_name_what_to_do_instead():
     found.fit(PAIR, batch_size=12, verbose=0)  # corrected, it trains
     with pytest.raises(ValueError, match=r'model\.tasks\["a"\]\.train_on_batch'):
         found.train_on_batch(PAIR)
+    found.tasks["b"].compile("sgd", RANKING)
+    with pytest.raises(ValueError, match="'b', compiled by itself"):
+        found.fit(PAIR)
     with pytest.raises(ValueError, match=r"base = EmbeddingModel\.from_pretrained"):
         tfembloss.MultiTaskModel.from_pretrained("folder")

@@ -269,6 +269,12 @@ class MultiTaskModel(EncoderModel):
     def _trained(self, x, y, sample_weight, batch_size, shuffle, mixing):
         """Returns batches of the tasks that are trained, in the order of an epoch."""
         names = self._parts.trained
+        for name in names:
+            if self.tasks[name].optimizer is not self.optimizer:
+                raise ValueError(
+                    "Expected tasks as `compile` of this model left them. Received: "
+                    f"{name!r}, compiled by itself since. Call compile of this model again."
+                )
         if missing := [name for name in names if name not in x]:
             raise ValueError(
                 f"Expected data for each task, {names}. Received: none for {missing[0]!r}. "
@@ -432,7 +438,7 @@ class MultiTaskModel(EncoderModel):
         config["encoder"] = keras.saving.serialize_keras_object(self.encoder)
         for task in config["tasks"].values():
             task.pop("compile_config", None)
-            task["config"].pop("encoder", None)
+            task["config"]["encoder"] = None
         return config
 
     @classmethod
@@ -480,13 +486,13 @@ def _check_tasks(tasks):
 
 def _check_no_accumulation(optimizer):
     inner = getattr(optimizer, "inner_optimizer", optimizer)
-    if getattr(inner, "gradient_accumulation_steps", None):
-        raise ValueError(
-            "Expected an optimizer without gradient_accumulation_steps: Keras would drop "
-            "the gradients of other tasks' heads. Received: "
-            f"{inner.gradient_accumulation_steps}. Give the tasks larger batches, and "
-            "`mini_batch_size` to bound their memory."
-        )
+    for part in getattr(inner, "parts", [inner]):  # of a MultiOptimizer
+        if steps := part.gradient_accumulation_steps:
+            raise ValueError(
+                "Expected an optimizer without gradient_accumulation_steps: Keras would "
+                f"drop the gradients of other tasks' heads. Received: {steps}. Give the "
+                "tasks larger batches, and `mini_batch_size` to bound their memory."
+            )
 
 
 def _options(mixing):
