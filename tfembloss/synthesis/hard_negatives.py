@@ -224,98 +224,127 @@ def mine_hard_negatives(
         four candidates at random by default, and gives a query with fewer positives than
         others candidates beyond range_max.
     """
-    queries, corpus, positives = check_task(queries, corpus, positives)
-    positives_of = by_query(queries, positives)
-    queries, positives = list(positives_of), list(positives_of.values())
-    num_negatives = integer("num_negatives", num_negatives, 1)
-    range_min = integer("range_min", range_min, 0)
-    batch_size = integer("batch_size", batch_size, 1)
-    names = ("absolute_margin", "relative_margin", "max_score", "min_score")
-    values = (absolute_margin, relative_margin, max_score, min_score)
-    conditions = check_conditions(**dict(zip(names, values, strict=True)))
     rng = generator(sampling, seed)
-    num_positives = np.array(list(map(len, positives)))
-    thinned = rng is not None or cross_encoder is not None
-    thinned = thinned or any(name != "min_score" for name in conditions)
-    default = num_negatives * (10 if thinned else 1) + num_positives
-    counts = _num_candidates(range_min, range_max, num_negatives, default)
-    of_queries, of_corpus = embedders(embed, batch_size)
-    score = None if cross_encoder is None else scorer(cross_encoder, batch_size)
-
-    return _mine(
+    task = MiningTask(
         queries,
         corpus,
         positives,
-        embedders=(of_queries, of_corpus),
-        score=score,
-        counts=counts,
-        conditions=conditions,
+        num_negatives=num_negatives,
+        range_min=range_min,
+        range_max=range_max,
+        min_score=min_score,
+        max_score=max_score,
+        absolute_margin=absolute_margin,
+        relative_margin=relative_margin,
+        is_random=rng is not None,
+        cross_encoder=cross_encoder,
         distance=distance,
-        sample=(range_min, num_negatives, rng),
         batch_size=batch_size,
-        verbose=verbose,
     )
+    return task.mine(embedders(embed, task.batch_size), rng, verbose)
 
 
-def _mine(
-    queries,
-    corpus,
-    positives,
-    *,
-    embedders,
-    score,
-    counts,
-    conditions,
-    distance,
-    sample,
-    batch_size,
-    verbose,
-):
-    """Mines hard negatives of checked arguments."""
-    of_queries, of_corpus = embedders
-    range_min, num_negatives, rng = sample
-    # Each text once: the corpus, followed by the positives that are not in it.
-    texts = unique(itertools.chain(corpus, *positives))
-    row_of = {text: row for row, text in enumerate(texts)}
-    query_of_pair = np.repeat(np.arange(len(queries)), list(map(len, positives)))
-    row_of_pair = np.array([row_of[text] for of in positives for text in of])
-    embeddings = (
-        embed_all(of_queries, queries, batch_size, "queries", verbose),
-        embed_all(of_corpus, texts, batch_size, "texts", verbose),
-    )
-    excluded = rows_of_known(queries, corpus, positives)
-    found, candidates, bounds = _search(
-        *embeddings, len(corpus), counts, excluded, distance, verbose
-    )
-    pairs = query_of_pair, row_of_pair
-    if score is None:
-        both = _by_distance(distance, embeddings, pairs, candidates, found, conditions)
-    else:
-        rows = [np.concatenate(parts) for parts in zip(pairs, candidates, strict=True)]
-        of_all = _pair_scores(score, queries, texts, rows, batch_size, verbose)
-        both = np.split(of_all, [len(row_of_pair)])
-    positive_scores, scores = both
+class MiningTask:
+    """Checked arguments of `mine_hard_negatives`, to mine with one model after another.
 
-    (begins,) = np.nonzero(np.diff(query_of_pair, prepend=-1))
-    lowest = np.minimum.reduceat(positive_scores, begins)[candidates[0]]
-    least = 1 if _is_cosine(distance) and score is None else 0
-    remain, removed = remove(scores, lowest, conditions, least)
-    taken = [
-        begin + take(remain[begin:end], scores[begin:end], range_min, num_negatives, rng)
-        for begin, end in itertools.pairwise(bounds)
-    ]
-    if verbose:
-        print(summary(taken, num_negatives, positive_scores, scores, removed))
-    taken_of_pair = [taken[query] for query in query_of_pair]
-    return HardNegatives(
-        [queries[query] for query in query_of_pair],
-        [texts[row] for row in row_of_pair],
-        [[texts[row] for row in candidates[1][rows]] for rows in taken_of_pair],
-        [
-            np.append(of_positive, scores[rows])
-            for of_positive, rows in zip(positive_scores, taken_of_pair, strict=True)
-        ],
-    )
+    `queries` are without duplicates, each with the list of its `positives`; `known` are the
+    rows of `corpus` that are a query's own text or one of its positives.
+    """
+
+    def __init__(
+        self,
+        queries,
+        corpus,
+        positives,
+        *,
+        num_negatives,
+        range_min,
+        range_max,
+        min_score,
+        max_score,
+        absolute_margin,
+        relative_margin,
+        is_random,
+        cross_encoder,
+        distance,
+        batch_size,
+    ):
+        queries, self.corpus, positives = check_task(queries, corpus, positives)
+        positives_of = by_query(queries, positives)
+        self.queries, self.positives = list(positives_of), list(positives_of.values())
+        self.known = rows_of_known(self.queries, self.corpus, self.positives)
+        self.num_negatives = integer("num_negatives", num_negatives, 1)
+        self.range_min = integer("range_min", range_min, 0)
+        self.batch_size = integer("batch_size", batch_size, 1)
+        self.conditions = check_conditions(
+            absolute_margin=absolute_margin,
+            relative_margin=relative_margin,
+            max_score=max_score,
+            min_score=min_score,
+        )
+        num_positives = np.array(list(map(len, self.positives)))
+        thinned = is_random or cross_encoder is not None
+        thinned = thinned or any(name != "min_score" for name in self.conditions)
+        default = self.num_negatives * (10 if thinned else 1) + num_positives
+        self._counts = _num_candidates(
+            self.range_min, range_max, self.num_negatives, default
+        )
+        distances.get(distance)
+        self.distance = distance
+        self._score = None
+        if cross_encoder is not None:
+            self._score = scorer(cross_encoder, self.batch_size)
+
+    def mine(self, embedders, rng, verbose):
+        """Mines with two functions from a list of texts to embeddings."""
+        of_queries, of_corpus = embedders
+        queries, positives, distance = self.queries, self.positives, self.distance
+        # Each text once: the corpus, followed by the positives that are not in it.
+        texts = unique(itertools.chain(self.corpus, *positives))
+        row_of = {text: row for row, text in enumerate(texts)}
+        query_of_pair = np.repeat(np.arange(len(queries)), list(map(len, positives)))
+        row_of_pair = np.array([row_of[text] for of in positives for text in of])
+        embeddings = (
+            embed_all(of_queries, queries, self.batch_size, "queries", verbose),
+            embed_all(of_corpus, texts, self.batch_size, "texts", verbose),
+        )
+        found, candidates, bounds = _search(
+            *embeddings, len(self.corpus), self._counts, self.known, distance, verbose
+        )
+        pairs = query_of_pair, row_of_pair
+        if self._score is None:
+            both = _by_distance(
+                distance, embeddings, pairs, candidates, found, self.conditions
+            )
+        else:
+            rows = [np.concatenate(parts) for parts in zip(pairs, candidates, strict=True)]
+            of_all = _pair_scores(
+                self._score, queries, texts, rows, self.batch_size, verbose
+            )
+            both = np.split(of_all, [len(row_of_pair)])
+        positive_scores, scores = both
+
+        (begins,) = np.nonzero(np.diff(query_of_pair, prepend=-1))
+        lowest = np.minimum.reduceat(positive_scores, begins)[candidates[0]]
+        least = 1 if _is_cosine(distance) and self._score is None else 0
+        remain, removed = remove(scores, lowest, self.conditions, least)
+        options = self.range_min, self.num_negatives, rng
+        taken = [
+            begin + take(remain[begin:end], scores[begin:end], *options)
+            for begin, end in itertools.pairwise(bounds)
+        ]
+        if verbose:
+            print(summary(taken, self.num_negatives, positive_scores, scores, removed))
+        taken_of_pair = [taken[query] for query in query_of_pair]
+        return HardNegatives(
+            [queries[query] for query in query_of_pair],
+            [texts[row] for row in row_of_pair],
+            [[texts[row] for row in candidates[1][rows]] for rows in taken_of_pair],
+            [
+                np.append(of_positive, scores[rows])
+                for of_positive, rows in zip(positive_scores, taken_of_pair, strict=True)
+            ],
+        )
 
 
 def _num_candidates(range_min, range_max, num_negatives, default):
