@@ -23,7 +23,8 @@ def of_batches(dataset, encoder=None):
     dataset = _with_known_ranks(dataset)
     x, _, _ = keras.utils.unpack_x_y_sample_weight(dataset.element_spec)
     ranks = {getattr(part.shape, "rank", 1) for part in tf.nest.flatten(x)}
-    rank = input_rank(encoder)
+    are_texts = any(getattr(part, "dtype", 0) == tf.string for part in tf.nest.flatten(x))
+    rank = None if are_texts else input_rank(encoder)  # the encoder refuses them itself
     if rank is not None and encoder.input_shape[-1] == 1:
         rank = None  # Keras adds the last axis to batches [B]
     if ranks == {0} or (rank is not None and ranks == {rank - 1}):
