@@ -8,6 +8,7 @@ import tensorflow as tf
 from tfembloss import replicas
 
 _ASSERTION = re.compile(r"assertion failed: \[(.*?)\](?=\n|\s*\[\[|\s*\[Op:|$)", re.DOTALL)
+_IN_TF_DATA = re.compile(r"ValueError: (Expected .*?)\nTraceback \(most", re.DOTALL)
 _KERAS_CALL = re.compile(r"Exception encountered when calling (\w+)\.call\(\)\.\s+")
 _OF_WORKERS = (
     tf.errors.UnavailableError,
@@ -52,7 +53,8 @@ def explained(model):
 def _explanation(error, model):
     """Returns the error with its message first, or None if it is not from this package."""
     if isinstance(error, tf.errors.InvalidArgumentError):
-        if found := _ASSERTION.search(error.message):
+        message = error.message
+        if found := _ASSERTION.search(message) or _IN_TF_DATA.search(message):
             message = found[1].replace("\\'", "'").replace('\\"', '"')
             return InvalidValueError(error.node_def, error.op, message)
     elif (
