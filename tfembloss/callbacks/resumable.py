@@ -2,7 +2,6 @@
 
 import contextlib
 import signal
-import sys
 import threading
 import warnings
 
@@ -13,6 +12,7 @@ import tensorflow as tf
 from tfembloss import replicas
 from tfembloss.callbacks import checkpoints, state
 from tfembloss.callbacks.fingerprints import PRIME, fingerprint
+from tfembloss.callbacks.running_fit import variables_of_fit
 from tfembloss.checks import integer
 
 
@@ -20,12 +20,13 @@ class ResumableCheckpoint(keras.callbacks.Callback):
     """Resumes interrupted training at the next batch, as if it had not been interrupted.
 
     Saves the variables of the model (weights, states of the seed generators, the queue of a
-    memory), of the optimizer and of the metrics, the epoch, and the number of batches done
-    in it. The file is replaced atomically, so that there is a complete checkpoint even if
-    the process is killed at any instant. The same script, started again, restores the
-    checkpoint, and `fit` resumes exactly at the next batch. On Ctrl-C or SIGTERM during a
-    step, the step is completed and a checkpoint is saved before training stops, whatever
-    `save_freq`.
+    memory), of the optimizer and of the metrics, those that another callback has in a list
+    `variables` (the negatives of `HardNegativeMining`), the epoch, and the number of
+    batches done in it. The file is replaced atomically, so that there is a complete
+    checkpoint even if the process is killed at any instant. The same script, started again,
+    restores the checkpoint, and `fit` resumes exactly at the next batch. On Ctrl-C or
+    SIGTERM during a step, the step is completed and a checkpoint is saved before training
+    stops, whatever `save_freq`.
 
     The position in the data is found by reading them again: the batches of earlier epochs,
     unless these were always the same, and those done in the current epoch. So their order
@@ -39,10 +40,10 @@ class ResumableCheckpoint(keras.callbacks.Callback):
     batch numbers are right. `fit` returns the history of the epochs that it completes; the
     metrics of the resumed epoch include all of its batches.
 
-    The internal state of other callbacks is not restored (the best value and the patience
-    of `EarlyStopping` and `ReduceLROnPlateau`; the learning rate is), nor are random
-    numbers that the model draws from `tf.random`. Put this callback last in the list, so
-    that what others change after a batch or an epoch is saved.
+    Other state of callbacks is not restored (the best value and the patience of
+    `EarlyStopping` and `ReduceLROnPlateau`; the learning rate is), nor are random numbers
+    that the model draws from `tf.random`. Put this callback last in the list, so that what
+    others change after a batch or an epoch is saved.
 
     Args:
         backup_dir: local folder of this training only, created if it does not exist. With
@@ -113,9 +114,9 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         self._strategy = strategy
         self._several_workers = replicas.has_several_workers(strategy)
         self._writes = strategy.extended.should_checkpoint
-        # Callbacks cannot access the data of fit except through its local variables.
-        of_fit = _variables_of_fit()
-        _check_alone(self, of_fit["callbacks"])
+        of_fit = variables_of_fit(self)
+        self._callbacks = of_fit["callbacks"].callbacks
+        _check_alone(self, self._callbacks)
         if self._writes:
             self._lock = checkpoints.open_folder(self.backup_dir)
         saved = checkpoints.read(self.backup_dir)
@@ -319,7 +320,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
     # State.
 
     def _save(self):
-        variables = state.variables_of(self.model)
+        variables = state.variables_of(self.model, self._callbacks)
         place = {
             **self._place,
             "trace": int(self._trace.numpy()),
@@ -344,10 +345,10 @@ class ResumableCheckpoint(keras.callbacks.Callback):
                     "start from scratch, delete the checkpoint or choose another "
                     "backup_dir."
                 )
-        variables = state.variables_of(self.model)
+        variables = state.variables_of(self.model, self._callbacks)
         if len(variables) < len(saved["variables"]):
             self._build(epoch_iterator)
-            variables = state.variables_of(self.model)
+            variables = state.variables_of(self.model, self._callbacks)
         here = [description for description, _ in variables]
         state.check_same(saved["variables"], here, self.backup_dir)
         pairs = [(v, array) for (_, v), array in zip(variables, arrays, strict=True)]
@@ -395,22 +396,9 @@ class ResumableCheckpoint(keras.callbacks.Callback):
 def _check_alone(callback, callbacks):
     """Checks that no other callback of this `fit` restores the model."""
     kinds = (ResumableCheckpoint, keras.callbacks.BackupAndRestore)
-    for other in callbacks.callbacks:
+    for other in callbacks:
         if other is not callback and isinstance(other, kinds):
             raise ValueError(
                 "Expected one callback that resumes the training. Received: a "
                 f"ResumableCheckpoint and a {type(other).__name__}"
             )
-
-
-def _variables_of_fit():
-    frame = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code.co_name == "fit" and "epoch_iterator" in frame.f_locals:
-            return frame.f_locals
-        frame = frame.f_back
-    raise ValueError(
-        "A ResumableCheckpoint works with keras.Model.fit. Received: a call from "
-        "elsewhere, or from an unknown version of Keras "
-        f"({keras.__version__})."
-    )

@@ -9,12 +9,14 @@ import tensorflow as tf
 from tfembloss import replicas
 
 
-def variables_of(model):
+def variables_of(model, callbacks):
     """Returns all variables, with descriptions to compare with those of a checkpoint."""
+    of_callbacks = [getattr(callback, "variables", ()) for callback in callbacks]
     groups = {
         "model": model.variables,
         "optimizer": model.optimizer.variables,
         "metrics": model.metrics_variables,
+        "callbacks": list(itertools.chain(*of_callbacks)),
     }
     seen, found = set(), []
     for group, variables in groups.items():
