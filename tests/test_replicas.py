@@ -108,7 +108,15 @@ def test_fit_on_several_replicas(alone_through_fit, tmp_path):
 def test_classifiers_and_towers_on_several_replicas(tmp_path):
     # In a graph, and on four, each takes seconds: one model of each way of its own to
     # gather in a graph on two, and the others eagerly on four.
-    in_graph = ["ArcFaceLoss", "sampled", "memory", "CLIPLoss", "cross", "tension"]
+    in_graph = [
+        "ArcFaceLoss",
+        "sampled",
+        "memory",
+        "CLIPLoss",
+        "cross",
+        "tension",
+        "mining",
+    ]
     others = [
         "ProxyAnchorLoss",
         "optimizers",

@@ -295,6 +295,39 @@ def text_model(model_class, loss, *others, y=None):
         return trained(model, loss, x, y)
 
 
+def hard_negatives():
+    """A model on the negatives that it mines itself before each epoch."""
+    rng = np.random.default_rng(0)
+    letters = [list(map(chr, range(97, 123)))] * 12
+    queries, answers = (["".join(rng.choice(of, n)) for of in letters] for n in (5, 7))
+
+    def tokens(texts):
+        return tf.cast(tf.io.decode_raw(texts, tf.uint8, fixed_length=7), tf.int32)
+
+    with strategy.scope():
+        keras.utils.set_random_seed(0)
+        layers = [keras.layers.Embedding(128, 6), keras.layers.GlobalAveragePooling1D()]
+        model = tfembloss.EmbeddingModel(keras.Sequential(layers), tokens)
+        loss = tfembloss.losses.MultipleNegativesRankingLoss(scale=5.0)
+        model.compile(keras.optimizers.SGD(1.0), loss)
+    mining = tfembloss.callbacks.HardNegativeMining(
+        queries, answers, answers, num_negatives=2, seed=0, verbose=0
+    )
+    batches, rows = mining.batches(6), []
+
+    class Record(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            rows.append([np.stack(x) for (x,) in batches.as_numpy_iterator()])
+
+    history = model.fit(batches, epochs=3, callbacks=[mining, Record()], verbose=0)
+    ids = {text.encode(): i for i, text in enumerate([*queries, *answers])}
+    return {
+        "loss": history.history["loss"],
+        "weights": model.get_weights()[0],
+        "rows": np.vectorize(ids.get)(rows),
+    }
+
+
 def pretrained():
     """An encoder from a checkpoint, with prompts, on texts of several lengths."""
     words = ["free", "and equal", "in dignity " * 9, "born " * 20]
@@ -377,6 +410,7 @@ MODELS = {
 }
 LABELS = [0, 1, 1] * 4
 MODELS |= {
+    "mining": hard_negatives,
     "DenoisingAutoEncoderLoss": lambda: text_model(
         tfembloss.DenoisingAutoEncoder,
         tfembloss.losses.DenoisingAutoEncoderLoss(),

@@ -1,8 +1,13 @@
-"""Callbacks for `fit`: `ResumableCheckpoint` goes on where a stopped training was.
+"""Callbacks for `fit`.
 
-What reports retrieval metrics is `tfembloss.evaluation.RetrievalEvaluator`.
+| to | take |
+|---|---|
+| resume at the next batch where a training was stopped | `ResumableCheckpoint` |
+| train with hard negatives of the model as it is then | `HardNegativeMining` |
+| report retrieval metrics | `tfembloss.evaluation.RetrievalEvaluator` |
 """
 
+from tfembloss.callbacks.hard_negatives import HardNegativeMining
 from tfembloss.callbacks.resumable import ResumableCheckpoint
 
-__all__ = ["ResumableCheckpoint"]
+__all__ = ["HardNegativeMining", "ResumableCheckpoint"]

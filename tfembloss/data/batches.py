@@ -98,7 +98,7 @@ def balanced_batches(x, y=None, *, classes_per_batch, items_per_class=4, seed=No
         )
 
     rngs = _rngs(seed)
-    rows = _slices(
+    rows = slices(
         lambda: draw(next(rngs)), [num_batches, classes_per_batch * items_per_class]
     )
     return _gather((x, y), rows)
@@ -314,18 +314,18 @@ def contrastive_tension_batches(
         text, other = tf.unstack(tf.gather(texts, rows), 2, axis=1)
         return (text, other), tf.cast(text == other, tf.int32)
 
-    rows = _slices(lambda: draw(next(rngs)), [len(texts), 2])
+    rows = slices(lambda: draw(next(rngs)), [len(texts), 2])
     return rows.batch(batch_size, drop_remainder).map(pairs).prefetch(tf.data.AUTOTUNE)
 
 
-def _slices(next_epoch, shape):
+def slices(next_epoch, shape):
     """Returns a dataset of the slices of `next_epoch()`, integers of the given shape."""
 
-    def slices(_):
+    def of_epoch(_):
         numbers = tf.numpy_function(next_epoch, [], tf.int64)
         return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(numbers, shape))
 
-    epochs = tf.data.Dataset.from_tensors(0).flat_map(slices)
+    epochs = tf.data.Dataset.from_tensors(0).flat_map(of_epoch)
     return epochs.apply(tf.data.experimental.assert_cardinality(shape[0]))
 
 
