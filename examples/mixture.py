@@ -7,7 +7,8 @@ The documents are the docstrings of numpy, keras, tensorflow and tensorflow_text
 tasks train the same encoder from the same start, each with its own data and loss:
 
 - pairs: a docstring's first sentence and the rest of it, in-batch negatives;
-- areas: the area that a document is from (`keras.layers`, ...), a loss on labels;
+- areas: the area that a document is from (`keras.layers`, ...), a loss on labels; what
+  names it is removed from the document;
 - teacher: BM25's scores of a query and documents, of which the order is learned.
 
 Each row of the table is one training. It is measured as a search, on queries that were held
@@ -19,7 +20,7 @@ import collections
 import math
 
 import numpy as np
-from article_labels import MIN_ARTICLES, area
+from article_labels import MIN_ARTICLES, area, without_names
 from search_api_docs import BM25, held_out, make_pairs, read_docstrings
 
 BATCH_SIZE = 256
@@ -29,7 +30,7 @@ METRICS = {"mrr@10": "MRR@10", "recall@10": "recall@10", "map@r": "MAP@R (areas)
 # The data of the tasks.
 
 
-def scored_pairs(queries, documents, num_documents=4, seed=0):
+def scored_pairs(queries, documents, num_documents=2, seed=0):
     """Returns queries, documents and BM25's scores: the best documents and random ones.
 
     The scores of a query are divided by its best one, so that they compare across queries.
@@ -49,11 +50,11 @@ def scored_pairs(queries, documents, num_documents=4, seed=0):
     return texts, others, np.array(scores, "float32")
 
 
-def labelled(names, documents):
-    """Returns the documents of areas that are large enough, and their areas."""
-    sizes = collections.Counter(map(area, names))
+def labelled(names, documents, sizes):
+    """Returns documents of large areas, without what names these, and the areas."""
     rows = [row for row, name in enumerate(names) if sizes[area(name)] >= MIN_ARTICLES]
-    return [documents[row] for row in rows], [area(names[row]) for row in rows]
+    articles = [without_names(documents[row], sizes) for row in rows]
+    return articles, [area(names[row]) for row in rows]
 
 
 # Training.
@@ -107,7 +108,8 @@ def main(arguments):
         return [texts[row] for row in rows]
 
     train_queries, train_documents = some(queries, training), some(documents, training)
-    articles, areas = labelled(some(names, training), train_documents)
+    sizes = collections.Counter(map(area, names))
+    articles, areas = labelled(some(names, training), train_documents, sizes)
     texts, others, scores = scored_pairs(train_queries, train_documents)
     data = {
         "pairs": {"x": (train_queries, train_documents)},
@@ -120,7 +122,7 @@ def main(arguments):
         "teacher": tfembloss.losses.CoSENTLoss(),
     }
     vocabulary = tfembloss.text.learn_vocabulary(train_queries + train_documents, size=8000)
-    test_articles, test_areas = labelled(some(names, test), some(documents, test))
+    test_articles, test_areas = labelled(some(names, test), some(documents, test), sizes)
     evaluators = [
         tfembloss.evaluation.RetrievalEvaluator(
             some(queries, test), documents, test, ["mrr@10", "recall@10"]
@@ -152,5 +154,7 @@ if __name__ == "__main__":
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--dim", type=int, default=256)
     parser.add_argument("--mixing", default="proportional")
-    parser.add_argument("--weights", type=weights, default=weights("areas=0.1,teacher=0.1"))
+    parser.add_argument(
+        "--weights", type=weights, default=weights("areas=0.1,teacher=0.02")
+    )
     main(parser.parse_args())
