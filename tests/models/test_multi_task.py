@@ -219,6 +219,14 @@ def test_validation_logs_what_is_given():
 X_OF_TWO = {name: X[name] for name in ("pairs", "area")}
 
 
+def test_epochs_of_some_steps_go_on_in_the_mixture():
+    whole, parts = model(), model()
+    fit(whole, mixing="round_robin", epochs=2)
+    history = fit(parts, mixing="round_robin", epochs=4, steps_per_epoch=3)
+    assert history["pairs_steps"] == [2, 1, 2, 1]
+    np.testing.assert_allclose(weights(parts), weights(whole), rtol=1e-6)
+
+
 def test_weights_of_rows_and_of_classes():
     def trained(**options):
         found = model(["area", "scored"])
@@ -357,8 +365,10 @@ PAIR = {"a": (A, B), "b": (A, C)}
         ({"x": PAIR, "mixing": {"shares": {}}}, "dict of its arguments.*'weights'"),
         ({"x": PAIR, "mixing": {"weights": {"a": 1}}}, "a number for each"),
         ({"x": {**PAIR, "b": iter([A])}}, "from_generator"),
-        ({"x": {**PAIR, "b": (A, C[:5])}}, "rows"),
+        ({"x": {**PAIR, "b": (A, C[:5])}}, "Task 'b': .* same number of rows"),
         ({"x": {**PAIR, "b": (A[:0], C[:0])}}, "."),
+        ({"x": PAIR, "batch_size": 0}, "Task 'a': .*batch_size.*0"),
+        ({"x": PAIR, "batch_size": {"c": 1}}, "in batch_size. Received: 'c'"),
         (
             {"x": {**PAIR, "b": tf.data.Dataset.from_tensors(((A, C),)).repeat()}},
             "'b' is infinite",
@@ -377,7 +387,7 @@ def test_errors_that_name_what_to_do_instead():
     with pytest.raises(ValueError, match="compile"):
         found.fit(PAIR)
     found.compile("sgd", {"a": RANKING, "b": RANKING})
-    with pytest.raises(ValueError, match="columns"):
+    with pytest.raises(ValueError, match=r"Task 'b': .*columns"):
         found.fit({**PAIR, "b": A}, verbose=0)
     found.fit(PAIR, batch_size=12, verbose=0)  # corrected, it trains
     with pytest.raises(ValueError, match=r'model\.tasks\["a"\]\.train_on_batch'):

@@ -9,7 +9,7 @@ from tfembloss import data, replicas
 from tfembloss.checks import non_negative
 from tfembloss.data import mixing as mixing_of_data
 from tfembloss.models import first_batch
-from tfembloss.models.batches import is_batches, raw_batches
+from tfembloss.models.batches import check_batch_size, is_batches, raw_batches
 from tfembloss.models.encoder_model import EncoderModel
 from tfembloss.models.errors import explained
 from tfembloss.models.inputs import weights_of_classes
@@ -208,10 +208,11 @@ class MultiTaskModel(EncoderModel):
             mixing: the share of each task in the steps of an epoch: the name of a strategy
                 of `tfembloss.data.mix`, or a dict of the arguments of `mix`, such as
                 `{"strategy": "temperature", "alpha": 0.3}` or `{"weights": {...}}`.
-            **kwargs: see `keras.Model.fit`.
+            **kwargs: see `keras.Model.fit`; with `steps_per_epoch`, an epoch begins in the
+                mixture where the last one ended.
         """
         self._assert_compile_called("fit")
-        with explained(self):
+        with self._naming_the_task(), explained(self):
             x, y, sample_weight = self._rows(x, y, sample_weight)
             for name, weight in self._by_name("class_weight", class_weight).items():
                 sample_weight[name] = weights_of_classes(
@@ -226,6 +227,7 @@ class MultiTaskModel(EncoderModel):
                 parts = keras.utils.unpack_x_y_sample_weight(validation_data)
                 validation_data = self._evaluated(*parts, size)
             batches = self._trained(x, y, sample_weight, batch_size, shuffle, mixing)
+            batches.repeats = kwargs.get("steps_per_epoch") is not None
             return keras.Model.fit(
                 self, batches, validation_data=validation_data, shuffle=False, **kwargs
             )
@@ -235,10 +237,13 @@ class MultiTaskModel(EncoderModel):
 
         Some of the tasks are enough. `loss` is the mean over the steps, with the weights.
         """
-        if not kwargs.get("_use_cached_eval_dataset"):
+        if kwargs.get("_use_cached_eval_dataset"):  # in `fit`
+            with self._evaluating(list(x.by_task)):
+                return keras.Model.evaluate(self, x, **kwargs)
+        with self._naming_the_task(), explained(self):
             x = self._evaluated(x, y, sample_weight, batch_size)
-        with explained(self), self._evaluating(list(x.by_task)):
-            return keras.Model.evaluate(self, x, **kwargs)
+            with self._evaluating(list(x.by_task)):
+                return keras.Model.evaluate(self, x, **kwargs)
 
     def train_on_batch(self, *args, **kwargs):
         """Raises ValueError: `tasks[name].train_on_batch` trains on a batch of a task."""
@@ -287,6 +292,7 @@ class MultiTaskModel(EncoderModel):
             )
             for name in names
         }  # fmt: skip
+        self._parts.task = None
         order = mixing_of_data.order_of_batches(datasets, **_options(mixing))
         datasets = {name: dataset.repeat() for name, dataset in datasets.items()}
         return TaskBatches(datasets, order, self.distribute_strategy)
@@ -309,6 +315,7 @@ class MultiTaskModel(EncoderModel):
         self, name, x, y, sample_weight, batch_size, shuffle=False, training=False
     ):
         """Returns a task's dataset of batches, as its steps take them."""
+        self._parts.task = name
         task = self.tasks[name]
         if isinstance(batch_size, dict):
             batch_size = self._by_name("batch_size", batch_size).get(name)
@@ -319,7 +326,8 @@ class MultiTaskModel(EncoderModel):
             )
         if not is_batches(x):
             x, y, sample_weight = (
-                raw_batches(x, y, sample_weight, batch_size, shuffle), None, None
+                raw_batches(x, y, sample_weight, check_batch_size(batch_size), shuffle),
+                None, None,
             )  # fmt: skip
         given = task._batches(x, y, sample_weight, training=training)
         return first_batch.watched(task, given, shuffle)["x"] if training else given["x"]
@@ -363,10 +371,22 @@ class MultiTaskModel(EncoderModel):
                     if logs is None:
                         raise
                     break
+                self._parts.task = name
                 logs = functions[name](batches)
             return logs
 
         return function
+
+    @contextlib.contextmanager
+    def _naming_the_task(self):
+        """Raises an error of the data or of a step with the name of its task."""
+        self._parts.task = None
+        try:
+            yield
+        except ValueError as error:
+            if self._parts.task is None:
+                raise
+            raise ValueError(f"Task {self._parts.task!r}: {error}") from error
 
     @contextlib.contextmanager
     def _evaluating(self, names):
@@ -420,6 +440,7 @@ class MultiTaskModel(EncoderModel):
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         for name, batches in iterator._distributed_dataset.by_task.items():
             spec = replicas.first_local_spec(batches)
+            self._parts.task = name
             self.tasks[name]._maybe_symbolic_build(data_batch=spec)
         self._build_known()
 

@@ -1,5 +1,7 @@
 """Batches of several tasks, each of one task, under any strategy."""
 
+import itertools
+
 import tensorflow as tf
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 
@@ -20,6 +22,7 @@ class TaskBatches(DataAdapter, tf.distribute.DistributedDataset):
         distribute = strategy.experimental_distribute_dataset
         self.by_task = {name: distribute(dataset) for name, dataset in datasets.items()}
         self.order = order
+        self.repeats = False  # whether the order begins again at its end
 
     def __iter__(self):
         return TaskIterator(self)
@@ -39,15 +42,20 @@ class TaskBatches(DataAdapter, tf.distribute.DistributedDataset):
         """Returns itself, which is distributed already."""
         return self
 
-    num_batches = property(lambda self: len(self.order))
+    @property
+    def num_batches(self):
+        """The number of steps of an epoch; None if the order repeats."""
+        return None if self.repeats else len(self.order)
+
     batch_size = has_partial_batch = partial_batch_size = None
 
 
 class TaskIterator:
-    """One epoch of `TaskBatches`."""
+    """One pass over `TaskBatches`, without end if their order repeats."""
 
     def __init__(self, batches):
-        self._names = iter(batches.order)
+        cycle = itertools.cycle if batches.repeats else iter
+        self._names = cycle(batches.order)
         self._iterators = {name: iter(d) for name, d in batches.by_task.items()}
 
     def __iter__(self):
