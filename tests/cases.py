@@ -393,6 +393,8 @@ CASES |= {
     ),
 }
 
+# Of each loss's cases the last, which has the most options.
+ONE_OF_EACH_LOSS = list({name.split("-")[0]: name for name in CASES}.values())
 ONE_OF_EACH_KIND = [
     "MultipleNegativesRankingLoss-symmetric-ids",
     "BatchAllTripletLoss",
