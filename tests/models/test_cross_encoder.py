@@ -10,7 +10,9 @@ TEXTS = [text for letter in "abcdefgh" for text in (f"{letter} o p", "o i p")]
 LABELS = [1, 0] * 8
 
 
-def cross_encoder(loss=None, padding="max_length", optimizer="adam", **options):
+def cross_encoder(
+    loss=None, padding="max_length", optimizer="adam", in_graph=False, **options
+):
     keras.utils.set_random_seed(0)
     encoder = tfembloss.text.TextEncoder(
         len(VOCABULARY), dim=16, sequence_length=7, num_layers=1, num_heads=2, dropout=0.0
@@ -18,14 +20,20 @@ def cross_encoder(loss=None, padding="max_length", optimizer="adam", **options):
     preprocessor = tfembloss.text.TextPairPreprocessor(VOCABULARY, 3, 4, padding)
     model = tfembloss.CrossEncoder(encoder, preprocessor, **options)
     loss = keras.losses.BinaryCrossentropy(from_logits=True) if loss is None else loss
-    model.compile(optimizer, loss)
+    model.compile(optimizer, loss, run_eagerly=not in_graph)
     model.optimizer.learning_rate = 0.01
     return model
 
 
+def fit(model, labels, steps):
+    """Steps on all pairs, in one epoch: each takes longer to begin than many steps."""
+    batches = tfembloss.data.from_arrays((QUERIES, TEXTS), labels).batch(16).repeat()
+    return model.fit(batches, steps_per_epoch=steps, verbose=0)
+
+
 def test_learns_which_texts_belong_together_by_cross_entropy(tmp_path):
-    model = cross_encoder()
-    model.fit((QUERIES, TEXTS), LABELS, epochs=40, verbose=0)
+    model = cross_encoder(in_graph=True)
+    fit(model, LABELS, steps=40)
     scores = model.predict((QUERIES, TEXTS), verbose=0)
     assert scores.shape == (16,) and np.array_equal(scores > 0, np.array(LABELS) == 1)
     model.save(tmp_path / "model.keras")
@@ -35,9 +43,9 @@ def test_learns_which_texts_belong_together_by_cross_entropy(tmp_path):
 
 
 def test_learns_a_teachers_scores_by_mse():
-    model = cross_encoder("mse")
+    model = cross_encoder("mse", in_graph=True)
     scores = np.random.default_rng(0).normal(size=16)
-    model.fit((QUERIES, TEXTS), scores, epochs=100, verbose=0)
+    fit(model, scores, steps=100)
     errors = model.predict((QUERIES, TEXTS), verbose=0) - scores
     # Half of the pairs differ in the query alone, and so do their scores.
     assert np.mean(errors**2) < 0.1 * np.mean(scores**2)
