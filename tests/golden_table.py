@@ -150,17 +150,14 @@ def _sbert(loss, variants, inputs=_columns, **more):
     )
 
 
-def _pml(loss, variants, head=None, runs=None):
+def _pml(loss, variants, head=None):
     """A loss of pytorch-metric-learning by its name there: our options."""
     GOLDENS.extend(
-        Golden(PML, name, functools.partial(loss, **options), _rows, head, runs)
+        Golden(PML, name, functools.partial(loss, **options), _rows, head)
         for name, options in variants.items()
     )
 
 
-# The triplet losses have kernels with loops, which XLA compiles in every run.
-CASES_BY_XLA = tuple((*run, True) for run in goldens.CASE_RUNS)
-ROWS_BY_XLA = tuple((*run, True) for run in goldens.ROW_RUNS)
 COSINE, SQUARED = {"distance": "cosine"}, {"distance": "squared_euclidean"}
 EUCLIDEAN, MANHATTAN = {"distance": peers_distance(2)}, {"distance": peers_distance(1)}
 SUM = {"reduction": "sum"}
@@ -210,13 +207,11 @@ for loss in (
             "-cosine-m0.2": {**COSINE, "margin": 0.2},
         },
         _first_column_with_ids,
-        runs=CASES_BY_XLA,
     )
 _sbert(
     losses.BatchHardSoftMarginTripletLoss,
     {"": {}, "-sqeuclidean": SQUARED, "-cosine": COSINE},
     _first_column_with_ids,
-    runs=CASES_BY_XLA,
 )
 _sbert(
     losses.TripletLoss,
@@ -227,7 +222,6 @@ _sbert(
         "-manhattan": {"distance": "manhattan"},
     },
     _without_targets,
-    runs=CASES_BY_XLA,
 )
 _sbert(losses.CosineSimilarityLoss, {"": {}})
 _sbert(losses.CoSENTLoss, {"": {}, "-s50": {"scale": 50.0}})
@@ -404,7 +398,6 @@ _pml(
             "miner": _easy_semihard("cosine"),
         },
     },
-    runs=ROWS_BY_XLA,
 )
 OF_PAIRS = {"miner": miners.MultiSimilarityMiner()}
 L2 = {"distance": "normalized_euclidean"}
