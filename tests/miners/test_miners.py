@@ -37,6 +37,12 @@ GOLDEN = (
 )
 
 
+# Those that XLA compiles as well, which takes a second each: one of each way to select.
+IN_XLA = ["batchhard", "ms", "hdc", "angular20", "pairmargin_cos", "beh_all_hard"]
+IN_XLA += ["beh_easy_semihard_cos", "beh_semihard_easy", "beh_hard_hard_range"]
+IN_XLA += ["tmm_all", "tmm_hard_cos", "tmm_semihard", "tmm_easy"]
+
+
 def from_config(config):
     """Our miner of a golden case's configuration."""
     options = {key: value for key, value in config.items() if key != "cls"}
@@ -59,7 +65,7 @@ def same(selected, first, second, unordered):
 def test_selects_what_pytorch_metric_learning_selects(name, case):
     golden = goldens.arrays("pytorch_metric_learning", f"miner_{name}", case)
     indices = [golden[f"idx{i}"] for i in range(4 if "idx3" in golden else 3)]
-    with kernels(compiled=case == goldens.ROWS[-1]):
+    with kernels(compiled=case == goldens.ROWS[-1] and name in IN_XLA):
         selected = from_config(golden["config"])(golden["embeddings"], golden["labels"])
     if isinstance(selected, tuple):
         anchors = indices[0], indices[2 if len(indices) == 4 else 0]
@@ -160,7 +166,7 @@ def test_distance_weighted_draws_by_its_weights():
     ids, x = np.array([0, 0, 1, 1, 2, 3]), rng.normal(size=[6, 3])
     miner = miners.DistanceWeightedMiner()
     expected = miner.probabilities(candidates_of(miner, x, ids)).numpy()
-    draws, drawn = 1500, np.zeros([6, 6])
+    draws, drawn = 500, np.zeros([6, 6])
     for batch in range(draws):  # other ids, other draws
         with kernels(compiled=True):  # which pays for so many
             triplets = miner(x, ids + 10 * batch)
@@ -231,9 +237,9 @@ def test_same_seed_same_choice_eager_and_compiled(make):
     with kernels(compiled=True):
         for run in (again, tf.function(loss), tf.function(loss, jit_compile=True)):
             np.testing.assert_allclose(value(run), expected, rtol=1e-12)
-        assert abs(value(another) - expected) > 1e-6
-        # Another order of the same rows is another batch.
-        assert abs(value(loss, order=-1) - expected) > 1e-9
+    assert abs(value(another) - expected) > 1e-6
+    # Another order of the same rows is another batch.
+    assert abs(value(loss, order=-1) - expected) > 1e-9
 
 
 def test_a_miner_shows_what_it_selects():
