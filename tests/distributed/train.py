@@ -5,7 +5,7 @@
 NUM_REPLICAS logical CPUs under MirroredStrategy; with TF_CONFIG in the environment this
 process is one worker of MultiWorkerMirroredStrategy, and the first writes the file.
 
-Without --fit: every case, three steps of gradient descent written out here, all cases in
+Without --fit: every case, two steps of gradient descent written out here, all cases in
 one graph, because tracing `fit` for every case would take minutes. With --eager there is
 no graph, whose making takes several times as long as the steps, and more for each replica.
 """
@@ -459,7 +459,7 @@ def shards(rows):
 
 
 def descend(cases):
-    """Losses and weights of three steps of gradient descent, for all cases at once."""
+    """Losses and weights of two steps of gradient descent, for all cases at once."""
     losses = {name: case.make() for name, case in cases.items()}
     batches = {name: tuple(map(shards, inputs(case))) for name, case in cases.items()}
     dim = 6
@@ -485,7 +485,7 @@ def descend(cases):
         return tf.nest.map_structure(first, (values, new))
 
     weights, history = {name: tf.constant(start) for name in cases}, []
-    for _ in range(3):
+    for _ in range(2):
         values, weights = step(weights)
         history.append(values)
     return {
