@@ -136,8 +136,7 @@ def batches_of_classes():
     [
         {"data": shuffled_dataset},
         {"data": shuffled_dataset, "steps_per_execution": 2},
-        {"validation_split": 0.4},
-        {"shuffle": False},
+        {"validation_split": 0.4, "shuffle": False},
     ],
 )
 def test_data_in_any_form_are_found_again(options, tmp_path):
@@ -352,7 +351,7 @@ def test_a_folder_that_another_process_writes_is_refused(tmp_path):
 # Killed, in processes of their own.
 
 
-@pytest.mark.parametrize(("num_kills", "num_replicas"), [(6, 1), (1, 2)])
+@pytest.mark.parametrize(("num_kills", "num_replicas"), [(4, 1), (1, 2)])
 def test_killed_at_random_it_comes_to_the_same_numbers(num_kills, num_replicas, tmp_path):
     log = tmp_path / "log"
     run = processes.start(KILLS, [tmp_path, num_kills, num_replicas], log)

@@ -22,7 +22,7 @@ import tensorflow as tf
 
 import tfembloss
 
-EPOCHS, STEPS = 3, 30
+EPOCHS, STEPS = 3, 15
 
 parser = argparse.ArgumentParser()
 parser.add_argument("folder", type=pathlib.Path)
