@@ -278,6 +278,37 @@ CASES = {
     "GeneralizedLiftedStructureLoss": _labels(
         losses.GeneralizedLiftedStructureLoss, oracles.generalized_lifted
     ),
+    "LabelContrastiveLoss": _labels(
+        losses.LabelContrastiveLoss, oracles.label_contrastive, pos_margin=0.2
+    ),
+    "LabelContrastiveLoss-mined": _mined(
+        losses.LabelContrastiveLoss,
+        oracles.label_contrastive,
+        miners.MultiSimilarityMiner(),
+        oracles.mine_multi_similarity,
+        "pairs",
+    ),
+    "SignalToNoiseRatioContrastiveLoss": _labels(
+        losses.SignalToNoiseRatioContrastiveLoss,
+        functools.partial(oracles.label_contrastive, distance="snr"),
+        neg_margin=3.0,
+    ),
+    "ThresholdConsistentMarginLoss": _labels(
+        losses.ThresholdConsistentMarginLoss,
+        oracles.threshold_consistent_margin,
+        pos_weight=2.0,
+        neg_margin=0.1,
+    ),
+    "IntraPairVarianceLoss": _labels(
+        losses.IntraPairVarianceLoss, oracles.intra_pair_variance
+    ),
+    "NCALoss": _labels(losses.NCALoss, oracles.nca, scale=2.0),
+    "TupletMarginLoss": _labels(
+        losses.TupletMarginLoss, oracles.tuplet_margin, margin=0.3, scale=8.0
+    ),
+    "RankedListLoss": _labels(
+        losses.RankedListLoss, oracles.ranked_list, positive_temperature=1.0
+    ),
     "NPairsLoss": _labels(losses.NPairsLoss, oracles.n_pairs)._replace(
         by_order="a class's first row is the anchor"
     ),
@@ -404,6 +435,7 @@ ONE_OF_EACH_KIND = [
     "TripletMarginLoss-hdc-mined",
     "NTXentLoss",
     "LiftedStructureLoss",
+    "IntraPairVarianceLoss",
     "NPairsLoss",
     "OnlineContrastiveLoss",
     "CoSENTLoss",

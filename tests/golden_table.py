@@ -437,6 +437,21 @@ _pml(
         "combo_lifted__tmm_all": {"miner": ALL_TRIPLETS},
     },
 )
+_pml(
+    losses.LabelContrastiveLoss,
+    {
+        "loss_contrastive": {},
+        "loss_contrastive_cos": {"pos_margin": 0.1, "neg_margin": 0.9, **COSINE},
+        "combo_contrastive__hdc": {"miner": miners.HDCMiner()},
+        "combo_contrastive__pairmargin_l2b": {"miner": miners.PairMarginMiner(1.2, 1.4)},
+    },
+)
+_pml(losses.SignalToNoiseRatioContrastiveLoss, {"loss_snr": {}})
+_pml(losses.ThresholdConsistentMarginLoss, {"loss_tcm": {}})
+_pml(losses.IntraPairVarianceLoss, {"loss_intrapair": {}})
+_pml(losses.NCALoss, {"loss_nca": {}})
+_pml(losses.TupletMarginLoss, {"loss_tuplet": {"margin": math.radians(5.73)}})
+_pml(losses.RankedListLoss, {"loss_rankedlist": {}})
 _pml(losses.GeneralizedLiftedStructureLoss, {"loss_genlifted": {}})
 _pml(losses.NPairsLoss, {"loss_npairs": {}, "loss_npairs_raw": {"distance": "dot"}})
 _pml(

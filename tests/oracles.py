@@ -77,6 +77,9 @@ def distance(name, a, b):
     if name == "normalized_euclidean":
         a, b = (x / (np.linalg.norm(x) or 1) for x in (a, b))
         return np.sqrt(np.sum((a - b) ** 2))
+    if name == "snr":
+        a, b = (x / (np.linalg.norm(x) or 1) for x in (a, b))
+        return np.var(a - b) / np.var(a)
     return -similarity(name, a, b)
 
 
@@ -261,6 +264,87 @@ def generalized_lifted(ids, x, neg_margin=1.0, pos_margin=0.0):
         pull = log_sum_exp(d[a, p] - pos_margin for p in near) if near else 0
         push = log_sum_exp(neg_margin - d[a, n] for n in far) if far else 0
         values[a] = max(0, pull + push)
+    return values
+
+
+def label_contrastive(ids, x, pos_margin=0.0, neg_margin=1.0,
+                      distance="normalized_euclidean", pairs=None):  # fmt: skip
+    """Values [B]."""
+    d = distances(distance, x)
+    near, far = all_pairs(ids) if pairs is None else pairs
+    pull, push = ((np.zeros(len(x)), np.zeros(len(x))) for _ in range(2))
+    for a, p in near:
+        pull[0][a] += max(0, d[a, p] - pos_margin)
+        pull[1][a] += d[a, p] > pos_margin
+    for a, n in far:
+        push[0][a] += max(0, neg_margin - d[a, n])
+        push[1][a] += d[a, n] < neg_margin
+    return shares(*pull) + shares(*push)
+
+
+def threshold_consistent_margin(ids, x, pos_weight=1.0, neg_weight=1.0, pos_margin=0.9,
+                                neg_margin=0.5):  # fmt: skip
+    """Values [B]: contrastive on cosines, each part with a weight."""
+    margins = {"pos_margin": 1 - pos_margin, "neg_margin": 1 - neg_margin}
+    both = label_contrastive(ids, x, **margins, distance="cosine")
+    no_negatives = {**margins, "neg_margin": -9.0}
+    pull = label_contrastive(ids, x, **no_negatives, distance="cosine")
+    return pos_weight * pull + neg_weight * (both - pull)
+
+
+def intra_pair_variance(ids, x, pos_eps=0.01, neg_eps=0.01):
+    """Values [B]."""
+    s = 1 - distances("cosine", x)
+    near, far = all_pairs(ids)
+    mean_near = np.mean([s[pair] for pair in near]) if near else 0
+    mean_far = np.mean([s[pair] for pair in far]) if far else 0
+    pull, push = ((np.zeros(len(x)), np.zeros(len(x))) for _ in range(2))
+    for a, p in near:
+        pull[0][a] += max(0, (1 - pos_eps) * mean_near - s[a, p]) ** 2
+        pull[1][a] += 1
+    for a, n in far:
+        push[0][a] += max(0, s[a, n] - (1 + neg_eps) * mean_far) ** 2
+        push[1][a] += 1
+    return shares(*pull) + shares(*push)
+
+
+def nca(ids, x, scale=1.0):
+    """Values [B]."""
+    d = distances("normalized_euclidean", x)
+    sums, counts = np.zeros(len(x)), np.zeros(len(x))
+    for a in range(len(x)):
+        near, far = positives(ids, a), negatives(ids, a)
+        if near:
+            odds = {k: np.exp(-scale * d[a, k] ** 2) for k in near + far}
+            sums[a] = -np.log(sum(odds[p] for p in near) / sum(odds.values()))
+            counts[a] = 1
+    return shares(sums, counts)
+
+
+def tuplet_margin(ids, x, margin=0.1, scale=64.0):
+    """Values [B]."""
+    s = np.clip(1 - distances("cosine", x), -1, 1)
+    sums, counts = np.zeros(len(x)), np.zeros(len(x))
+    for a, p in all_pairs(ids)[0]:
+        own = np.cos(np.arccos(s[a, p]) - margin)
+        sums[a] += softplus(log_sum_exp(scale * (s[a, n] - own) for n in negatives(ids, a)))
+        counts[a] += 1
+    return shares(sums, counts)
+
+
+def ranked_list(ids, x, margin=0.4, negative_temperature=10.0, imbalance=0.5, alpha=1.2,
+                positive_temperature=0.0):  # fmt: skip
+    """Values [B]."""
+    d = distances("normalized_euclidean", x)
+    values = np.zeros(len(x))
+    for a in range(len(x)):
+        far = [d[a, p] - (alpha - margin) for p in positives(ids, a)]
+        near = [alpha - d[a, n] for n in negatives(ids, a)]
+        parts = (far, positive_temperature), (near, negative_temperature)
+        for weight, (excess, t) in zip((1 - imbalance, imbalance), parts, strict=True):
+            excess = [e for e in excess if e > 0]
+            total = sum(np.exp(t * e) for e in excess) + len(x) * 1e-5
+            values[a] += weight * sum(np.exp(t * e) * e for e in excess) / total
     return values
 
 

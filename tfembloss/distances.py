@@ -8,6 +8,7 @@
 | `"euclidean"` | its root | 0 and up |
 | `"normalized_euclidean"` | the same, of a and b at length 1 | 0 to 2 |
 | `"manhattan"` | sum of abs(a_d - b_d) | 0 and up |
+| `"snr"` | var(a - b) / var(a), of a and b at length 1: noise over signal | 0 and up |
 
 Each is a `Distance` with two forms, row by row and all pairs. Wherever the package takes a
 distance, it takes a name, or a function `(a, b) -> distances` that reduces the last axis
@@ -16,10 +17,11 @@ and broadcasts over the others.
 Gradients are finite everywhere: the direction of a zero vector, and the distance between
 two equal points, have gradient 0. NaN stays NaN.
 
-All pairs of the three euclidean distances come from one matrix product. In float32, rows
-that are closer than about 0.001 of their length count as equal. GPUs with TF32 round matrix
-products, and so `"cosine"` and `"dot"`, to about 1e-3;
-`tf.config.experimental.enable_tensor_float_32_execution(False)` makes them exact.
+The last one changes if a and b change places. All pairs of the euclidean distances come
+from one matrix product. In float32, rows that are closer than about 0.001 of their length
+count as equal. GPUs with TF32 round matrix products, and so `"cosine"` and `"dot"`, to
+about 1e-3; `tf.config.experimental.enable_tensor_float_32_execution(False)` makes them
+exact.
 
 Example:
 
@@ -227,12 +229,34 @@ def _of_each_row(function, rows):
     return tf.map_fn(function, rows, fn_output_signature=rows[0].dtype)[:num_rows]
 
 
+def _centered_directions(x):
+    x = directions(x)
+    return x - tf.reduce_mean(x, axis=-1, keepdims=True)
+
+
+def _snr_of_centered(squares, a):
+    signal = sum_last(a * a)  # D times the variance
+    none = signal == 0
+    ratio = squares / tf.where(none, tf.ones_like(signal), signal)
+    return tf.where(none, tf.zeros_like(ratio), ratio)
+
+
+def _snr(a, b):
+    a, b = _centered_directions(a), _centered_directions(b)
+    return _snr_of_centered(_squared_euclidean(a, b), a)
+
+
+def _snr_pairs(a, b):
+    return _snr_of_centered(_squared_euclidean_pairs(a, b), a[:, None, :])
+
+
 cosine = Distance(_cosine, _one_minus_dot_pairs, directions)
 dot = Distance(_dot, _dot_pairs)
 squared_euclidean = Distance(_squared_euclidean, _squared_euclidean_pairs)
 euclidean = Distance(_euclidean, _euclidean_pairs)
 normalized_euclidean = Distance(_normalized_euclidean, _euclidean_pairs, directions)
 manhattan = Distance(_manhattan, _manhattan_pairs)
+snr = Distance(_snr, _snr_pairs, _centered_directions)
 
 _BY_NAME = {
     "cosine": cosine,
@@ -241,6 +265,7 @@ _BY_NAME = {
     "euclidean": euclidean,
     "normalized_euclidean": normalized_euclidean,
     "manhattan": manhattan,
+    "snr": snr,
 }
 
 

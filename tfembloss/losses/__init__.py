@@ -53,6 +53,12 @@ from tfembloss.losses.in_batch import (
 )
 from tfembloss.losses.in_batch_guided import GISTEmbedLoss
 from tfembloss.losses.labeled.base import LabelLoss, PairLoss
+from tfembloss.losses.labeled.contrastive import (
+    IntraPairVarianceLoss,
+    LabelContrastiveLoss,
+    SignalToNoiseRatioContrastiveLoss,
+    ThresholdConsistentMarginLoss,
+)
 from tfembloss.losses.labeled.pairs import (
     CircleLoss,
     GeneralizedLiftedStructureLoss,
@@ -69,6 +75,7 @@ from tfembloss.losses.labeled.triplets import (
     TripletLoss,
     TripletMarginLoss,
 )
+from tfembloss.losses.labeled.tuplets import NCALoss, RankedListLoss, TupletMarginLoss
 from tfembloss.losses.names import make_known
 from tfembloss.losses.ranked_pairs import AnglELoss, CoSENTLoss
 from tfembloss.losses.recommended import for_data
@@ -110,6 +117,8 @@ __all__ = [
     "GeneralizedLiftedStructureLoss",
     "GlobalOrthogonalRegularizationLoss",
     "InBatchLoss",
+    "IntraPairVarianceLoss",
+    "LabelContrastiveLoss",
     "LabelLoss",
     "LiftedStructureLoss",
     "LpRegularizationLoss",
@@ -121,6 +130,7 @@ __all__ = [
     "MultiSimilarityLoss",
     "MultipleNegativeRankingLoss",
     "MultipleNegativesRankingLoss",
+    "NCALoss",
     "NPairsLoss",
     "NTXentLoss",
     "NormalizedSoftmaxLoss",
@@ -128,11 +138,15 @@ __all__ = [
     "PairLoss",
     "ProxyAnchorLoss",
     "ProxyNCALoss",
+    "RankedListLoss",
     "SigLIPLoss",
+    "SignalToNoiseRatioContrastiveLoss",
     "SoftmaxLoss",
     "SupConLoss",
+    "ThresholdConsistentMarginLoss",
     "TripletLoss",
     "TripletMarginLoss",
+    "TupletMarginLoss",
     "WeightedSum",
     "ZeroMeanRegularizationLoss",
     "for_data",

@@ -81,9 +81,8 @@ class LabelLoss(InBatchLoss):
 
     def values(self, batch):
         """Returns each anchor's part of the loss `[B]`."""
-        sums, counts = self.sums_and_counts(batch)  # [B], [B]
-        share = batch.num_rows / tf.maximum(replicas.total(tf.reduce_sum(counts)), 1)
-        return sums * share + self._nan_where_miner_overflows(batch.keys)
+        values = parts_of_mean(*self.sums_and_counts(batch), batch.num_rows)
+        return values + self._nan_where_miner_overflows(batch.keys)
 
     def sums_and_counts(self, batch):
         """Returns what each anchor contributes `[B]`, and the number of its terms `[B]`."""
@@ -142,6 +141,7 @@ class PairLoss(LabelLoss):
     # Whether a pair counts once for each mined triplet in which it occurs; and whether all
     # pairs do so, also those of no miner or of a miner of pairs.
     counts_repeats, counts_triplets = False, False
+    num_parts = 2  # that the formula returns
 
     @staticmethod
     def _kernel_of(formula):
@@ -149,13 +149,13 @@ class PairLoss(LabelLoss):
             dtype = tf.nest.flatten(x)[0].dtype
             positive = tf.cast(pairs.positive, dtype)  # [B, N]
             negative = tf.cast(pairs.negative, dtype)  # [B, N]
-            return tf.stack(formula(x, positive, negative, **options), axis=1)  # [B, 2]
+            return tf.stack(formula(x, positive, negative, **options), axis=1)
 
         return differentiable(of_pairs)
 
     def sums_and_counts(self, batch):
         """Returns the formula's sums `[B]` and counts `[B]`."""
-        return tf.unstack(self.by_tiles(batch), 2, axis=1)
+        return tf.unstack(self.by_tiles(batch), self.num_parts, axis=1)
 
     def selected_pairs(self, batch, x):
         """Returns `masks.LabelPairs` for all pairs, or `masks.Pairs` as mined."""
@@ -166,6 +166,36 @@ class PairLoss(LabelLoss):
         counts = self.counts_repeats, self.counts_triplets
         pairs = _mined_pairs(self.miner, constant, *counts)
         return tf.nest.map_structure(tf.stop_gradient, pairs)
+
+
+class PairMeansLoss(PairLoss):
+    """Base of the losses that add a mean over positive and one over negative pairs.
+
+    A subclass defines a static method, see `PairLoss`:
+
+        formula(distances, positive, negative, *, margin)
+            -> sums [B], counts [B] of the positive pairs, and of the negative ones
+    """
+
+    num_parts = 4
+
+    def values(self, batch):
+        """Returns each anchor's part of the loss `[B]`."""
+        sums, counts, of_negatives, num_negatives = self.sums_and_counts(batch)
+        values = parts_of_mean(sums, counts, batch.num_rows)
+        values += parts_of_mean(of_negatives, num_negatives, batch.num_rows)
+        return values + self._nan_where_miner_overflows(batch.keys)
+
+
+def parts_of_mean(sums, counts, num_rows):
+    """Returns each anchor's part `[B]` of a mean over the terms of all replicas' anchors.
+
+    Args:
+        sums: of each anchor's terms `[B]`.
+        counts: number of each anchor's terms `[B]`.
+        num_rows: of all replicas, over which Keras averages the parts.
+    """
+    return sums * num_rows / tf.maximum(replicas.total(tf.reduce_sum(counts)), 1)
 
 
 @compiled
