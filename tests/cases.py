@@ -155,6 +155,10 @@ def _matryoshka(loss, dtype=None, **options):
     return losses.MatryoshkaLoss(loss(scale=5.0, dtype=dtype), **options)
 
 
+def _self_supervised(loss, dtype=None, **options):
+    return losses.SelfSupervisedLoss(loss(dtype=dtype), **options)
+
+
 def _weighted_sum(dtype=None, **options):
     parts = {
         "scores": losses.CoSENTLoss(scale=5.0, dtype=dtype),
@@ -264,6 +268,27 @@ CASES = {
         ),
         2,
     ),
+    "DecoupledContrastiveLoss": _labels(
+        losses.DecoupledContrastiveLoss, oracles.decoupled, temperature=0.5
+    ),
+    "SelfSupervisedLoss": Case(
+        functools.partial(_self_supervised, losses.SupConLoss),
+        lambda _, columns: oracles.self_supervised(oracles.sup_con, columns),
+        3,
+    ),
+    "SelfSupervisedLoss-first": Case(
+        functools.partial(
+            _self_supervised,
+            functools.partial(losses.MultiSimilarityLoss, beta=5.0),
+            symmetric=False,
+        ),
+        functools.partial(oracles.multi_similarity_of_views, beta=5.0),
+        2,
+    ),
+    "VICRegLoss": _columns(losses.VICRegLoss, oracles.vic_reg, None),
+    "BarlowTwinsLoss": _columns(losses.BarlowTwinsLoss, oracles.barlow_twins, None),
+    "AlignmentLoss": _columns(losses.AlignmentLoss, oracles.alignment, None, power=1.5),
+    "UniformityLoss": _columns(losses.UniformityLoss, oracles.uniformity, None),
     "SupConLoss": _in_tiles(_labels(losses.SupConLoss, oracles.sup_con), 4),
     "MultiSimilarityLoss": _labels(losses.MultiSimilarityLoss, oracles.multi_similarity),
     "MultiSimilarityLoss-mined": _mined(
@@ -435,6 +460,8 @@ ONE_OF_EACH_KIND = [
     "TripletMarginLoss-hdc-mined",
     "NTXentLoss",
     "LiftedStructureLoss",
+    "SelfSupervisedLoss-first",
+    "UniformityLoss",
     "IntraPairVarianceLoss",
     "NPairsLoss",
     "OnlineContrastiveLoss",

@@ -92,6 +92,11 @@ def _rows(golden):
     return golden["labels"], golden["embeddings"], golden["grad"]
 
 
+def _views(golden):
+    parts = ("embeddings", "ref_emb"), ("grad", "ref_grad")
+    return (None, *(np.stack([golden[name] for name in part], axis=1) for part in parts))
+
+
 def _cosine_head(golden, dtype):
     if "pgrad_W" in golden:
         centers, of_centers = golden["param_W"].T, golden["pgrad_W"].T
@@ -446,6 +451,20 @@ _pml(
         "combo_contrastive__pairmargin_l2b": {"miner": miners.PairMarginMiner(1.2, 1.4)},
     },
 )
+GOLDENS.append(Golden(PML, "loss_vicreg", losses.VICRegLoss, _views))
+for name, loss in {
+    "multisim": losses.MultiSimilarityLoss,
+    "ntxent": losses.NTXentLoss,
+    "supcon": losses.SupConLoss,
+    "triplet_m02": functools.partial(losses.TripletMarginLoss, margin=0.2),
+}.items():
+    for suffix, symmetric in {"sym": True, "asym": False}.items():
+
+        def of_views(golden, dtype, loss=loss, symmetric=symmetric):
+            return losses.SelfSupervisedLoss(loss(dtype=dtype), symmetric)
+
+        make = _FromArrays(losses.SelfSupervisedLoss, of_views)
+        GOLDENS.append(Golden(PML, f"selfsup_{name}_{suffix}", make, _views))
 _pml(losses.SignalToNoiseRatioContrastiveLoss, {"loss_snr": {}})
 _pml(losses.ThresholdConsistentMarginLoss, {"loss_tcm": {}})
 _pml(losses.IntraPairVarianceLoss, {"loss_intrapair": {}})

@@ -200,6 +200,18 @@ def nt_xent(ids, x, temperature=0.07, distance="cosine", pairs=None):
     return shares(sums, counts)
 
 
+def decoupled(ids, x, temperature=0.1):
+    """Values [B]."""
+    d = distances("cosine", x)
+    sums, counts = np.zeros(len(x)), np.zeros(len(x))
+    for a, p in all_pairs(ids)[0]:
+        if negatives(ids, a):
+            log_sum = log_sum_exp(-d[a, n] / temperature for n in negatives(ids, a))
+            sums[a] += log_sum + d[a, p] / temperature
+            counts[a] += 1
+    return shares(sums, counts)
+
+
 def sup_con(ids, x, temperature=0.1, distance="cosine"):
     """Values [B]."""
     logits = -distances(distance, x) / temperature
@@ -222,6 +234,17 @@ def multi_similarity(ids, x, alpha=2.0, beta=50.0, base=0.5, pairs=None):
         pull = sum(np.exp(-alpha * (s[a, p] - base)) for b, p in near if b == a)
         push = sum(np.exp(beta * (s[a, n] - base)) for b, n in far if b == a)
         values[a] = np.log(1 + pull) / alpha + np.log(1 + push) / beta
+    return values
+
+
+def multi_similarity_of_views(_, columns, alpha=2.0, beta=50.0, base=0.5):
+    """Values [B] of first views among all second views."""
+    values = np.zeros(len(columns))
+    for i, (first, own) in enumerate(columns):
+        pull = np.exp(-alpha * (similarity("cosine", first, own) - base))
+        push = sum(np.exp(beta * (similarity("cosine", first, other) - base))
+                   for j, (_, other) in enumerate(columns) if j != i)  # fmt: skip
+        values[i] = np.log(1 + pull) / alpha + np.log(1 + push) / beta
     return values
 
 
@@ -663,6 +686,59 @@ def lp_regularization(_, x, p=2, power=1):
 def zero_mean_regularization(_, x):
     """Values [B] of rows."""
     return np.abs(x.sum(axis=1))
+
+
+def self_supervised(oracle, columns):
+    """Values [B], of a loss on labels: the mean over a row's views."""
+    num_rows, num_views, dim = columns.shape
+    ids = np.repeat(np.arange(num_rows), num_views)
+    values = oracle(ids, columns.reshape([-1, dim]))
+    return values.reshape([num_rows, num_views]).mean(axis=1)
+
+
+def vic_reg(_, columns, invariance_weight=25.0, variance_weight=25.0,
+            covariance_weight=1.0, eps=1e-4):  # fmt: skip
+    """Values [B]."""
+    penalty, dim = 0, columns.shape[2]
+    for view in np.moveaxis(columns, 1, 0):
+        covariance = (
+            np.atleast_2d(np.cov(view.T)) if len(view) > 1 else np.zeros([dim, dim])
+        )
+        deviations = np.sqrt(np.diag(covariance) + eps)
+        penalty += variance_weight / 2 * np.mean([max(0, 1 - s) for s in deviations])
+        others = [covariance[d, e] for d in range(dim) for e in range(dim) if d != e]
+        penalty += covariance_weight * np.sum(np.square(others)) / dim
+    agreement = np.mean((columns[:, 0] - columns[:, 1]) ** 2, axis=1)
+    return invariance_weight * agreement + penalty
+
+
+def barlow_twins(_, columns, redundancy_weight=0.0051, eps=1e-5):
+    """Values [B]."""
+    views = columns - columns.mean(axis=0)
+    first, second = np.moveaxis(views / np.sqrt(np.mean(views**2, axis=0) + eps), 1, 0)
+    value = 0
+    for d in range(columns.shape[2]):
+        for e in range(columns.shape[2]):
+            c = np.mean(first[:, d] * second[:, e])
+            value += (1 - c) ** 2 if d == e else redundancy_weight * c**2
+    return np.full(len(columns), value)
+
+
+def alignment(_, columns, power=2.0):
+    """Values [B]."""
+    return np.array([distance("normalized_euclidean", a, b) ** power for a, b in columns])
+
+
+def uniformity(_, x, t=2.0):
+    """Values [B]."""
+    columns = x if x.ndim == 3 else x[:, None]
+    values = []
+    for view in np.moveaxis(columns, 1, 0):
+        d = distances("normalized_euclidean", view)
+        terms = [np.exp(-t * d[pair] ** 2) for pair in np.ndindex(*d.shape)
+                 if pair[0] != pair[1]]  # fmt: skip
+        values.append(np.log(np.mean(terms)) if terms else 0)
+    return np.full(len(x), np.mean(values))
 
 
 def weighted_sum(oracles, weights):

@@ -66,7 +66,12 @@ from tfembloss.losses.labeled.pairs import (
     MarginLoss,
     MultiSimilarityLoss,
 )
-from tfembloss.losses.labeled.softmax import NPairsLoss, NTXentLoss, SupConLoss
+from tfembloss.losses.labeled.softmax import (
+    DecoupledContrastiveLoss,
+    NPairsLoss,
+    NTXentLoss,
+    SupConLoss,
+)
 from tfembloss.losses.labeled.triplets import (
     BatchAllTripletLoss,
     BatchHardSoftMarginTripletLoss,
@@ -92,11 +97,20 @@ from tfembloss.losses.scored_pairs import (
     CosineSimilarityLoss,
     OnlineContrastiveLoss,
 )
+from tfembloss.losses.self_supervised import (
+    AlignmentLoss,
+    BarlowTwinsLoss,
+    SelfSupervisedLoss,
+    UniformityLoss,
+    VICRegLoss,
+)
 from tfembloss.losses.wrappers import MatryoshkaLoss, WeightedSum
 
 __all__ = [
+    "AlignmentLoss",
     "AnglELoss",
     "ArcFaceLoss",
+    "BarlowTwinsLoss",
     "BatchAllTripletLoss",
     "BatchHardSoftMarginTripletLoss",
     "BatchHardTripletLoss",
@@ -109,6 +123,7 @@ __all__ = [
     "ContrastiveTensionLossInBatchNegatives",
     "CosFaceLoss",
     "CosineSimilarityLoss",
+    "DecoupledContrastiveLoss",
     "DenoisingAutoEncoderLoss",
     "DistillKLDivLoss",
     "EmbeddingLoss",
@@ -139,6 +154,7 @@ __all__ = [
     "ProxyAnchorLoss",
     "ProxyNCALoss",
     "RankedListLoss",
+    "SelfSupervisedLoss",
     "SigLIPLoss",
     "SignalToNoiseRatioContrastiveLoss",
     "SoftmaxLoss",
@@ -147,6 +163,8 @@ __all__ = [
     "TripletLoss",
     "TripletMarginLoss",
     "TupletMarginLoss",
+    "UniformityLoss",
+    "VICRegLoss",
     "WeightedSum",
     "ZeroMeanRegularizationLoss",
     "for_data",

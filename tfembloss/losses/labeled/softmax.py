@@ -83,6 +83,64 @@ class NTXentLoss(PairLoss):
 
 
 @keras.saving.register_keras_serializable("tfembloss")
+class DecoupledContrastiveLoss(NTXentLoss):
+    r"""`NTXentLoss` without the positive pair in the denominator.
+
+    $$L = \mathrm{mean}_{(a,p)} \frac{d(a,p)}{T} + \log \sum_n e^{-d(a,n)/T}$$
+
+    So an easy positive does not lessen what the negatives teach, which matters in small
+    batches. Anchors without negatives do not count.
+
+    Call arguments: `y_pred [B, D]`; `y_true` class ids `[B]`, integers or strings. Of views
+    in columns, wrap it in `SelfSupervisedLoss`.
+
+    Args:
+        temperature: T, > 0.
+        distance, miner, tile_size: see `NTXentLoss`.
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: as for `NTXentLoss`.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> embeddings = tf.constant([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6], [0.0, 1.0]])
+    >>> loss = DecoupledContrastiveLoss(temperature=0.5)
+    >>> round(float(loss(tf.constant([0, 0, 1, 1]), embeddings)), 4)
+    0.9249
+
+    Reference:
+        Yeh et al., "Decoupled Contrastive Learning", 2021,
+        https://arxiv.org/abs/2110.06848
+
+    Relations:
+        The paper's loss of two views with equal weights, as a mean over both.
+    """
+
+    def __init__(
+        self,
+        temperature=0.1,
+        distance="cosine",
+        miner=None,
+        tile_size=None,
+        reduction="sum_over_batch_size",
+        name=None,
+        dtype=None,
+    ):
+        super().__init__(temperature, distance, miner, tile_size, reduction, name, dtype)
+
+    @staticmethod
+    def formula(distances, positive, negative, *, temperature):
+        """Returns sums over each anchor's positives, and their number."""
+        logits = -distances / temperature  # [B, N]
+        valid = masks.row_any(negative > 0)
+        log_sum = tf.where(valid, masks.row_logsumexp(logits, negative), 0)[:, None]
+        positive = tf.where(valid[:, None], positive, 0)
+        return masks.row_sum(log_sum - logits, positive), tf.reduce_sum(positive, axis=1)
+
+
+@keras.saving.register_keras_serializable("tfembloss")
 class SupConLoss(PairLoss):
     r"""Supervised contrastive loss: softmax over all rows, mean over the positives.
 
