@@ -334,6 +334,15 @@ CASES = {
     "RankedListLoss": _labels(
         losses.RankedListLoss, oracles.ranked_list, positive_temperature=1.0
     ),
+    "SmoothAPLoss": _labels(losses.SmoothAPLoss, oracles.smooth_ap, temperature=0.2),
+    "PNPLoss": _labels(losses.PNPLoss, oracles.pnp, variant="Ib", temperature=0.2),
+    "RecallAtKSurrogateLoss": _labels(
+        losses.RecallAtKSurrogateLoss,
+        oracles.recall_at_k_surrogate,
+        k=[1, 3],
+        temperature=0.2,
+    ),
+    "FastAPLoss": _labels(losses.FastAPLoss, oracles.fast_ap, num_bins=5),
     "NPairsLoss": _labels(losses.NPairsLoss, oracles.n_pairs)._replace(
         by_order="a class's first row is the anchor"
     ),
@@ -460,6 +469,7 @@ ONE_OF_EACH_KIND = [
     "TripletMarginLoss-hdc-mined",
     "NTXentLoss",
     "LiftedStructureLoss",
+    "SmoothAPLoss",
     "SelfSupervisedLoss-first",
     "UniformityLoss",
     "IntraPairVarianceLoss",

@@ -465,6 +465,19 @@ for name, loss in {
 
         make = _FromArrays(losses.SelfSupervisedLoss, of_views)
         GOLDENS.append(Golden(PML, f"selfsup_{name}_{suffix}", make, _views))
+_pml(losses.FastAPLoss, {"loss_fastap": {}})
+_pml(
+    losses.PNPLoss,
+    {
+        f"loss_pnp_{variant}": {"variant": variant, "temperature": 0.1}
+        for variant in ("Ds", "Dq", "Iu", "Ib", "O")
+    },
+)
+_pml(
+    losses.SmoothAPLoss,
+    {"loss_smoothap_3x3": {"temperature": 0.1}},
+    runs=((goldens.ROWS[0], *goldens.FLOAT64, False),),
+)
 _pml(losses.SignalToNoiseRatioContrastiveLoss, {"loss_snr": {}})
 _pml(losses.ThresholdConsistentMarginLoss, {"loss_tcm": {}})
 _pml(losses.IntraPairVarianceLoss, {"loss_intrapair": {}})

@@ -371,6 +371,82 @@ def ranked_list(ids, x, margin=0.4, negative_temperature=10.0, imbalance=0.5, al
     return values
 
 
+def _over_ranks(ids, x, temperature, with_anchor, formula):
+    """Values [B]: the mean of a formula of the smooth ranks of an anchor's positives."""
+    d = distances("cosine", x)
+    sums, counts = np.zeros(len(x)), np.zeros(len(x))
+    for a in range(len(x)):
+        same = positives(ids, a)
+        if not same:
+            continue
+        same = [*same, a] if with_anchor else same
+        terms = []
+        for p in same:
+            above = {k: 1 / (1 + np.exp((d[a, k] - d[a, p]) / temperature))
+                     for k in range(len(x)) if k != p}  # fmt: skip
+            nearer = sum(above[k] for k in same if k != p)
+            terms.append(
+                formula(nearer, sum(above[n] for n in negatives(ids, a)), len(same))
+            )
+        sums[a], counts[a] = np.mean(terms), 1
+    return shares(sums, counts)
+
+
+def smooth_ap(ids, x, temperature=0.01):
+    """Values [B]."""
+
+    def formula(near, far, _):
+        return 1 - (1 + near) / (1 + near + far)
+
+    return _over_ranks(ids, x, temperature, True, formula)
+
+
+def pnp(ids, x, variant="Ds", b=2.0, alpha=1.0, temperature=0.01):
+    """Values [B]."""
+    formulas = {
+        "O": lambda r: r,
+        "Ds": lambda r: np.log(1 + r),
+        "Dq": lambda r: 1 - 1 / (1 + r) ** alpha,
+        "Iu": lambda r: (1 + r) * np.log(1 + r),
+        "Ib": lambda r: (b * r - np.log(1 + b * r)) / b**2,
+    }
+    penalty = formulas[variant]
+    return _over_ranks(ids, x, temperature, True, lambda near, far, _: penalty(far))
+
+
+def recall_at_k_surrogate(ids, x, k=(1, 2, 4, 8, 16), temperature=0.01,
+                          rank_temperature=1.0):  # fmt: skip
+    """Values [B]."""
+
+    def formula(near, far, number):
+        rank = 1 + near + far
+        recalls = [number / min(top, number) / (1 + np.exp((rank - top) / rank_temperature))
+                   for top in k]  # fmt: skip
+        return 1 - np.mean(recalls)
+
+    return _over_ranks(ids, x, temperature, False, formula)
+
+
+def fast_ap(ids, x, num_bins=10):
+    """Values [B]."""
+    d = distances("normalized_euclidean", x) ** 2
+    width = 4 / num_bins
+    sums, counts = np.zeros(len(x)), np.zeros(len(x))
+    for a in range(len(x)):
+        near, far = positives(ids, a), negatives(ids, a)
+        if not near:
+            continue
+        up_to_near = up_to = precision = 0
+        for node in range(num_bins + 1):
+            at = [max(0, 1 - abs(d[a, k] - node * width) / width) for k in range(len(x))]
+            here = sum(at[p] for p in near)
+            up_to_near += here
+            up_to += here + sum(at[n] for n in far)
+            precision += here * up_to_near / up_to if up_to else 0
+        sums[a], counts[a] = 1 - precision / len(near), 1
+    return shares(sums, counts)
+
+
 def n_pairs(ids, x, distance="cosine"):
     """Values [B]; those of the first rows of their classes are not 0."""
     d = distances(distance, x)

@@ -66,6 +66,12 @@ from tfembloss.losses.labeled.pairs import (
     MarginLoss,
     MultiSimilarityLoss,
 )
+from tfembloss.losses.labeled.precision import (
+    FastAPLoss,
+    PNPLoss,
+    RecallAtKSurrogateLoss,
+    SmoothAPLoss,
+)
 from tfembloss.losses.labeled.softmax import (
     DecoupledContrastiveLoss,
     NPairsLoss,
@@ -127,6 +133,7 @@ __all__ = [
     "DenoisingAutoEncoderLoss",
     "DistillKLDivLoss",
     "EmbeddingLoss",
+    "FastAPLoss",
     "FlopsLoss",
     "GISTEmbedLoss",
     "GeneralizedLiftedStructureLoss",
@@ -150,13 +157,16 @@ __all__ = [
     "NTXentLoss",
     "NormalizedSoftmaxLoss",
     "OnlineContrastiveLoss",
+    "PNPLoss",
     "PairLoss",
     "ProxyAnchorLoss",
     "ProxyNCALoss",
     "RankedListLoss",
+    "RecallAtKSurrogateLoss",
     "SelfSupervisedLoss",
     "SigLIPLoss",
     "SignalToNoiseRatioContrastiveLoss",
+    "SmoothAPLoss",
     "SoftmaxLoss",
     "SupConLoss",
     "ThresholdConsistentMarginLoss",
