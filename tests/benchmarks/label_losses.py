@@ -87,6 +87,36 @@ MAKERS = {
     ),
     "NPairsLoss": (lambda t: t.losses.NPairsLoss(), metric_learning("NPairsLoss")),
     "MarginLoss": (lambda t: t.losses.MarginLoss(), metric_learning("MarginLoss")),
+    "LabelContrastiveLoss": (
+        lambda t: t.losses.LabelContrastiveLoss(),
+        metric_learning("ContrastiveLoss"),
+    ),
+    "SignalToNoiseRatioContrastiveLoss": (
+        lambda t: t.losses.SignalToNoiseRatioContrastiveLoss(),
+        metric_learning("SignalToNoiseRatioContrastiveLoss"),
+    ),
+    "ThresholdConsistentMarginLoss": (
+        lambda t: t.losses.ThresholdConsistentMarginLoss(),
+        metric_learning("ThresholdConsistentMarginLoss"),
+    ),
+    "IntraPairVarianceLoss": (
+        lambda t: t.losses.IntraPairVarianceLoss(),
+        metric_learning("IntraPairVarianceLoss"),
+    ),
+    "NCALoss": (lambda t: t.losses.NCALoss(), metric_learning("NCALoss")),
+    "TupletMarginLoss": (
+        lambda t: t.losses.TupletMarginLoss(),
+        metric_learning("TupletMarginLoss"),
+    ),
+    "RankedListLoss": (
+        lambda t: t.losses.RankedListLoss(),
+        metric_learning("RankedListLoss", margin=0.4, Tn=10),
+    ),
+    "FastAPLoss": (lambda t: t.losses.FastAPLoss(), metric_learning("FastAPLoss")),
+    "SmoothAPLoss": (lambda t: t.losses.SmoothAPLoss(), metric_learning("SmoothAPLoss")),
+    "PNPLoss": (lambda t: t.losses.PNPLoss(), metric_learning("PNPLoss")),
+    "RecallAtKSurrogateLoss": (lambda t: t.losses.RecallAtKSurrogateLoss(), None),
+    "DecoupledContrastiveLoss": (lambda t: t.losses.DecoupledContrastiveLoss(), None),
 }
 FEW_CLASSES = [
     "BatchAllTripletLoss",

@@ -12,12 +12,18 @@
 | labeled rows | label `[B]` | on triplets: `TripletMarginLoss`, `BatchAllTripletLoss`, \
 `BatchHardTripletLoss`, `BatchHardSoftMarginTripletLoss`, `BatchSemiHardTripletLoss` |
 | | | on pairs: `SupConLoss`, `NTXentLoss`, `MultiSimilarityLoss`, `CircleLoss`, \
-`MarginLoss`, `NPairsLoss`, `LiftedStructureLoss`, `GeneralizedLiftedStructureLoss` |
+`MarginLoss`, `NPairsLoss`, `LiftedStructureLoss`, `GeneralizedLiftedStructureLoss`, \
+`LabelContrastiveLoss`, `SignalToNoiseRatioContrastiveLoss`, `IntraPairVarianceLoss`, \
+`ThresholdConsistentMarginLoss`, `NCALoss`, `TupletMarginLoss`, `RankedListLoss`, \
+`DecoupledContrastiveLoss` |
+| | | on ranks: `SmoothAPLoss`, `PNPLoss`, `RecallAtKSurrogateLoss`, `FastAPLoss` |
 | | label `[B]` from 0 | with a head: `ArcFaceLoss`, `CosFaceLoss`, \
 `NormalizedSoftmaxLoss`, `ProxyAnchorLoss`, `ProxyNCALoss` |
 | a teacher's scores | `[B, n]` | `DistillKLDivLoss` |
 | a teacher's margins | `[B]` or `[B, n]` | `MarginMSELoss` |
 | a teacher's embeddings | `[B, D]` | `MSELoss` |
+| two views or more of unlabeled rows | none | `SelfSupervisedLoss` around a loss on \
+labels, `VICRegLoss`, `BarlowTwinsLoss`, `AlignmentLoss` |
 | texts | none | `ContrastiveTensionLossInBatchNegatives`, `DenoisingAutoEncoderLoss` |
 | | 1, 0 `[B]` | `ContrastiveTensionLoss` |
 
@@ -26,7 +32,7 @@ The first loss of a row is the first to try; `for_data` makes them by the kind o
 triplets of labeled rows count. Around a loss, `MatryoshkaLoss` trains embeddings that can
 be cut short; `WeightedSum` adds losses up, also regularizers, which are losses of
 embeddings alone: `GlobalOrthogonalRegularizationLoss`, `FlopsLoss`,
-`LpRegularizationLoss`, `ZeroMeanRegularizationLoss`. Bases for your own:
+`LpRegularizationLoss`, `ZeroMeanRegularizationLoss`, `UniformityLoss`. Bases for your own:
 `EmbeddingLoss`, `InBatchLoss`, `LabelLoss`, `PairLoss`.
 """
 
