@@ -48,6 +48,13 @@ def ids(rng, num_rows):
     return 2**24 + rng.integers(max(1, num_rows // 3), size=num_rows)
 
 
+def texts(num_columns):
+    """Ids of each column's text; some texts occur in several rows and columns."""
+    return lambda rng, num_rows: (
+        2**53 + rng.integers(2 * num_rows, size=[num_rows, num_columns])
+    )
+
+
 def _ranking(num_columns, targets=None, **options):
     oracle_options = {("similarity_name" if k == "similarity" else k): v
                       for k, v in options.items()}  # fmt: skip
@@ -187,6 +194,9 @@ CASES = {
     "MultipleNegativesRankingLoss-ids": _ranking(3, targets=ids),
     "MultipleNegativesRankingLoss-symmetric-ids": _in_tiles(
         _ranking(3, symmetric=True, targets=ids), 2
+    ),
+    "MultipleNegativesRankingLoss-symmetric-texts": _in_tiles(
+        _ranking(3, symmetric=True, targets=texts(3)), 2
     ),
     "MegaBatchMarginLoss": _columns(
         losses.MegaBatchMarginLoss, oracles.mega_batch_margin, None

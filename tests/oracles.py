@@ -20,11 +20,32 @@ def similarity(name, a, b):
     return a @ b / lengths if lengths else 0.0
 
 
+def may_be_negative(ids, i, j, column=1):
+    """Whether a document of row j may be a negative of anchor i.
+
+    `ids` are None or empty, of rows `[B]`, or of each of their texts `[B, n]`.
+    """
+    if ids is None or ids.size == 0:
+        return (i, 1) != (j, column)
+    if ids.ndim == 1:
+        return (i, 1) != (j, column) and (i == j or ids[i] != ids[j])
+    anchor, positive = ids[i, :2]
+    if ids[j, column] in (anchor, positive):
+        return False
+    return not (column == 1 and ids[j, 0] == anchor)  # another positive of the anchor
+
+
 def multiple_negatives_ranking(ids, columns, scale=20.0, similarity_name="cosine",
                                symmetric=False, absolute_margin=None,
                                relative_margin=None):  # fmt: skip
     """Values [B]. `ids` None: every other row's documents are negatives."""
     num_rows, num_columns, _ = columns.shape
+    all_documents = [(j, c) for j in range(num_rows) for c in range(1, num_columns)]
+
+    def is_negative_anchor(i, j):  # of the positive of row i
+        if i == j or ids is None or ids.ndim == 1:
+            return i != j and (ids is None or ids[i] != ids[j])
+        return ids[j, 0] not in ids[i, :2] and ids[j, 1] != ids[i, 1]
 
     def value(query, own, candidates):
         scores = [scale * similarity(similarity_name, query, c) for c in candidates]
@@ -33,20 +54,18 @@ def multiple_negatives_ranking(ids, columns, scale=20.0, similarity_name="cosine
 
     values = np.zeros(num_rows)
     for i in range(num_rows):
-        usable = [j for j in range(num_rows) if j == i or ids is None or ids[j] != ids[i]]
         anchor, positive = columns[i, 0], columns[i, 1]
-        documents = [columns[j, c] for j in usable for c in range(1, num_columns)]
+        negatives = [columns[d] for d in all_documents if may_be_negative(ids, i, *d)]
         if absolute_margin is not None or relative_margin is not None:
             own = similarity(similarity_name, anchor, positive)
             limit = own - max(absolute_margin or 0, (relative_margin or 0) * abs(own))
-            documents = [positive] + [
-                columns[j, c] for j in usable for c in range(1, num_columns)
-                if (j, c) != (i, 1)
-                and similarity(similarity_name, anchor, columns[j, c]) <= limit
-            ]  # fmt: skip
-        values[i] = value(anchor, positive, documents)
+            negatives = [
+                x for x in negatives if similarity(similarity_name, anchor, x) <= limit
+            ]
+        values[i] = value(anchor, positive, [positive, *negatives])
         if symmetric:
-            backward = value(positive, anchor, [columns[j, 0] for j in usable])
+            anchors = [columns[j, 0] for j in range(num_rows) if is_negative_anchor(i, j)]
+            backward = value(positive, anchor, [anchor, *anchors])
             values[i] = (values[i] + backward) / 2
     return values
 
@@ -61,7 +80,7 @@ def mega_batch_margin(ids, columns, positive_margin=0.8, negative_margin=0.3):
         others = [
             similarity("cosine", anchor, columns[j, 1])
             for j in range(num_rows)
-            if j != i and (ids.size == 0 or ids[j] != ids[i])
+            if may_be_negative(ids, i, j)
         ]
         if others:
             values[i] += max(0, max(others) - negative_margin)
@@ -885,7 +904,7 @@ def sig_lip(ids, columns, scale=1.0, bias=0.0, exclude_equal_ids=False):
     values = np.zeros(len(a))
     for i in range(len(a)):
         for j in range(len(a)):
-            if j == i or not exclude_equal_ids or ids[j] != ids[i]:
+            if j == i or may_be_negative(ids if exclude_equal_ids else None, i, j):
                 z = 1 if j == i else -1
                 values[i] += softplus(-z * (scale * a[i] @ b[j] + bias))
     return values

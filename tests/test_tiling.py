@@ -12,6 +12,10 @@ def ids(rng, num_rows):
     return rng.integers(4, size=num_rows)
 
 
+def texts(rng, num_rows):
+    return rng.integers(2 * num_rows, size=[num_rows, 3])
+
+
 def guides(rng, num_rows):
     return rng.normal(size=[num_rows, 3, 4]).astype("float32")
 
@@ -28,6 +32,12 @@ OPTIONS = {
         {"symmetric": True, "exclude_equal_ids": True},
         3,
         ids,
+    ),
+    "ranking, symmetric, texts": (
+        RANKING,
+        {"symmetric": True, "exclude_equal_ids": True},
+        3,
+        texts,
     ),
     "ranking, euclidean": (
         RANKING,

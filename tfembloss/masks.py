@@ -119,14 +119,19 @@ class ColumnPairs(NamedTuple):
 
     @property
     def negative(self):
-        """All other documents, except those of rows with the same id, `[B, N * m]`."""
+        """All other documents, except those with equal ids, `[B, N * m]`."""
         mask = ~self.positive
-        if self.ids is not None or self.present is not None:
-            own = at_positions(self.positions, self.num_keys)  # [B, N]
-            others = ~own if self.ids is None else ~equal_ids(self.ids, self.key_ids)
-            others = _of_present(others, self.present) | own
-            mask &= tf.repeat(others, self.num_documents, axis=1)
+        if self.present is not None:
+            mask &= tf.repeat(self.present[None, :], self.num_documents, axis=1)
+        if self.ids is not None:
+            mask &= ~self._of_equal_ids()
         return self._of_rows(mask)
+
+    def _of_equal_ids(self):
+        """Documents of other rows with the same id `[B, N * m]`."""
+        own = at_positions(self.positions, self.num_keys)  # [B, N]
+        others = equal_ids(self.ids, self.key_ids) & ~own
+        return tf.repeat(others, self.num_documents, axis=1)
 
     def _of_rows(self, mask):
         return mask if self.is_row is None else mask & self.is_row[:, None]
@@ -134,6 +139,21 @@ class ColumnPairs(NamedTuple):
     def of_each_row(self):
         """Returns the parts with one entry per row, tensors `[B]` or None by name."""
         return {"ids": self.ids, "positions": self.positions, "is_row": self.is_row}
+
+
+# A class of its own, since a kernel traced for ids of both ranks would know neither.
+class ColumnPairsByColumn(ColumnPairs):
+    """The same with an id of each column: `ids [B, 1 + m]` and `key_ids [N, 1 + m]`."""
+
+    def _of_equal_ids(self):
+        """Documents that equal an anchor or its positive, or answer it, `[B, N * m]`."""
+        m, anchors, positives = self.num_documents, self.ids[:, 0], self.ids[:, 1]
+        documents = tf.reshape(self.key_ids[:, 1:], [-1])  # [N * m]
+        # The positive of an equal anchor is one of this anchor, too.
+        same_anchor = tf.repeat(equal_ids(anchors, self.key_ids[:, 0]), m, axis=1)
+        is_positive = tf.range(self.num_keys * m) % m == 0
+        equal = equal_ids(anchors, documents) | equal_ids(positives, documents)
+        return equal | (same_anchor & is_positive)
 
 
 def _of_present(mask, present):

@@ -1,8 +1,11 @@
+import cases
 import keras
 import numpy as np
+import oracles
 import pytest
 import tensorflow as tf
 
+from tfembloss import losses
 from tfembloss.losses import (
     MultipleNegativeRankingLoss,
     MultipleNegativesRankingLoss,
@@ -59,6 +62,53 @@ def test_ids_are_compared_exactly(kind):
     # All distinct: as without ids.
     plain = MultipleNegativesRankingLoss(reduction=None)(rows, columns[:3])
     np.testing.assert_allclose(loss(tf.constant(kind), columns[:3]), plain, rtol=1e-6)
+
+
+TEXTS = np.array([
+    ["q", "p", "x"],
+    ["r", "p", "q"],  # another question with the same answer, and a question as negative
+    ["q", "s", "y"],  # another answer of the first question
+    ["t", "u", "u"],  # its own answer as negative
+    ["p", "v", "x"],  # an answer as question
+])  # fmt: skip
+
+
+def test_a_text_is_never_its_own_negative():
+    """By hand, for the question q: all documents but those marked above."""
+    columns = columns_of(5, num_columns=3)
+    loss = MultipleNegativesRankingLoss(1.0, exclude_equal_ids=True, reduction=None)
+    unit = columns / np.linalg.norm(columns, axis=-1, keepdims=True)
+    terms = np.exp(np.einsum("id,jkd->ijk", unit[:, 0], unit[:, 1:]))
+    kept = terms[0][[0, 0, 2, 3, 3, 4, 4], [0, 1, 1, 0, 1, 0, 1]]
+    values = loss(TEXTS, columns).numpy()
+    assert values[0] == pytest.approx(np.log(kept.sum() / terms[0, 0, 0]), rel=1e-5)
+    kept = np.delete(terms[3].ravel(), 7)  # without u as a negative of u
+    assert values[3] == pytest.approx(np.log(kept.sum() / terms[3, 3, 0]), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "oracle", "num_columns"),
+    [
+        (MultipleNegativesRankingLoss, oracles.multiple_negatives_ranking, 4),
+        (MultipleNegativesRankingLoss, oracles.multiple_negatives_ranking, 2),
+        (losses.MegaBatchMarginLoss, oracles.mega_batch_margin, 2),
+        (losses.SigLIPLoss, oracles.sig_lip, 2),
+        (losses.CLIPLoss, oracles.multiple_negatives_ranking, 2),
+    ],
+)
+def test_ids_of_texts_are_as_in_the_oracle(make, oracle, num_columns):
+    columns = columns_of(12, num_columns).astype("float64")
+    ids = cases.texts(num_columns)(np.random.default_rng(3), 12)
+    options = {"exclude_equal_ids": True} if make is losses.SigLIPLoss else {}
+    if make is losses.CLIPLoss:
+        options = {"symmetric": True, "scale": 1.0, "similarity_name": "dot"}
+    loss = make(exclude_equal_ids=True, reduction=None, dtype="float64")
+    for rows in (7, 12):  # also where a kernel has been traced for ids of the other kind
+        for of_some in (ids[:rows, 0], ids[:rows]):
+            expected = oracle(of_some, columns[:rows], **options)
+            np.testing.assert_allclose(loss(of_some, columns[:rows]), expected, rtol=1e-9)
+    distinct = np.arange(ids.size).reshape(ids.shape)
+    assert np.abs(loss(distinct, columns) - expected).max() > 1e-3
 
 
 def test_ids_in_one_column():
@@ -128,7 +178,9 @@ def test_wrong_columns_are_refused(shape, message):
     "ids, message",
     [
         (np.zeros([4, 0]), "give them as y"),
-        (np.zeros([4, 2], "int64"), r"\(4, 2\).*one id for each row"),
+        (np.zeros([4, 3], "int64"), r"\[B, n\].*\(4, 3\).*for each column of a row"),
+        (np.zeros([3, 2], "int64"), r"\(3, 2\).*for each column of a row"),
+        (np.zeros([4, 2]), "integers or strings.*float64"),
         (np.zeros([4], "float32"), "integers or strings.*float32"),
         (np.zeros([3], "int64"), r"\(3,\).*\(4, 2, 4\)"),
     ],

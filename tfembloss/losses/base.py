@@ -17,7 +17,7 @@ from tfembloss.losses.inputs import (
     as_tensor,
     as_weights,
     check_columns,
-    check_ids,
+    check_ids_or_columns,
     no_targets,
 )
 
@@ -219,8 +219,10 @@ class InBatchLoss(EmbeddingLoss):
     embedding makes the loss NaN.
 
     Args:
-        exclude_equal_ids: if true, `y_true` are ids (integers or strings), and the
-            documents of another row with the same id are not used as negatives. Strings
+        exclude_equal_ids: if true, `y_true` are ids (integers or strings), `[B]` or
+            `[B, n]`. Of rows: the documents of another row with the same id are not used
+            as negatives. Of each column: documents whose id is that of the anchor or of
+            its positive are not, nor the positives of anchors with the same id. Strings
             are compared by a 63-bit hash; in a stock Keras model with `jit_compile=True`
             ids must be integers.
         tile_size: how many of the B anchors are compared with all documents at a time; see
@@ -267,15 +269,25 @@ class InBatchLoss(EmbeddingLoss):
     def batch(self, y_true, y_pred, memory):
         """Returns the columns `y_pred [B, n, D]` as a `Batch`."""
         columns = check_columns(y_pred, *self.num_columns)  # [B, n, D]
-        ids = check_ids(y_true, columns) if self.exclude_equal_ids else None  # [B]
+        ids, by_column = None, False
+        if self.exclude_equal_ids:
+            ids = check_ids_or_columns(y_true, columns)  # [B] or [B, n]
+            by_column = ids.shape.rank == 2
         anchors, documents = _anchors_and_documents(columns)
         if memory is not None:
+            if by_column:
+                raise ValueError(
+                    "With a memory, which keeps one id of each row, expected ids y_true of "
+                    f"shape [B]. Received: y_true.shape={tuple(ids.shape)}. Leave the "
+                    "memory out, or give one id for each row."
+                )
             _, of_memory = _anchors_and_documents(memory.embeddings)
             memory = memory._replace(embeddings=of_memory)
         keys, pairs, num_rows, first = keys_and_pairs(documents, ids, memory)
         num_keys, num_documents, dim = tf.unstack(tf.shape(keys))
         num_documents = keys.shape[1] or num_documents
-        pairs = masks.ColumnPairs(**pairs, num_documents=num_documents, num_keys=num_keys)
+        kind = masks.ColumnPairsByColumn if by_column else masks.ColumnPairs
+        pairs = kind(**pairs, num_documents=num_documents, num_keys=num_keys)
         keys = tf.reshape(keys, [-1, keys.shape[2] or dim])  # [N * m, D]
         return Batch(tf.squeeze(anchors, axis=1), keys, pairs, num_rows, first)
 
@@ -332,7 +344,8 @@ def keys_and_pairs(rows, ids, memory=None):
 
     Args:
         rows: tensor `[B, ...]` of this replica's rows.
-        ids: ids of this replica's rows `[B]`, as `check_ids` returns them, or None.
+        ids: ids of this replica's rows `[B]` or `[B, n]`, as `check_ids_or_columns`
+            returns them, or None.
         memory: `masks.MemoryRows` with embeddings in the form of the rows; or None.
 
     Returns:

@@ -59,7 +59,8 @@ def in_batch_warning(ids, shape):
     """Returns a warning of a batch in which no row has negatives, or None.
 
     Args:
-        ids: array of the rows' ids, or None if rows with equal ids are not excluded.
+        ids: array of the ids of rows `[B]`, or of their columns `[B, n]`; None if equal
+            ones are not excluded.
         shape: that of the predictions, `(B, n, D)`.
     """
     if len(shape) == 3 and shape[1] is not None and shape[1] > 2:
@@ -69,7 +70,11 @@ def in_batch_warning(ids, shape):
             "a batch has one row, so that there is no negative to learn from. Expected a "
             "larger batch, or columns with negatives."
         )
-    return None if ids is None else ids_warning(ids, positives=False)
+    if ids is None:
+        return None
+    columns = ids.T if ids.ndim == 2 else [ids]
+    found = (ids_warning(column, positives=False) for column in columns)
+    return next(filter(None, found), None)
 
 
 def range_warning(y_true, low, high, meaning, advice):

@@ -25,7 +25,7 @@ class MultipleNegativesRankingLoss(InBatchLoss):
     batch, the harder the task and the better the embeddings.
 
     Call arguments: `y_pred` columns `[B, n, D]`, n >= 2: anchor, positive, negatives.
-    `y_true` is not used, or ids `[B]` with `exclude_equal_ids=True`.
+    `y_true` is not used, or with `exclude_equal_ids=True` ids, `[B]` or `[B, n]`.
 
     Args:
         scale: factor s on the similarity, > 0: the inverse of the temperature. 20 suits
@@ -34,10 +34,13 @@ class MultipleNegativesRankingLoss(InBatchLoss):
             `"dot"`, `"euclidean"`, ... or a function `(a, b) -> distances`.
         symmetric: if true, the mean of this loss and of the same loss in the other
             direction, from each positive to the anchors of all rows.
-        exclude_equal_ids: if true, `y_true` are ids (integers or strings), and the
-            documents of another row with the same id are not used as negatives. Without
-            it, a positive that occurs twice in a batch is its own negative, and the loss
-            cannot fall below log 2 there.
+        exclude_equal_ids: if true, `y_true` are ids (integers or strings), `[B]` or
+            `[B, n]`. Of rows: the documents of another row with the same id are not used
+            as negatives. Of each column: documents whose id is that of the anchor or of
+            its positive are not, also the row's own, nor are the positives of anchors with
+            the same id. Without ids, a positive that occurs twice in a batch is its own
+            negative, and the loss cannot fall below log 2 there.
+            `tfembloss.EmbeddingModel(..., exclude_equal_texts=True)` gives ids of texts.
         tile_size: how many of the B rows are compared with all documents at a time, >= 1.
             By default a tile has at most 2^22 pairs, but at least 512 rows. It changes
             the memory used, not the result: tiles are recomputed in the backward pass.
@@ -176,8 +179,8 @@ class MegaBatchMarginLoss(InBatchLoss):
     There is one negative for each anchor. The larger the batch, the harder it is; large
     batches need `tfembloss.EmbeddingModel(encoder, mini_batch_size=...)`.
 
-    Call arguments: `y_pred` columns `[B, 2, D]`. `y_true` is not used, or ids `[B]` with
-    `exclude_equal_ids=True`.
+    Call arguments: `y_pred` columns `[B, 2, D]`. `y_true` is not used, or with
+    `exclude_equal_ids=True` ids, `[B]` or `[B, 2]`.
 
     Args:
         positive_margin: $m_p$, the smallest cosine that a positive should have.
@@ -240,15 +243,15 @@ class CLIPLoss(MultipleNegativesRankingLoss):
     $$L_i = -\frac{1}{2} \log \frac{e^{s\, a_i \cdot b_i}}{\sum_j e^{s\, a_i \cdot b_j}}
             -\frac{1}{2} \log \frac{e^{s\, a_i \cdot b_i}}{\sum_j e^{s\, a_j \cdot b_i}}$$
 
-    Call arguments: `y_pred` columns `[B, 2, D]`. `y_true` is not used, or ids `[B]` with
-    `exclude_equal_ids=True`.
+    Call arguments: `y_pred` columns `[B, 2, D]`. `y_true` is not used, or with
+    `exclude_equal_ids=True` ids, `[B]` or `[B, 2]`.
 
     Args:
         scale: factor s on the dot product, > 0: 1 for `tfembloss.DualEncoder`, whose
             columns carry its learned scale.
         exclude_equal_ids: if true, `y_true` are ids (integers or strings), and rows with
             equal ids, such as images of one class with the same text, are not negatives of
-            each other.
+            each other; of each column as in `MultipleNegativesRankingLoss`.
         tile_size: see `MultipleNegativesRankingLoss`.
         reduction, name, dtype: see `EmbeddingLoss`.
 
@@ -304,8 +307,8 @@ class SigLIPLoss(InBatchLoss):
     $$L_i = \sum_j \log(1 + e^{-z_{ij} (s\, a_i \cdot b_j + t)}),\quad
       z_{ij} = 1 \text{ if } i = j \text{ else} -1$$
 
-    Call arguments: `y_pred` columns `[B, 2, D]`. `y_true` is not used, or ids `[B]` with
-    `exclude_equal_ids=True`.
+    Call arguments: `y_pred` columns `[B, 2, D]`. `y_true` is not used, or with
+    `exclude_equal_ids=True` ids, `[B]` or `[B, 2]`.
 
     Args:
         scale: factor s on the dot product, > 0: 1 for `tfembloss.DualEncoder`, whose
@@ -313,7 +316,8 @@ class SigLIPLoss(InBatchLoss):
         bias: t: 0 for `tfembloss.DualEncoder(..., initial_bias=-10.0)`, whose columns
             carry its learned bias.
         exclude_equal_ids: if true, `y_true` are ids (integers or strings), and rows with
-            equal ids are not negatives of each other.
+            equal ids are not negatives of each other; of each column as in
+            `MultipleNegativesRankingLoss`.
         tile_size: see `MultipleNegativesRankingLoss`.
         reduction, name, dtype: see `EmbeddingLoss`.
 
@@ -381,13 +385,14 @@ class ContrastiveTensionLossInBatchNegatives(MultipleNegativesRankingLoss):
     $$L_i = -\frac{1}{2} \log \frac{e^{s \cos(u_i, v_i)}}{\sum_j e^{s \cos(u_i, v_j)}}
             -\frac{1}{2} \log \frac{e^{s \cos(u_i, v_i)}}{\sum_j e^{s \cos(u_j, v_i)}}$$
 
-    Call arguments: `y_pred` columns `[B, 2, D]`. `y_true` is not used, or ids `[B]` with
-    `exclude_equal_ids=True`.
+    Call arguments: `y_pred` columns `[B, 2, D]`. `y_true` is not used, or with
+    `exclude_equal_ids=True` ids, `[B]` or `[B, 2]`.
 
     Args:
         scale: factor s on the cosine, > 0.
         exclude_equal_ids: if true, `y_true` are ids (integers or strings), and rows with
-            equal ids, such as copies of one text, are not negatives of each other.
+            equal ids, such as copies of one text, are not negatives of each other; of each
+            column as in `MultipleNegativesRankingLoss`.
         tile_size: see `MultipleNegativesRankingLoss`.
         reduction, name, dtype: see `EmbeddingLoss`.
 

@@ -218,14 +218,8 @@ def check_ids(y_true, y_pred):
 
     See `masks.integer_ids`.
     """
-    dtype, missing = y_true.dtype, are_missing(y_true)
-    if dtype.is_floating and not missing:
-        y_true = _averaged_integers(
-            y_true,
-            "Expected ids as integers or strings: floating-point numbers do not tell large "
-            f"ids apart. Received: {described(y_true, 'y_true')}. Give y as integers, as "
-            "y.astype('int64') makes them.",
-        )
+    missing = are_missing(y_true)
+    y_true = y_true if missing else _exact_ids(y_true)
     ids = of_rows(
         y_true,
         y_pred,
@@ -236,6 +230,36 @@ def check_ids(y_true, y_pred):
         not missing and not y_true.dtype.is_complex,
     )
     return masks.integer_ids(ids)
+
+
+def check_ids_or_columns(y_true, columns):
+    """Returns integer ids `[B]` of rows, or `[B, n]` of each column of `[B, n, D]`.
+
+    Raises ValueError otherwise.
+    """
+    shape = y_true.shape
+    if shape.rank != 2 or shape[1] in (0, 1, None):
+        return check_ids(y_true, columns)
+    columns = check_known_columns(columns, at_least=2)
+    message = (
+        "Expected ids y_true of shape [B], one for each row, or [B, n], one for each of "
+        f"its columns. Received: {described_both(y_true, columns)}. Give one id for each "
+        "row, or for each column of a row."
+    )
+    ids = masks.integer_ids(_exact_ids(y_true))
+    return of_shape(ids, [*columns.shape[:2]], columns, message)
+
+
+def _exact_ids(y_true):
+    """Returns ids that are no floating-point numbers. Raises ValueError otherwise."""
+    if not y_true.dtype.is_floating:
+        return y_true
+    return _averaged_integers(
+        y_true,
+        "Expected ids as integers or strings: floating-point numbers do not tell large "
+        f"ids apart. Received: {described(y_true, 'y_true')}. Give y as integers, as "
+        "y.astype('int64') makes them.",
+    )
 
 
 def check_integers(y_true, message):
