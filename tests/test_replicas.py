@@ -116,6 +116,7 @@ def test_classifiers_and_towers_on_several_replicas(tmp_path):
         "cross",
         "tension",
         "mining",
+        "texts",
     ]
     others = [
         "ProxyAnchorLoss",
@@ -123,6 +124,7 @@ def test_classifiers_and_towers_on_several_replicas(tmp_path):
         "scale",
         "sum",
         "SigLIPLoss",
+        "texts",
         "DenoisingAutoEncoderLoss",
     ]
     options = {1: ["--eager", "--models"], 2: ["--no-xla", "--models", *in_graph]}

@@ -328,6 +328,25 @@ def hard_negatives():
     }
 
 
+def equal_texts():
+    """A model on pairs of which questions and answers occur several times."""
+    questions = np.array([f"w{i % 5}" for i in range(12)])
+    answers = np.array([f"w{4 + i % 4}" for i in range(12)])
+    with strategy.scope():
+        keras.utils.set_random_seed(0)
+        model = tfembloss.EmbeddingModel(
+            tfembloss.text.TextEncoder(10, dim=6, sequence_length=8, dropout=0.0),
+            tfembloss.text.TextPreprocessor(
+                ["[PAD]", "[UNK]", *(f"w{i}" for i in range(8))], 4
+            ),
+            exclude_equal_texts=True,
+        )
+        loss = tfembloss.losses.MultipleNegativesRankingLoss(
+            5.0, symmetric=True, exclude_equal_ids=True
+        )
+        return trained(model, loss, (questions, answers))
+
+
 def pretrained():
     """An encoder from a checkpoint, with prompts, on texts of several lengths."""
     words = ["free", "and equal", "in dignity " * 9, "born " * 20]
@@ -404,6 +423,7 @@ MODELS = {
     ),
     "tasks": several_tasks,
     "mixed": mixed,
+    "texts": equal_texts,
     "SigLIPLoss": lambda: dual_encoder(
         tfembloss.losses.SigLIPLoss(), initial_scale=10.0, initial_bias=-10.0
     ),

@@ -258,6 +258,16 @@ class WeightedSum(EmbeddingLoss):
         return None
 
 
+def single_losses(loss):
+    """Returns the losses that a loss wraps or adds up, or the loss itself."""
+    if isinstance(loss, MatryoshkaLoss):
+        return single_losses(loss.loss)
+    if isinstance(loss, WeightedSum):
+        parts = (loss.losses[name] for name in loss.counted)
+        return [single for part in parts for single in single_losses(part)]
+    return [loss]
+
+
 def _by_name(weights, losses):
     """Returns a weight for each of the losses, by name."""
     if weights is None:

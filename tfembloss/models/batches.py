@@ -6,7 +6,7 @@ import tensorflow as tf
 from tfembloss import data
 from tfembloss.checks import integer
 from tfembloss.data.column_datasets import short
-from tfembloss.models.inputs import input_rank, targets_as_array
+from tfembloss.models.inputs import ids_of_texts, input_rank, targets_as_array
 
 
 def is_batches(x):
@@ -103,6 +103,17 @@ def map_inputs(function, batches):
     def changed(*element):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(element)
         return keras.utils.pack_x_y_sample_weight(function(x), y, sample_weight)
+
+    return batches.map(changed, tf.data.AUTOTUNE)
+
+
+def with_ids_of_texts(batches):
+    """Returns the batches of raw texts with hashes of these as y."""
+
+    def changed(*element):
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(element)
+        y = ids_of_texts(x, y)
+        return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
 
     return batches.map(changed, tf.data.AUTOTUNE)
 

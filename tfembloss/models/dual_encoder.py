@@ -6,7 +6,7 @@ import tensorflow as tf
 from tfembloss import checks
 from tfembloss.distances import directions
 from tfembloss.losses.regularizers import Regularizer
-from tfembloss.losses.wrappers import MatryoshkaLoss, WeightedSum
+from tfembloss.losses.wrappers import single_losses
 from tfembloss.models.base import ColumnModel, check_no_strings, column_shapes
 from tfembloss.models.embedding_model import EmbeddingModel
 from tfembloss.models.encoder_model import EncoderModel, known_dim
@@ -121,7 +121,7 @@ class DualEncoder(ColumnModel):
 
     def _checked_loss(self, loss):
         loss = super()._checked_loss(loss)
-        for part in _parts(loss):
+        for part in single_losses(loss):
             by_cosine = getattr(part, "similarity", None) == "cosine"
             if isinstance(part, Regularizer) and not by_cosine:
                 raise ValueError(
@@ -229,12 +229,3 @@ class DualEncoder(ColumnModel):
             else column
             for tower, column in zip(self.towers.values(), self._columns(x), strict=True)
         )
-
-
-def _parts(loss):
-    """Returns the losses that a loss wraps, or the loss itself."""
-    if isinstance(loss, MatryoshkaLoss):
-        return _parts(loss.loss)
-    if isinstance(loss, WeightedSum):
-        return [part for of in loss.losses.values() for part in _parts(of)]
-    return [loss]

@@ -6,10 +6,14 @@ import keras
 import tensorflow as tf
 
 from tfembloss.checks import flag
+from tfembloss.data.column_datasets import as_columns
 from tfembloss.distances import directions
 from tfembloss.layers import CrossBatchMemory
 from tfembloss.losses.base import EmbeddingLoss
 from tfembloss.losses.inputs import check_ids, no_targets
+from tfembloss.losses.wrappers import single_losses
+from tfembloss.models import inputs
+from tfembloss.models.batches import with_ids_of_texts
 from tfembloss.models.encoder_model import EncoderModel
 from tfembloss.models.scale import (
     add_log_scale,
@@ -63,6 +67,11 @@ class EmbeddingModel(EncoderModel):
             `MultipleNegativesRankingLoss`, `NTXentLoss`, `SupConLoss`, `GISTEmbedLoss`,
             `CoSENTLoss`, `CLIPLoss` and `SigLIPLoss`.
         initial_scale: the scale to begin with, 1 to 100; None for that of the loss.
+        exclude_equal_texts: whether texts that occur several times in a batch, on all
+            replicas, are never negatives of themselves, nor of each other's answers. `fit`
+            and `evaluate` then make y, a hash of each column's raw text, and take none.
+            For a loss with `exclude_equal_ids=True`, which says what is left out, on raw
+            texts, and not with `memory`. Texts are compared exactly.
         name, dtype: as in `keras.Model`.
 
     Raises:
@@ -103,6 +112,7 @@ class EmbeddingModel(EncoderModel):
         memory=None,
         learn_scale=False,
         initial_scale=None,
+        exclude_equal_texts=False,
         name=None,
         dtype=None,
     ):
@@ -126,6 +136,14 @@ class EmbeddingModel(EncoderModel):
                 "learn_scale=True too, or a loss with that scale. Received: "
                 f"initial_scale={initial_scale}, learn_scale=False."
             )
+        self.exclude_equal_texts = flag("exclude_equal_texts", exclude_equal_texts)
+        if self.exclude_equal_texts and (self.preprocessor is None or memory is not None):
+            raise ValueError(
+                "With `exclude_equal_texts`, expected a preprocessor, which takes the "
+                "texts, and no memory, which keeps one id of each row. Received: "
+                f"preprocessor={self.preprocessor!r}, memory={memory!r}. Give ids as y to "
+                "a model without exclude_equal_texts."
+            )
 
     @property
     def learned_scale(self):
@@ -148,7 +166,31 @@ class EmbeddingModel(EncoderModel):
         loss = super()._checked_loss(loss)
         if self.learn_scale:
             check_has_scale(loss)
+        excludes = (getattr(x, "exclude_equal_ids", False) for x in single_losses(loss))
+        if self.exclude_equal_texts and not any(excludes):
+            raise ValueError(
+                "With `exclude_equal_texts`, expected a loss that leaves out equal ids, "
+                "such as MultipleNegativesRankingLoss(exclude_equal_ids=True). Received: "
+                f"{type(loss).__name__} without exclude_equal_ids=True."
+            )
         return loss
+
+    # Raw texts, with their hashes as ids.
+
+    def step_batches(self, batches, training):
+        """Returns what steps of `fit` and `evaluate` take from a dataset of raw batches."""
+        if self.exclude_equal_texts:
+            batches = with_ids_of_texts(batches)
+        return super().step_batches(batches, training)
+
+    def step_batch(self, x, y=None, sample_weight=None, training=False):
+        """Returns what a step takes from one batch."""
+        if self.exclude_equal_texts:
+            x = as_columns(x)
+            y = inputs.ids_of_texts(x, y)
+        return super().step_batch(x, y, sample_weight, training)
+
+    # Loss from embeddings.
 
     def _layers_of_steps(self):
         """Returns the memory, whose shape depends on the columns in training."""

@@ -9,6 +9,8 @@ import tensorflow as tf
 
 from tfembloss import masks
 from tfembloss.data.column_datasets import as_rows, short
+from tfembloss.losses.inputs import are_missing
+from tfembloss.text.rows import batch_of_texts
 
 
 def preprocess(preprocessor, x, training, xla=False, columns=False):
@@ -189,6 +191,29 @@ def hashed_targets(y, loss):
         return tf.convert_to_tensor(y)  # whose dtype the loss's error names
     ids = masks.integer_ids(tf.convert_to_tensor(y))
     return ids.numpy() if isinstance(y, np.ndarray) else ids
+
+
+def ids_of_texts(x, y):
+    """Returns hashes of a batch's texts as targets, `[B, n]` for columns.
+
+    Args:
+        x: texts `[B]`, or a tuple of such columns.
+        y: None, or what stands for it where there are weights.
+    """
+    if y is not None and not (tf.is_tensor(y) and are_missing(y)):
+        raise ValueError(
+            "With `exclude_equal_texts`, the ids of texts are y: expected no other. "
+            f"Received: y of {type(y).__name__}. Leave y out; or exclude_equal_texts, if "
+            "y are ids."
+        )
+    columns = x if isinstance(x, tuple) else (x,)
+    if not all(getattr(column, "dtype", None) == tf.string for column in columns):
+        raise ValueError(
+            "With `exclude_equal_texts`, expected columns of texts. Received: columns of "
+            f"{[getattr(c, 'dtype', type(c).__name__) for c in columns]}. Give ids as y to "
+            "a model without exclude_equal_texts."
+        )
+    return tf.stack([masks.integer_ids(batch_of_texts(c)) for c in columns], axis=1)
 
 
 def weights_of_classes(class_weight, y, sample_weight):
