@@ -135,7 +135,9 @@ class ColumnModel(Configurable, WholeModel):
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Computes the compiled metrics, which compare `y_pred` with y."""
-        no_y = y is None or (hasattr(y, "shape") and tuple(y.shape)[1:] == (0,))
+        shape = () if y is None else getattr(y, "shape", ())
+        is_known = getattr(shape, "rank", 0) is not None
+        no_y = y is None or (is_known and tuple(shape)[1:] == (0,))
         if self._compile_metrics is not None and no_y:
             raise ValueError(
                 "`metrics` in `compile` compare the predictions with y: expected y. "
