@@ -122,6 +122,7 @@ def test_classifiers_and_towers_on_several_replicas(tmp_path):
         "ProxyAnchorLoss",
         "optimizers",
         "scale",
+        "scale in parts",
         "sum",
         "SigLIPLoss",
         "texts",

@@ -412,6 +412,21 @@ MODELS = {
         arguments.rows - 1,
         learn_scale=True,
     ),
+    "scale in parts": lambda: embedding_model(
+        tfembloss.losses.WeightedSum(
+            {
+                "rank": tfembloss.losses.MatryoshkaLoss(
+                    tfembloss.losses.MultipleNegativesRankingLoss(5.0, symmetric=True),
+                    dims=[5, 2],
+                ),
+                "pairs": tfembloss.losses.SigLIPLoss(5.0),
+                "spread": tfembloss.losses.LpRegularizationLoss(),
+            }
+        ),
+        arguments.rows - 1,
+        learn_scale=True,
+        initial_bias=-2.0,
+    ),
     "sum": lambda: embedding_model(
         tfembloss.losses.WeightedSum(
             {

@@ -4,6 +4,7 @@ import functools
 
 import keras
 import numpy as np
+import oracles
 import pytest
 import tensorflow as tf
 from goldens import kernels, plain_kernels  # noqa: F401
@@ -23,6 +24,23 @@ def model(loss, optimizer=None, compiled=None, **options):
     how = {"run_eagerly": True} if compiled is None else compiled  # a graph takes longer
     found.compile(optimizer or keras.optimizers.SGD(0.1), loss, **how)
     return found
+
+
+def _sum(scale=20.0):
+    """Of a part with the scale and of one of the lengths of embeddings."""
+    return losses.WeightedSum(
+        {
+            "rank": losses.MultipleNegativesRankingLoss(scale),
+            "length": losses.LpRegularizationLoss(),
+        },
+        {"length": 0.1},
+    )
+
+
+def _truncated(scale=20.0):
+    return losses.MatryoshkaLoss(
+        losses.MultipleNegativesRankingLoss(scale, symmetric=True), dims=[3, 2]
+    )
 
 
 CASES = {
@@ -46,6 +64,8 @@ CASES = {
         losses.GISTEmbedLoss, "temperature", PAIRS,
         np.random.default_rng(1).normal(size=[12, 2, 5]).astype("float32"),
     ),
+    "sum": (_sum, "scale", PAIRS, None),
+    "truncated": (_truncated, "scale", PAIRS, None),
 }  # fmt: skip
 
 
@@ -56,9 +76,12 @@ def test_it_is_the_loss_of_that_scale(name):
     value = {argument: scale if argument == "scale" else 1 / scale}
     learned = model(make(), initial_scale=scale)
     fixed = model(make(**value), learn_scale=False)
-    results = [m.evaluate(x, y, batch_size=12, verbose=0) for m in (learned, fixed)]
-    assert results[0][0] == pytest.approx(results[1], rel=1e-5)
-    assert results[0][1] == pytest.approx(scale)
+    result, expected = (
+        m.evaluate(x, y, batch_size=12, verbose=0, return_dict=True)
+        for m in (learned, fixed)
+    )
+    assert result.pop("scale") == pytest.approx(scale)
+    assert result == pytest.approx(expected, rel=1e-5)  # also of parts
     # Where none is given it begins with the loss's.
     assert float(model(make(**value)).learned_scale) == pytest.approx(scale)
 
@@ -69,9 +92,8 @@ def test_its_gradient_is_the_slope(name):
 
     def value(scale):
         option = {argument: scale if argument == "scale" else 1 / scale}
-        return model(make(**option), learn_scale=False).evaluate(
-            x, y, batch_size=12, verbose=0
-        )
+        fixed = model(make(**option), learn_scale=False)
+        return fixed.evaluate(x, y, batch_size=12, verbose=0, return_dict=True)["loss"]
 
     learned = model(make(), initial_scale=6.0)
     before = float(learned.log_scale)
@@ -139,6 +161,48 @@ def test_it_stays_in_range_and_does_not_decay():
     assert float(still.learned_scale) == pytest.approx(16.0)
 
 
+def test_a_bias_is_learned_with_the_scale():
+    """To the slopes of the loss written out, alone and of truncated embeddings."""
+    embeddings = model(losses.SigLIPLoss(), initial_scale=1).predict(PAIRS, verbose=0)
+
+    def value(log_scale, bias, dims):
+        total = 0
+        for dim in dims:
+            rows = embeddings[..., :dim].astype("float64")
+            rows /= np.linalg.norm(rows, axis=-1, keepdims=True)
+            columns = rows * np.exp(log_scale / 2)
+            total += oracles.sig_lip(None, columns, bias=bias).mean()
+        return total
+
+    whole, step = losses.SigLIPLoss(bias=-1.0), 1e-4
+    for loss, dims in ((whole, [3]), (losses.MatryoshkaLoss(whole, [3, 2]), [3, 2])):
+        optimizer = keras.optimizers.SGD(0.01)
+        run = model(loss, optimizer, initial_scale=6.0, initial_bias=-2.0)
+        logs = run.train_on_batch(PAIRS, return_dict=True)
+        at = np.log(6.0)
+        assert float(logs["loss"]) == pytest.approx(value(at, -2.0, dims), rel=1e-5)
+        assert float(logs["bias"]) == float(run.learned_bias)
+        up, down = (value(at + by, -2.0, dims) for by in (step, -step))
+        moved = (at - float(run.log_scale)) / 0.01
+        assert moved == pytest.approx((up - down) / (2 * step), rel=1e-3)
+        up, down = (value(at, -2.0 + by, dims) for by in (step, -step))
+        moved = (-2.0 - float(run.learned_bias)) / 0.01
+        assert moved == pytest.approx((up - down) / (2 * step), rel=1e-3)
+
+
+def test_a_bias_is_saved_and_does_not_decay(tmp_path):
+    optimizer = keras.optimizers.AdamW(0.0, weight_decay=0.9)
+    run = model(losses.SigLIPLoss(), optimizer, initial_scale=9.0, initial_bias=-2.0)
+    run.fit(PAIRS, epochs=2, verbose=0)
+    assert float(run.learned_bias) == -2.0
+    run.learned_bias.assign(-3.0)
+    run.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert (float(again.learned_bias), again.initial_bias) == (-3.0, -2.0)
+    expected = run.evaluate(PAIRS, batch_size=12, verbose=0)
+    assert again.evaluate(PAIRS, batch_size=12, verbose=0) == pytest.approx(expected)
+
+
 def test_half_precision():
     keras.mixed_precision.set_global_policy("mixed_float16")
     try:
@@ -181,7 +245,24 @@ def test_saved_it_trains_on_and_compiled_again_it_keeps_the_scale(tmp_path):
             losses.MultipleNegativesRankingLoss(absolute_margin=0.1),
             "expected a relative_margin",
         ),
-        (losses.WeightedSum({"a": losses.SupConLoss()}), "WeightedSum"),
+        (
+            losses.WeightedSum({"a": losses.TripletMarginLoss()}),
+            "a scale or a temperature.*WeightedSum",
+        ),
+        (
+            losses.WeightedSum({"a": losses.SupConLoss(0.1), "b": losses.NTXentLoss(0.05)}),
+            "same scale.*SupConLoss with temperature=0.1, NTXentLoss",
+        ),
+        (
+            losses.WeightedSum(
+                {"a": losses.SupConLoss(0.1), "b": losses.CoSENTLoss(similarity="dot")}
+            ),
+            "CoSENTLoss of 'dot'",
+        ),
+        (
+            losses.MatryoshkaLoss(losses.TripletMarginLoss(), dims=[2]),
+            "a scale or a temperature.*MatryoshkaLoss",
+        ),
     ],
 )
 def test_losses_without_a_scale_are_refused(loss, message):
@@ -194,6 +275,9 @@ def test_losses_without_a_scale_are_refused(loss, message):
     [
         (dict(initial_scale=0.5), "a number from 1 to 100"),
         (dict(learn_scale=False, initial_scale=20), "learn_scale=True too"),
+        (dict(learn_scale=False, initial_bias=-10), "learn_scale=True too"),
+        (dict(initial_bias=-10), "expected a loss with a bias, SigLIPLoss.*SupConLoss"),
+        (dict(initial_bias="low"), "initial_bias"),
         (dict(learn_scale=1), "must be True or False"),
     ],
 )

@@ -159,7 +159,6 @@ class EmbeddingLoss(Configurable, keras.losses.Loss):
         cosines.
         """
         copy = self.from_config(self.get_config())
-        copy._first_batch_was_checked = True  # as this one's is
         setattr(copy, self.scaled_by, 1.0)
         setattr(copy, "similarity" if hasattr(copy, "similarity") else "distance", "dot")
         return copy

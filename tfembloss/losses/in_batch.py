@@ -338,7 +338,9 @@ class SigLIPLoss(InBatchLoss):
     Relations:
         Equal to big_vision's and open_clip's SigLIP loss, the sum over j and the mean over
         the rows. `tfembloss.DualEncoder(towers, initial_scale=10.0, initial_bias=-10.0)`
-        learns both numbers, starting from the paper's initial values.
+        learns both numbers, starting from the paper's initial values; with one encoder,
+        `tfembloss.EmbeddingModel(encoder, learn_scale=True, initial_scale=10.0,
+        initial_bias=-10.0)`.
     """
 
     scaled_by = "scale"
@@ -371,7 +373,8 @@ class SigLIPLoss(InBatchLoss):
         """Raises ValueError: the last dimension may carry the bias."""
         raise ValueError(
             "SigLIPLoss takes columns that carry a learned scale and bias, which do not "
-            "survive truncation: expected another loss, such as CLIPLoss."
+            "survive truncation: expected another loss, such as CLIPLoss, or an "
+            "EmbeddingModel(..., learn_scale=True)."
         )
 
 

@@ -18,8 +18,8 @@ class MatryoshkaLoss(EmbeddingLoss):
     $$L_i = \sum_d w_d\, loss_i(x_{:d})$$
 
     `tfembloss.export_encoder(..., dimensions=d)` then exports an encoder to d dimensions.
-    Losses on class scores and `SigLIPLoss` cannot be wrapped, because their inputs cannot
-    be truncated.
+    Losses on class scores cannot be wrapped, because their inputs cannot be truncated, and
+    `SigLIPLoss` only in `tfembloss.EmbeddingModel(..., learn_scale=True)`.
 
     Call arguments: those of `loss`. Embeddings of a teacher (`MSELoss`) are truncated
     without normalization.
@@ -32,7 +32,7 @@ class MatryoshkaLoss(EmbeddingLoss):
 
     Raises:
         ValueError: if an argument is invalid or the embeddings have fewer dimensions than
-            `dims`; for `SigLIPLoss` at the first call.
+            `dims`; for `SigLIPLoss` at the first call, without a learned scale.
 
     Example:
 
@@ -49,7 +49,9 @@ class MatryoshkaLoss(EmbeddingLoss):
 
     Relations:
         Equal to sentence-transformers' class of the same name when that uses all
-        dimensions in every step. `CLIPLoss` keeps its learned scale.
+        dimensions in every step. `CLIPLoss` keeps the learned scale of a `DualEncoder`, and
+        with `tfembloss.EmbeddingModel(..., learn_scale=True)` every loss has that of all
+        `dims`.
     """
 
     def __init__(

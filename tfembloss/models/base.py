@@ -117,17 +117,22 @@ class ColumnModel(Configurable, WholeModel):
         weighted = self._loss_weight * loss
         return weighted + tf.stop_gradient(loss - weighted)
 
+    @property
+    def _loss_in_steps(self):
+        return self.loss
+
     def _loss_of(self, y, y_pred, sample_weight, memory=None):
         """Computes a loss of this package, and records the parts of a sum."""
-        if not isinstance(self.loss, WeightedSum):
-            return self.loss(y, y_pred, sample_weight, memory=memory)
-        parts = self.loss.reduced_parts(y, y_pred, sample_weight, memory)
+        loss = self._loss_in_steps
+        if not isinstance(loss, WeightedSum):
+            return loss(y, y_pred, sample_weight, memory=memory)
+        parts = loss.reduced_parts(y, y_pred, sample_weight, memory)
         num_rows = tf.shape(y_pred)[0]
         for name, part in parts.items():
             # As Keras records the loss: undoing its division by the number of replicas.
             part = tf.reduce_sum(tf.stop_gradient(part)) * replicas.count()
             self._parts.metrics[name].update_state(part, sample_weight=num_rows)
-        return self.loss.total(parts)
+        return loss.total(parts)
 
     def _with_added_losses(self, loss):
         """Returns the loss with those that layers added."""

@@ -5,9 +5,8 @@ import math
 import keras
 import tensorflow as tf
 
-from tfembloss.checks import flag
+from tfembloss.checks import flag, number
 from tfembloss.data.column_datasets import as_columns
-from tfembloss.distances import directions
 from tfembloss.layers import CrossBatchMemory
 from tfembloss.losses.base import EmbeddingLoss
 from tfembloss.losses.inputs import check_ids, no_targets
@@ -17,10 +16,13 @@ from tfembloss.models.batches import with_ids_of_texts
 from tfembloss.models.encoder_model import EncoderModel
 from tfembloss.models.scale import (
     add_log_scale,
+    add_number,
     check_has_scale,
     check_scale,
     exclude_from_weight_decay,
+    has_bias,
     own_scale,
+    with_learned_scale,
 )
 
 
@@ -65,8 +67,12 @@ class EmbeddingModel(EncoderModel):
             learned. It stays between 1 and 100, weight decay leaves it alone, and the logs
             have it as `scale`. For losses with a `scale` or a `temperature` of cosines:
             `MultipleNegativesRankingLoss`, `NTXentLoss`, `SupConLoss`, `GISTEmbedLoss`,
-            `CoSENTLoss`, `CLIPLoss` and `SigLIPLoss`.
+            `CoSENTLoss`, `CLIPLoss` and `SigLIPLoss`, also in `MatryoshkaLoss`. In a
+            `WeightedSum` one scale is learned for all parts that have one.
         initial_scale: the scale to begin with, 1 to 100; None for that of the loss.
+        initial_bias: for `SigLIPLoss` with `learn_scale`: the bias to begin with, such as
+            -10, which is then learned, too, and logged as `bias`; None for that of the
+            loss, which stays as it is.
         exclude_equal_texts: whether texts that occur several times in a batch, on all
             replicas, are never negatives of themselves, nor of each other's answers. `fit`
             and `evaluate` then make y, a hash of each column's raw text, and take none.
@@ -112,6 +118,7 @@ class EmbeddingModel(EncoderModel):
         memory=None,
         learn_scale=False,
         initial_scale=None,
+        initial_bias=None,
         exclude_equal_texts=False,
         name=None,
         dtype=None,
@@ -126,16 +133,23 @@ class EmbeddingModel(EncoderModel):
         self.memory = memory
         self.learn_scale = flag("learn_scale", learn_scale)
         self.initial_scale = None if initial_scale is None else check_scale(initial_scale)
+        self.initial_bias = self.learned_bias = None
+        if initial_bias is not None:
+            self.initial_bias = number("initial_bias", initial_bias)
         if self.learn_scale:
             # Not a number until `compile` knows the loss's own, or weights are loaded.
             self.log_scale = add_log_scale(self, self.initial_scale or math.nan)
             self.scale_metric = keras.metrics.Mean(name="scale")
-        elif initial_scale is not None:
+        elif (initial_scale, initial_bias) != (None, None):
             raise ValueError(
-                "`initial_scale` is where a learned scale begins: expected "
-                "learn_scale=True too, or a loss with that scale. Received: "
-                f"initial_scale={initial_scale}, learn_scale=False."
+                "`initial_scale` and `initial_bias` are where learned ones begin: expected "
+                "learn_scale=True too, or a loss with that scale and bias. Received: "
+                f"initial_scale={initial_scale}, initial_bias={initial_bias}, "
+                "learn_scale=False."
             )
+        if self.initial_bias is not None:
+            self.learned_bias = add_number(self, self.initial_bias, "bias")
+            self.bias_metric = keras.metrics.Mean(name="bias")
         self.exclude_equal_texts = flag("exclude_equal_texts", exclude_equal_texts)
         if self.exclude_equal_texts and (self.preprocessor is None or memory is not None):
             raise ValueError(
@@ -153,12 +167,15 @@ class EmbeddingModel(EncoderModel):
         return tf.exp(self.log_scale)
 
     def compile(self, optimizer="rmsprop", loss=None, *args, **kwargs):
-        """`keras.Model.compile`, with one loss; weight decay leaves the scale alone."""
+        """`keras.Model.compile`, with one loss; learned numbers have no weight decay."""
         super().compile(optimizer, loss, *args, **kwargs)
         if not self.learn_scale:
             return
-        self._unit_loss = self.loss.of_unit_scale()
-        exclude_from_weight_decay(self.optimizer, [self.log_scale])
+        self._scaled_loss = with_learned_scale(self.loss, self.log_scale, self.learned_bias)
+        numbers = [self.log_scale]
+        if self.learned_bias is not None:
+            numbers.append(self.learned_bias)
+        exclude_from_weight_decay(self.optimizer, numbers)
         if math.isnan(self.log_scale.numpy()):
             self.log_scale.assign(math.log(own_scale(self.loss)))
 
@@ -166,6 +183,11 @@ class EmbeddingModel(EncoderModel):
         loss = super()._checked_loss(loss)
         if self.learn_scale:
             check_has_scale(loss)
+        if self.learned_bias is not None and not any(map(has_bias, single_losses(loss))):
+            raise ValueError(
+                "With `initial_bias`, expected a loss with a bias, SigLIPLoss. Received: "
+                f"{type(loss).__name__}."
+            )
         excludes = (getattr(x, "exclude_equal_ids", False) for x in single_losses(loss))
         if self.exclude_equal_texts and not any(excludes):
             raise ValueError(
@@ -221,22 +243,14 @@ class EmbeddingModel(EncoderModel):
         self.memory.enqueue(y_pred, ids)
         return self._with_added_losses(loss)
 
-    def _loss_of(self, y, y_pred, sample_weight, memory=None):
-        """Computes the loss, with a learned scale in the lengths of the embeddings."""
-        if not self.learn_scale:
-            return super()._loss_of(y, y_pred, sample_weight, memory)
-        root = tf.exp(self.log_scale / 2)  # of the scale, on both sides of a product
-
-        def scaled(embeddings):
-            rows = directions(tf.cast(embeddings, self.loss.dtype))
-            return rows * tf.cast(root, rows.dtype)
-
-        if memory is not None:
-            memory = memory._replace(embeddings=scaled(memory.embeddings))
-        return self._unit_loss(y, scaled(y_pred), sample_weight, memory=memory)
+    @property
+    def _loss_in_steps(self):
+        return self._scaled_loss if self.learn_scale else self.loss
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        """Computes the compiled metrics of the embeddings, and the learned scale."""
+        """Computes the compiled metrics of the embeddings, and the learned numbers."""
         if self.learn_scale:
             self.scale_metric.update_state(self.learned_scale)
+        if self.learned_bias is not None:
+            self.bias_metric.update_state(self.learned_bias)
         return super().compute_metrics(x, y, y_pred, sample_weight)

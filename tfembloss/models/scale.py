@@ -3,9 +3,13 @@
 import math
 
 import keras
+import tensorflow as tf
 
 from tfembloss import checks
+from tfembloss.distances import directions
 from tfembloss.losses.base import EmbeddingLoss
+from tfembloss.losses.inputs import check_columns
+from tfembloss.losses.wrappers import MatryoshkaLoss, WeightedSum, single_losses
 
 LARGEST_SCALE = 100.0  # CLIP's; above it training becomes unstable
 
@@ -55,7 +59,17 @@ def exclude_from_weight_decay(optimizer, variables):
 
 
 def check_has_scale(loss):
-    """Raises ValueError if a loss has no scale of cosines to learn."""
+    """Raises ValueError if no part of a loss has a scale of cosines to learn."""
+    for part in _parts_with_scale(loss) or [loss]:
+        _check_scale_of_cosines(part)
+
+
+def _parts_with_scale(loss):
+    parts = single_losses(loss)
+    return [x for x in parts if isinstance(x, EmbeddingLoss) and x.scaled_by is not None]
+
+
+def _check_scale_of_cosines(loss):
     is_ours = isinstance(loss, EmbeddingLoss) and loss.scaled_by is not None
     compares_by = getattr(loss, "similarity", getattr(loss, "distance", None))
     is_chosen = is_ours and {"similarity", "distance"} & set(loss.get_config())
@@ -83,13 +97,92 @@ def check_has_scale(loss):
 
 
 def own_scale(loss):
-    """Returns the scale that a loss was given. Raises ValueError if it is out of range."""
-    value = getattr(loss, loss.scaled_by)
-    scale = 1 / value if loss.scaled_by == "temperature" else value
+    """Returns the scale that a loss was given. Raises ValueError if it is out of range.
+
+    Also if parts of the loss have different scales.
+    """
+    scales = {}
+    for part in _parts_with_scale(loss):
+        value = getattr(part, part.scaled_by)
+        scale = 1 / value if part.scaled_by == "temperature" else value
+        scales[f"{type(part).__name__} with {part.scaled_by}={value:g}"] = scale
+    largest, smallest = max(scales.values()), min(scales.values())
+    if not math.isclose(largest, smallest):
+        raise ValueError(
+            "One scale is learned for all parts of a loss: expected parts of the same "
+            f"scale, or `initial_scale`. Received: {', '.join(scales)}."
+        )
+    described, scale = next(iter(scales.items()))
     if not 1 <= scale <= LARGEST_SCALE:
         raise ValueError(
             f"A learned scale is between 1 and {LARGEST_SCALE:g}: expected a loss with "
-            f"such a scale, or `initial_scale`. Received: {type(loss).__name__} with "
-            f"{loss.scaled_by}={value:g}, a scale of {scale:g}."
+            f"such a scale, or `initial_scale`. Received: {described}, a scale of "
+            f"{scale:g}."
         )
     return scale
+
+
+def with_learned_scale(loss, log_scale, bias=None):
+    """Returns a loss like this, whose parts with a scale take it from a variable.
+
+    So do those with a bias, if there is a variable for it.
+    """
+
+    def learned(part):
+        return with_learned_scale(part, log_scale, bias)
+
+    if isinstance(loss, MatryoshkaLoss):
+        return _changed(loss, loss=learned(loss.loss))
+    if isinstance(loss, WeightedSum):
+        return _changed(loss, losses={x: learned(loss.losses[x]) for x in loss.losses})
+    return loss if loss.scaled_by is None else _LearnedScale(loss, log_scale, bias)
+
+
+def _changed(loss, /, **arguments):
+    return loss.from_config({**loss.get_config(), **arguments})
+
+
+class _LearnedScale(EmbeddingLoss):
+    """A loss of cosines whose scale, and bias, are variables of a model.
+
+    They are put into the embeddings of a loss of dot products: with the root of the scale s
+    as their length, and a dimension for the bias t, [sqrt(s) x; t] and [sqrt(s) y; 1] have
+    the product s cos(x, y) + t.
+    """
+
+    def __init__(self, loss, log_scale, bias=None):
+        super().__init__(reduction=loss.reduction, name=loss.name, dtype=loss.dtype)
+        self.loss, self.log_scale = loss.of_unit_scale(), log_scale
+        self.bias = bias if has_bias(loss) else None
+        if self.bias is not None:
+            self.loss.bias = 0.0
+
+    @property
+    def takes_memory(self):
+        """Whether the loss takes a memory."""
+        return self.loss.takes_memory
+
+    def _check_memory(self, memory):
+        return self.loss._check_memory(memory)
+
+    def call(self, y_true, y_pred, memory=None):
+        """Returns values `[B]` of the loss of embeddings of any length."""
+        of_memory = ()
+        if memory is not None:
+            of_memory = (memory._replace(embeddings=self._scaled(memory.embeddings)),)
+        return self.loss.call(y_true, self._scaled(y_pred), *of_memory)
+
+    def _scaled(self, embeddings):
+        root = tf.cast(tf.exp(self.log_scale / 2), embeddings.dtype)
+        rows = directions(embeddings) * root
+        if self.bias is None:
+            return rows
+        rows = check_columns(rows, *self.loss.num_columns)  # [B, 2, D]
+        bias = tf.cast(self.bias, rows.dtype) * tf.ones_like(rows[:, :1, :1])
+        column = tf.concat([bias, tf.ones_like(bias)], axis=1)  # [B, 2, 1]
+        return tf.concat([rows, column], axis=2)
+
+
+def has_bias(loss):
+    """Whether a loss has a bias beside its scale."""
+    return getattr(loss, "bias", None) is not None
