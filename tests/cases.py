@@ -352,6 +352,7 @@ CASES = {
         k=[1, 3],
         temperature=0.2,
     ),
+    "AngularLoss": _labels(losses.AngularLoss, oracles.angular, alpha=30.0),
     "FastAPLoss": _labels(losses.FastAPLoss, oracles.fast_ap, num_bins=5),
     "NPairsLoss": _labels(losses.NPairsLoss, oracles.n_pairs)._replace(
         by_order="a class's first row is the anchor"

@@ -466,6 +466,20 @@ def fast_ap(ids, x, num_bins=10):
     return shares(sums, counts)
 
 
+def angular(ids, x, alpha=40.0):
+    """Values [B]."""
+    s = 1 - distances("cosine", x)
+    t = np.tan(np.radians(alpha)) ** 2
+    sums, counts = np.zeros(len(x)), np.zeros(len(x))
+    for a, p in all_pairs(ids)[0]:
+        sums[a] += softplus(
+            log_sum_exp(4 * t * (s[a, n] + s[p, n]) - 2 * (1 + t) * s[a, p]
+                        for n in negatives(ids, a))
+        )  # fmt: skip
+        counts[a] += 1
+    return shares(sums, counts)
+
+
 def n_pairs(ids, x, distance="cosine"):
     """Values [B]; those of the first rows of their classes are not 0."""
     d = distances(distance, x)

@@ -15,7 +15,7 @@
 `MarginLoss`, `NPairsLoss`, `LiftedStructureLoss`, `GeneralizedLiftedStructureLoss`, \
 `LabelContrastiveLoss`, `SignalToNoiseRatioContrastiveLoss`, `IntraPairVarianceLoss`, \
 `ThresholdConsistentMarginLoss`, `NCALoss`, `TupletMarginLoss`, `RankedListLoss`, \
-`DecoupledContrastiveLoss` |
+`DecoupledContrastiveLoss`, `AngularLoss` |
 | | | on ranks: `SmoothAPLoss`, `PNPLoss`, `RecallAtKSurrogateLoss`, `FastAPLoss` |
 | | label `[B]` from 0 | with a head: `ArcFaceLoss`, `CosFaceLoss`, \
 `NormalizedSoftmaxLoss`, `ProxyAnchorLoss`, `ProxyNCALoss` |
@@ -58,6 +58,7 @@ from tfembloss.losses.in_batch import (
     SigLIPLoss,
 )
 from tfembloss.losses.in_batch_guided import GISTEmbedLoss
+from tfembloss.losses.labeled.angular import AngularLoss
 from tfembloss.losses.labeled.base import LabelLoss, PairLoss
 from tfembloss.losses.labeled.contrastive import (
     IntraPairVarianceLoss,
@@ -121,6 +122,7 @@ from tfembloss.losses.wrappers import MatryoshkaLoss, WeightedSum
 __all__ = [
     "AlignmentLoss",
     "AnglELoss",
+    "AngularLoss",
     "ArcFaceLoss",
     "BarlowTwinsLoss",
     "BatchAllTripletLoss",
