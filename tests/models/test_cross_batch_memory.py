@@ -9,6 +9,7 @@ from goldens import kernels, plain_kernels  # noqa: F401
 
 import tfembloss
 from tfembloss import layers, losses
+from tfembloss.losses.labeled.base import PairMeansLoss
 from tfembloss.masks import MemoryRows
 
 NOW, THEN = 7, 9  # rows of the batch, and of earlier ones
@@ -64,7 +65,24 @@ def test_these_losses_take_it():
     } <= set(TAKE_MEMORY)
 
 
-@pytest.mark.parametrize("name", TAKE_MEMORY)
+OF_TWO_MEANS = [
+    name for name in TAKE_MEMORY if isinstance(CASES[name].make(), PairMeansLoss)
+]
+
+
+@pytest.mark.parametrize("name", OF_TWO_MEANS)
+def test_two_means_are_of_the_batchs_own_anchors(name):
+    y_true, y_pred = inputs(TAKE_MEMORY[name])
+    loss = TAKE_MEMORY[name].make(dtype="float64")
+    parts = loss.sums_and_counts(loss.batch(y_true, y_pred, None))
+    pull, num_pull, push, num_push = (tf.reduce_sum(part[:NOW]) for part in parts)
+    expected = float(pull / num_pull + push / num_push)
+    found = loss(y_true[:NOW], y_pred[:NOW], memory=memory_of(y_true, y_pred))
+    assert float(found) == pytest.approx(expected, rel=1e-9)
+    assert abs(float(loss(y_true[:NOW], y_pred[:NOW])) - expected) > 1e-3
+
+
+@pytest.mark.parametrize("name", [x for x in TAKE_MEMORY if x not in OF_TWO_MEANS])
 def test_memory_rows_are_rows_without_values_of_their_own(name):
     y_true, y_pred = inputs(TAKE_MEMORY[name])
     loss = TAKE_MEMORY[name].make(reduction=None, dtype="float64")

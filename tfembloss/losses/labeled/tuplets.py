@@ -145,7 +145,7 @@ class RankedListLoss(PairLoss):
           (1 - \lambda) \frac{\sum_p w_p\, [d(a,p) - b]}{\sum_p w_p + \epsilon} +
           \lambda \frac{\sum_n w_n\, [\alpha - d(a,n)]}{\sum_n w_n + \epsilon}$$
 
-    The mean is over all rows.
+    with $\epsilon$ 1e-5 times the number of rows. The mean is over all rows.
 
     Call arguments: `y_pred [B, D]`; `y_true` class ids `[B]`, integers or strings.
 
@@ -220,7 +220,9 @@ class RankedListLoss(PairLoss):
             total = tf.reduce_sum(weights, axis=1) + epsilon
             return masks.row_sum(excess * weights, pairs) / total
 
-        epsilon = 1e-5 * tf.cast(tf.shape(distances)[1], distances.dtype)
+        # Of the number of rows, also if a memory of some is not yet full.
+        num_rows = 1 + tf.reduce_sum(positive + negative, axis=1)  # [B]
+        epsilon = 1e-5 * num_rows
         far = mean(distances - (boundary - margin), positive, positive_temperature)
         near = mean(boundary - distances, negative, negative_temperature)
         values = (1 - imbalance) * far + imbalance * near
