@@ -473,10 +473,14 @@ _pml(
         for variant in ("Ds", "Dq", "Iu", "Ib", "O")
     },
 )
-_pml(
-    losses.SmoothAPLoss,
-    {"loss_smoothap_3x3": {"temperature": 0.1}},
-    runs=((goldens.ROWS[0], *goldens.FLOAT64, False),),
+GOLDENS.append(
+    Golden(
+        PML,
+        "loss_smoothap_3x3",
+        functools.partial(losses.SmoothAPLoss, temperature=0.1),
+        _rows,
+        runs=((goldens.ROWS[0], *goldens.FLOAT64, False),),
+    )
 )
 _pml(losses.SignalToNoiseRatioContrastiveLoss, {"loss_snr": {}})
 _pml(losses.ThresholdConsistentMarginLoss, {"loss_tcm": {}})
