@@ -24,6 +24,7 @@ from article_labels import MIN_ARTICLES, area, without_names
 from search_api_docs import BM25, held_out, make_pairs, read_docstrings
 
 BATCH_SIZE = 256
+WEIGHTS = {"pairs": 1.0, "areas": 0.1, "teacher": 0.02}
 METRICS = {"mrr@10": "MRR@10", "recall@10": "recall@10", "map@r": "MAP@R (areas)"}
 
 
@@ -83,10 +84,10 @@ def train(data, losses, vocabulary, evaluators, arguments):
     model = make_model(data, vocabulary, arguments.dim)
     x = {name: task["x"] for name, task in data.items()}
     y = {name: task["y"] for name, task in data.items() if "y" in task}
-    rows = sum(
-        len(task["x"][0] if "y" not in task else task["y"]) for task in data.values()
-    )
-    steps = arguments.epochs * math.ceil(rows / BATCH_SIZE)
+    sizes = [len(task["y"] if "y" in task else task["x"][0]) for task in data.values()]
+    batches = [math.ceil(size / BATCH_SIZE) for size in sizes]
+    in_turn = arguments.mixing == "round_robin"
+    steps = arguments.epochs * (len(data) * max(batches) if in_turn else sum(batches))
     model.compile(
         keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(5e-3, steps)),
         loss={name: losses[name] for name in data},
@@ -144,17 +145,17 @@ def main(arguments):
 
 
 def weights(text):
-    """Parses `areas=0.1,teacher=0.5`; 1 for the others."""
+    """Parses `areas=0.5,teacher=0`, the others as they are by default."""
     given = dict(part.split("=") for part in text.split(",") if part)
-    return {name: float(given.pop(name, 1)) for name in ("pairs", "areas", "teacher")}
+    return {**WEIGHTS, **{name: float(weight) for name, weight in given.items()}}
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--dim", type=int, default=256)
-    parser.add_argument("--mixing", default="proportional")
     parser.add_argument(
-        "--weights", type=weights, default=weights("areas=0.1,teacher=0.02")
+        "--mixing", default="proportional", choices=["proportional", "round_robin"]
     )
+    parser.add_argument("--weights", type=weights, default=WEIGHTS)
     main(parser.parse_args())

@@ -19,6 +19,19 @@ def test_views_are_classes_of_their_own():
     assert float(losses.SelfSupervisedLoss(mined)(None, VIEWS)) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("loss", [losses.SmoothAPLoss(0.2), losses.FastAPLoss()])
+def test_of_first_views_alone_the_average_precision_is_that_of_one_positive(loss):
+    """An anchor that is not among the keys is not a positive of itself."""
+    value = float(losses.SelfSupervisedLoss(loss, symmetric=False)(None, VIEWS))
+    assert 0 < value < 1
+    if isinstance(loss, losses.SmoothAPLoss):
+        unit = VIEWS / np.linalg.norm(VIEWS, axis=2, keepdims=True)
+        s = unit[:, 0] @ unit[:, 1].T
+        above = 1 / (1 + np.exp((np.diag(s)[:, None] - s) / 0.2))
+        far = above.sum(axis=1) - 0.5  # without the positive itself
+        assert value == pytest.approx(np.mean(far / (1 + far)), rel=1e-5)
+
+
 def test_an_easy_positive_does_not_lessen_the_negatives():
     """The gradient in an anchor whose positive is equal to it."""
     views = tf.constant(np.concatenate([VIEWS[:1, :1], VIEWS[:1, :1]], 1))

@@ -219,6 +219,36 @@ def test_validation_logs_what_is_given():
 X_OF_TWO = {name: X[name] for name in ("pairs", "area")}
 
 
+def test_columns_and_lists_as_a_task_alone_takes_them():
+    lists = {"pairs": [A, B], "area": C.tolist()}
+    y = {"area": LABELS.tolist()}
+    assert fit(model(), x=lists, y=y) == fit(model())
+
+
+def test_logs_of_tasks_that_had_no_step_and_of_some_steps():
+    trained = model()
+    x, y = {name: X[name] for name in TWO}, {"area": LABELS}
+    history = fit(trained, steps_per_epoch=1, mixing="round_robin",
+                  validation_data=(x, y), validation_steps=1)  # fmt: skip
+    assert np.isnan(history["area_loss"][0]) and history["area_steps"] == [0]
+    assert np.isfinite(history["loss"] + history["val_area_loss"]).all()
+    some = trained.evaluate(x, y, 4, steps=1, verbose=0, return_dict=True)
+    first = {name: rows[:4] if name == "area" else tuple(column[:4] for column in rows)
+             for name, rows in x.items()}  # fmt: skip
+    of_first = trained.evaluate(first, {"area": LABELS[:4]}, verbose=0, return_dict=True)
+    assert some == pytest.approx(of_first)
+    values = trained.evaluate({"area": C}, {"area": LABELS}, verbose=0)
+    assert dict(zip(trained.metrics_names, values, strict=True)).keys() == {
+        "loss", "area_loss",
+    }  # fmt: skip
+    twice = {"a": losses.WeightedSum({"b": RANKING}), "a_b": RANKING}
+    one, other = two().values()
+    same = tfembloss.MultiTaskModel({"a": one, "a_b": other})
+    same.compile("sgd", twice)
+    with pytest.raises(ValueError, match=r"different names\. Received: two of 'a_b_loss'"):
+        same.fit({"a": (A, B), "a_b": (A, B)}, verbose=0)
+
+
 def test_epochs_of_some_steps_go_on_in_the_mixture():
     whole, parts = model(), model()
     fit(whole, mixing="round_robin", epochs=2)
@@ -294,7 +324,6 @@ def test_a_batch_of_one_task_in_a_custom_loop():
     trained, expected = model(), model()
     fit(expected, mixing="round_robin", x={"pairs": (A[:4], B[:4]), "area": C[:4]},
         y={"area": LABELS[:4]})  # fmt: skip
-    trained.make_train_function()
     trained.tasks["pairs"].train_on_batch((A[:4], B[:4]))
     trained.tasks["area"].train_on_batch(C[:4], LABELS[:4])
     np.testing.assert_allclose(weights(trained), weights(expected), rtol=1e-6)
@@ -315,6 +344,7 @@ RANKING = losses.MultipleNegativesRankingLoss()
         (lambda: {"a": keras.layers.Dense(3)}, "models with one encoder.*Dense as 'a'"),
         (lambda: {0: two()["a"]}, "names of tasks as texts. Received: 0"),
         (lambda: {"a": two()["a"], "b": two()["b"]}, "one encoder.*in 'b' than in 'a'"),
+        (lambda: dict.fromkeys(["a", "b"], two()["a"]), "same one as 'a' and as 'b'"),
         (
             lambda: {"a": tfembloss.MultiTaskModel(two())},
             "Received: MultiTaskModel as 'a'",
@@ -392,6 +422,12 @@ def test_errors_that_name_what_to_do_instead():
     found.fit(PAIR, batch_size=12, verbose=0)  # corrected, it trains
     with pytest.raises(ValueError, match=r'model\.tasks\["a"\]\.train_on_batch'):
         found.train_on_batch(PAIR)
+    with pytest.raises(ValueError, match="a task given as rows, to split them"):
+        found.fit(
+            {name: data.columns(A, B).batch(4) for name in "ab"}, validation_split=0.5
+        )
+    with pytest.raises(ValueError, match="compile"):
+        tfembloss.MultiTaskModel(two()).evaluate(PAIR)
     found.tasks["b"].compile("sgd", RANKING)
     with pytest.raises(ValueError, match="'b', compiled by itself"):
         found.fit(PAIR)

@@ -35,6 +35,9 @@ class HardNegativeMining(keras.callbacks.Callback):
     batches of equal numbers of columns. They are never its own text or one of its
     positives, and repeat only if the corpus has too few.
 
+    In a `MultiTaskModel` they may be the batches of a task; the mixture then says how many
+    an epoch has, and the model mines by its `predict`.
+
     A `ResumableCheckpoint` saves the negatives, and training resumes exactly.
 
     Args:
@@ -206,6 +209,11 @@ class HardNegativeMining(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         """Checks that the epoch's batches are those of this callback."""
+        if not hasattr(self.model, "tasks"):  # of which another's may come first
+            self.on_epoch_end(self._epoch)
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Checks the same at the end, when all tasks of a MultiTaskModel had batches."""
         if self._epoch not in self._epochs_read:
             raise ValueError(
                 "Expected `fit` to iterate over batches() of this HardNegativeMining in "

@@ -48,6 +48,8 @@ class SelfSupervisedLoss(EmbeddingLoss):
 
     Relations:
         Equal to pytorch-metric-learning's class of the same name, which takes two views.
+        A model cannot learn its scale: to learn that of `NTXentLoss`, give it the rows of
+        all views with the same ids.
     """
 
     targets_are_ids = True  # which are not used

@@ -331,6 +331,12 @@ class ColumnModel(Configurable, WholeModel):
 
     # Steps: by mini-batches, and of several workers.
 
+    def make_train_function(self, force=False):
+        """Builds the optimizer first if other tasks of a MultiTaskModel have it, too."""
+        if self._shares_optimizer:
+            self._parts.build_optimizer()
+        return super().make_train_function(force)
+
     def train_step(self, data):
         """Runs a training step; its logs are those of all workers."""
         if self.mini_batch_size is None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import math
 
 import keras
 
@@ -22,20 +23,22 @@ class MultiTaskModel(EncoderModel):
 
     $$L = \frac{1}{S} \sum_{s=1}^{S} w_{t(s)}\, loss_{t(s)}$$
 
-    over the steps $s$ with tasks $t(s)$. A task is a model of this package with the shared
-    encoder: `EmbeddingModel` for pairs, triplets, scores or labels, `EmbeddingClassifier`
-    for a head, `ContrastiveTensionModel` or `DenoisingAutoEncoder` for texts alone. Each
-    keeps what it has alone: preprocessor and prompts, head, memory, mini-batches, a learned
-    scale. One optimizer trains them all; a step updates the variables of its task only.
+    over the steps $s$ with tasks $t(s)$; the loss of a task's steps is their mean over
+    rows. A task is a model of this package with the shared encoder: `EmbeddingModel` for
+    pairs, triplets, scores or labels, `EmbeddingClassifier` for a head,
+    `ContrastiveTensionModel` or `DenoisingAutoEncoder` for texts alone. Each keeps what it
+    has alone: preprocessor and prompts, head, memory, mini-batches, a learned scale. One
+    optimizer trains them all; a step updates the variables of its task only.
 
     `fit` takes a dict of each task's data, as the task itself would take it. The logs are
     `loss`, the mean $L$ over the steps so far; for each task its own logs, such as
-    `{task}_loss`, without the weight; and `{task}_steps`, how many steps it has had in this
-    epoch. Evaluators of `tfembloss.evaluation` are callbacks: give each a `name`.
+    `{task}_loss`, without the weight, NaN before its first step; and `{task}_steps`, how
+    many steps it has had in this epoch. Evaluators of `tfembloss.evaluation` are callbacks:
+    give each a `name`.
 
     `predict`, `encoder`, `preprocessor`, `save_pretrained` and `export_encoder` are those
-    of the first task; heads are left out. `tasks[name]` is a whole model too: a custom loop
-    calls its `train_on_batch`.
+    of the first task; heads are left out. `tasks[name]` is a whole model too, but for the
+    state of the optimizer if it is saved alone: a custom loop calls its `train_on_batch`.
 
     Args:
         tasks: dict of a name to a model of this package; the encoder is the same object in
@@ -88,6 +91,8 @@ class MultiTaskModel(EncoderModel):
             first.encoder, first.preprocessor, name=name, dtype=first.dtype_policy
         )
         self.tasks = tasks
+        self._parts.trained, self._parts.evaluated = list(tasks), None
+        self._parts.last_names = None  # of the logs of the last `evaluate`
 
     @classmethod
     def from_pretrained(cls, source, **arguments):
@@ -154,8 +159,10 @@ class MultiTaskModel(EncoderModel):
                 auto_scale_loss=False,
             )
             task._shares_optimizer, task._loss_weight = True, weights[name]
+            task._parts.build_optimizer = self._build_optimizer
         self._parts.trained = [name for name, weight in weights.items() if weight]
         self._parts.evaluated = None  # the names of the tasks, while some are evaluated
+        self._parts.last_names = None
         with self.distribute_strategy.scope():
             self._parts.metrics = {
                 name: keras.metrics.Sum(name=f"{name}_steps") for name in self.tasks
@@ -209,7 +216,7 @@ class MultiTaskModel(EncoderModel):
                 of `tfembloss.data.mix`, or a dict of the arguments of `mix`, such as
                 `{"strategy": "temperature", "alpha": 0.3}` or `{"weights": {...}}`.
             **kwargs: see `keras.Model.fit`; with `steps_per_epoch`, an epoch begins in the
-                mixture where the last one ended.
+                mixture where the last one ended, and `validation_steps` is of each task.
         """
         self._assert_compile_called("fit")
         with self._naming_the_task(), explained(self):
@@ -223,9 +230,10 @@ class MultiTaskModel(EncoderModel):
                     x, y, sample_weight, validation_split
                 )
             size = kwargs.pop("validation_batch_size", None) or batch_size
+            steps = kwargs.pop("validation_steps", None)
             if validation_data is not None:
                 parts = keras.utils.unpack_x_y_sample_weight(validation_data)
-                validation_data = self._evaluated(*parts, size)
+                validation_data = self._evaluated(*parts, size, steps)
             batches = self._trained(x, y, sample_weight, batch_size, shuffle, mixing)
             batches.repeats = kwargs.get("steps_per_epoch") is not None
             return keras.Model.fit(
@@ -235,13 +243,16 @@ class MultiTaskModel(EncoderModel):
     def evaluate(self, x=None, y=None, batch_size=None, *, sample_weight=None, **kwargs):
         """`keras.Model.evaluate` on several tasks: x, y and sample_weight are as in `fit`.
 
-        Some of the tasks are enough. `loss` is the mean over the steps, with the weights.
+        Some of the tasks are enough. `loss` is the mean over the steps, with the weights,
+        and `steps` the number of each task.
         """
+        self._assert_compile_called("evaluate")
         if kwargs.get("_use_cached_eval_dataset"):  # in `fit`
             with self._evaluating(list(x.by_task)):
                 return keras.Model.evaluate(self, x, **kwargs)
         with self._naming_the_task(), explained(self):
-            x = self._evaluated(x, y, sample_weight, batch_size)
+            steps = kwargs.pop("steps", None)
+            x = self._evaluated(x, y, sample_weight, batch_size, steps)
             with self._evaluating(list(x.by_task)):
                 return keras.Model.evaluate(self, x, **kwargs)
 
@@ -292,13 +303,12 @@ class MultiTaskModel(EncoderModel):
             )
             for name in names
         }  # fmt: skip
-        self._parts.task = None
         order = mixing_of_data.order_of_batches(datasets, **_options(mixing))
         datasets = {name: dataset.repeat() for name, dataset in datasets.items()}
         return TaskBatches(datasets, order, self.distribute_strategy)
 
-    def _evaluated(self, x, y=None, sample_weight=None, batch_size=None):
-        """Returns batches of the tasks, one after the other."""
+    def _evaluated(self, x, y=None, sample_weight=None, batch_size=None, steps=None):
+        """Returns batches of the tasks, one after the other, `steps` of each or all."""
         x, y, sample_weight = self._rows(x, y, sample_weight)
         datasets = {
             name: self._dataset(
@@ -308,7 +318,8 @@ class MultiTaskModel(EncoderModel):
         }
         order = []
         for name, dataset in datasets.items():
-            order += [name] * mixing_of_data.num_batches(name, dataset)
+            num_batches = mixing_of_data.num_batches(name, dataset)
+            order += [name] * min(num_batches, steps or num_batches)
         return TaskBatches(datasets, order, self.distribute_strategy)
 
     def _dataset(
@@ -325,12 +336,16 @@ class MultiTaskModel(EncoderModel):
                 f"{type(x).__name__}. tf.data.Dataset.from_generator makes a dataset of it."
             )
         if not is_batches(x):
+            if not task.takes_raw_inputs:
+                x, y, sample_weight = task._arrays(x, y, sample_weight)
             x, y, sample_weight = (
                 raw_batches(x, y, sample_weight, check_batch_size(batch_size), shuffle),
                 None, None,
             )  # fmt: skip
         given = task._batches(x, y, sample_weight, training=training)
-        return first_batch.watched(task, given, shuffle)["x"] if training else given["x"]
+        given = first_batch.watched(task, given, shuffle) if training else given
+        self._parts.task = None
+        return given["x"]
 
     # Steps.
 
@@ -373,6 +388,7 @@ class MultiTaskModel(EncoderModel):
                     break
                 self._parts.task = name
                 logs = functions[name](batches)
+                self._parts.task = None
             return logs
 
         return function
@@ -396,6 +412,7 @@ class MultiTaskModel(EncoderModel):
         self._logged_in_evaluation = self._parts.evaluated = names
         try:
             yield
+            self._parts.last_names = self.metrics_names
         finally:
             self._parts.evaluated = None
 
@@ -407,7 +424,9 @@ class MultiTaskModel(EncoderModel):
 
     @property
     def metrics_names(self):
-        """The names in the logs."""
+        """The names of what the last `evaluate` returned, or else of the logs of `fit`."""
+        if self._parts.evaluated is None and self._parts.last_names is not None:
+            return self._parts.last_names
         return list(self.get_metrics_result())
 
     def get_metrics_result(self):
@@ -417,7 +436,8 @@ class MultiTaskModel(EncoderModel):
         for name in evaluated or self._parts.trained:
             task, count = self.tasks[name], self._parts.metrics[name].result()
             of_task = task.get_metrics_result()
-            logs |= {f"{name}_{key}": value for key, value in of_task.items()}
+            for key, value in of_task.items():
+                _add_log(logs, f"{name}_{key}", keras.ops.where(count > 0, value, math.nan))
             steps[f"{name}_steps"] = count
             total += task._loss_weight * of_task["loss"] * count
             num_steps += count
@@ -442,16 +462,40 @@ class MultiTaskModel(EncoderModel):
             spec = replicas.first_local_spec(batches)
             self._parts.task = name
             self.tasks[name]._maybe_symbolic_build(data_batch=spec)
+            self._parts.task = None
         self._build_known()
 
     def make_train_function(self, force=False):
         """Builds the optimizer for the variables of all tasks, before one is trained."""
-        if not self.optimizer.built:
-            with self.distribute_strategy.scope():
-                self.optimizer.build(self.trainable_variables)
+        self._build_optimizer()
         return super().make_train_function(force)
 
+    def _build_optimizer(self):
+        if self.optimizer.built:
+            return
+        for task in self.tasks.values():
+            task._build_known()
+        unbuilt = [name for name in self._parts.trained if self.tasks[name]._unbuilt()]
+        if unbuilt:
+            raise ValueError(
+                "Expected tasks that are built, as one optimizer trains all their "
+                f"variables. Received: {unbuilt[0]!r}, with layers of unknown shape. Begin "
+                "the encoder with keras.Input, or call `fit` of the MultiTaskModel first."
+            )
+        with self.distribute_strategy.scope():
+            self.optimizer.build(self.trainable_variables)
+
     # Saving, with the encoder once.
+
+    def save_pretrained(self, folder, metrics=None):
+        """Writes the encoder as a folder that sentence-transformers loads.
+
+        Args:
+            folder: see `EmbeddingModel.save_pretrained`.
+            metrics: see `EmbeddingModel.save_pretrained`.
+        """
+        self._trained_columns = next(iter(self.tasks.values()))._trained_columns
+        super().save_pretrained(folder, metrics)
 
     def get_config(self):
         """Returns the constructor arguments."""
@@ -490,6 +534,13 @@ def _check_tasks(tasks):
                 f"EmbeddingClassifier. Received: {type(task).__name__} as {name!r}."
             )
     (name_of_first, first), *others = tasks.items()
+    names = {}
+    for name, task in tasks.items():
+        if (other := names.setdefault(id(task), name)) != name:
+            raise ValueError(
+                "Expected a model for each task, as each has its own loss. Received: the "
+                f"same one as {other!r} and as {name!r}. Create another of its encoder."
+            )
     for name, task in others:
         if task.encoder is not first.encoder:
             raise ValueError(
@@ -503,6 +554,15 @@ def _check_tasks(tasks):
                 f"{name!r} of another strategy than {name_of_first!r}."
             )
     return first
+
+
+def _add_log(logs, name, value):
+    if name in logs:
+        raise ValueError(
+            f"Expected tasks whose logs have different names. Received: two of {name!r}. "
+            "Name a task, or a part of a WeightedSum, in another way."
+        )
+    logs[name] = value
 
 
 def _check_no_accumulation(optimizer):
@@ -538,4 +598,9 @@ def _split(x, y, sample_weight, validation_split):
             of_training, of_validation, first, last = both
             if first is not None:
                 of_training[name], of_validation[name] = first, last
-    return x, y, sample_weight, validation if validation[0] else None
+    if not validation[0]:
+        raise ValueError(
+            "Expected a task given as rows, to split them. Received: "
+            f"validation_split={validation_split!r}, and datasets. Give validation_data."
+        )
+    return x, y, sample_weight, validation

@@ -66,6 +66,8 @@ def _training(loss, num_columns):
 
 def _shown(loss):
     """Returns the call that creates a loss, such as `CoSENTLoss(scale=20.0)`."""
+    if isinstance(loss, dict):  # of several tasks
+        return ", ".join(f"{name}: {_shown(of_task)}" for name, of_task in loss.items())
     if not isinstance(loss, keras.losses.Loss):
         return getattr(loss, "__name__", str(loss))
     left_out = ("name", "dtype", "reduction")

@@ -22,8 +22,9 @@ class LabelLoss(InBatchLoss):
     anchor's value is its part of that, so that the mean of the values is the loss. A value
     that is not finite in any embedding makes the loss NaN.
 
-    `NTXentLoss` and `SupConLoss` are computed in tiles; all others hold a matrix `[B, N]`
-    for the B rows of this replica and the N rows of all replicas.
+    `NTXentLoss`, `SupConLoss` and `DecoupledContrastiveLoss` are computed in tiles; all
+    others hold a matrix `[B, N]` for the B rows of this replica and the N rows of all
+    replicas, and `AngularLoss`, and any with a miner that needs it, also one `[N, N]`.
 
     Args:
         distance: see `tfembloss.distances`.

@@ -26,7 +26,7 @@ def _sum_over_positives(formula):
     def start(x, labels, with_anchor):
         same = labels.positive  # [B, N]
         valid, own = masks.row_any(same), []
-        if with_anchor:
+        if with_anchor and isinstance(labels, masks.LabelPairs):  # it is one of the keys
             own = [Positive(labels.positions, valid, -1)]
             same |= own[0].mask(tf.shape(x)[1])
         number = tf.reduce_sum(tf.cast(same, x.dtype), axis=1)  # [B]
@@ -243,8 +243,8 @@ class PNPLoss(_RankLoss):
 class RecallAtKSurrogateLoss(_RankLoss):
     r"""One minus the recall among the k nearest rows, smooth, for several k.
 
-    With the smooth rank $r(p) = 1 + \sum_{k \ne p} \sigma((d(a,p) - d(a,k)) / T)$ of a
-    positive among all other rows:
+    With the smooth rank $r(p) = 1 + \sum_{j \ne p} \sigma((d(a,p) - d(a,j)) / T)$ of a
+    positive among all other rows j:
 
     $$L = \mathrm{mean}_a\, 1 - \mathrm{mean}_k\,
           \frac{1}{\min(k, |P|)} \sum_{p \in P} \sigma\left(\frac{k - r(p)}{T_r}\right)$$
@@ -255,7 +255,7 @@ class RecallAtKSurrogateLoss(_RankLoss):
     Call arguments: `y_pred [B, D]`; `y_true` class ids `[B]`, integers or strings.
 
     Args:
-        k: list of numbers of nearest rows, >= 1.
+        k: number of nearest rows, >= 1, or a list of them.
         temperature: T, of the distances, > 0.
         rank_temperature: $T_r$, of the ranks, > 0.
         distance: see `tfembloss.distances`.
@@ -293,7 +293,8 @@ class RecallAtKSurrogateLoss(_RankLoss):
         dtype=None,
     ):
         super().__init__(distance, None, reduction, name, dtype)
-        self.k = [integer("k", number, 1) for number in k]
+        numbers = k if isinstance(k, list | tuple) else [k]
+        self.k = [integer("k", number, 1) for number in numbers]
         if not self.k:
             raise ValueError(
                 "`k` must have a number of nearest rows, as in [1, 2, 4, 8]. Received: "
