@@ -136,7 +136,7 @@ def _numbers(*shape):
     return lambda rng, num_rows: rng.normal(size=[num_rows, *shape])
 
 
-def _classes(loss, oracle, **options):
+def _classes(loss, oracle, has_constants=False, **options):
     """A loss on cosines with class centres: of numbers that it brings between -1 and 1."""
 
     @keras.saving.register_keras_serializable("cases", name=loss.__name__)
@@ -144,13 +144,15 @@ def _classes(loss, oracle, **options):
         def call(self, y_true, y_pred):
             return super().call(y_true, y_pred / (1 + tf.abs(y_pred)))
 
-    def of_numbers(y_true, y_pred):
-        return oracle(y_true, y_pred / (1 + np.abs(y_pred)), **options)
+    def of_numbers(y_true, y_pred, **constant):
+        constant = {k: x / (1 + np.abs(x)) for k, x in constant.items()}
+        return oracle(y_true, y_pred / (1 + np.abs(y_pred)), **options, **constant)
 
     def labels(rng, num_rows):
         return rng.integers(6, size=num_rows)
 
-    return Case(functools.partial(OfNumbers, **options), of_numbers, 0, labels)
+    make = functools.partial(OfNumbers, **options)
+    return Case(make, of_numbers, 0, labels, has_constants)
 
 
 def _in_tiles(case, tile_size):
@@ -433,6 +435,18 @@ CASES = {
     ),
     "ProxyNCALoss": _classes(losses.ProxyNCALoss, oracles.proxy_nca),
     "ProxyAnchorLoss": _classes(losses.ProxyAnchorLoss, oracles.proxy_anchor, alpha=4.0),
+    "P2SGradLoss": _classes(losses.P2SGradLoss, oracles.p2s_grad),
+    "CombinedMarginLoss": _classes(
+        losses.CombinedMarginLoss,
+        oracles.combined_margin,
+        angle_factor=1.5,
+        angle_margin=0.5,
+        cosine_margin=0.2,
+        scale=8.0,
+    ),
+    "CurricularFaceLoss": _classes(
+        losses.CurricularFaceLoss, oracles.curricular_face, has_constants=True, scale=8.0
+    ),
     "SoftmaxLoss": _classes(losses.SoftmaxLoss, oracles.softmax),
     "MatryoshkaLoss": Case(
         functools.partial(_matryoshka, losses.CoSENTLoss, dims=[6, 2], weights=[1.0, 0.5]),

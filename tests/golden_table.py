@@ -109,6 +109,20 @@ def _cosine_head(golden, dtype):
     return head, [of_centers]
 
 
+def _products_with_directions(golden, dtype):
+    """The peer takes products with centers that it has brought to length 0.9999999."""
+    centers = golden["param_weight"]
+    head = keras.Sequential(
+        [
+            keras.layers.UnitNormalization(dtype=dtype),
+            keras.layers.Dense(centers.shape[1], use_bias=False, dtype=dtype),
+        ]
+    )
+    head.build(golden["embeddings"].shape)
+    head.set_weights([centers])
+    return head, [golden["pgrad_weight"]]
+
+
 def _dense_weights(golden):
     return ([golden[f"{k}w_kernel"].T, golden[f"{k}w_bias"]] for k in ("", "grad_"))
 
@@ -511,3 +525,4 @@ _pml(
     _cosine_head,
 )
 _pml(losses.ProxyAnchorLoss, {"loss_proxyanchor": {}}, _cosine_head)
+_pml(losses.P2SGradLoss, {"loss_p2sgrad": {}}, _products_with_directions)

@@ -862,10 +862,15 @@ def arc_face(labels, cosines, margin=None, scale=64.0):
     margin = np.radians(28.6) if margin is None else margin
 
     def own(cosine):
-        turned = np.arccos(np.clip(cosine, -1, 1)) + margin
-        return np.cos(turned) if turned <= np.pi else cosine - margin * np.sin(margin)
+        return arc_cosine(cosine, margin)
 
     return softmax(labels, scale * with_margin(labels, cosines, own))
+
+
+def arc_cosine(cosine, margin):
+    """ArcFace's cosine of the angle with a margin."""
+    turned = np.arccos(np.clip(cosine, -1, 1)) + margin
+    return np.cos(turned) if turned <= np.pi else cosine - margin * np.sin(margin)
 
 
 def cos_face(labels, cosines, margin=0.35, scale=64.0):
@@ -896,6 +901,46 @@ def proxy_anchor(labels, cosines, margin=0.1, alpha=32.0):
                 t = alpha * (sign * cosines[rows, c] + margin)
                 share = np.exp(log_softmax(t))
                 values[rows] += num_rows * softplus(log_sum_exp(t)) * share / number
+    return values
+
+
+def p2s_grad(labels, cosines):
+    """Values [B]."""
+    values = np.zeros(len(cosines))
+    for i, row in enumerate(cosines):
+        values[i] = np.mean([(u - (c == labels[i])) ** 2 for c, u in enumerate(row)])
+    return values
+
+
+def falling_cosine(angle):
+    """Of an angle above pi: down again, by 2 for each pi."""
+    below = 0
+    while angle > np.pi:
+        angle, below = angle - np.pi, below + 2
+    return np.cos(angle) - below
+
+
+def combined_margin(labels, cosines, angle_factor=1.0, angle_margin=0.3,
+                    cosine_margin=0.2, scale=64.0):  # fmt: skip
+    """Values [B]."""
+
+    def own(cosine):
+        angle = np.arccos(np.clip(cosine, -1, 1))
+        return falling_cosine(angle_factor * angle + angle_margin) - cosine_margin
+
+    return softmax(labels, scale * with_margin(labels, cosines, own))
+
+
+def curricular_face(labels, cosines, margin=0.5, scale=64.0, constant=None):
+    """Values [B]; t is the mean of `constant`, by default the cosines, to the own class."""
+    constant = cosines if constant is None else constant
+    t = np.mean([constant[i, label] for i, label in enumerate(labels)])
+    values = np.zeros(len(labels))
+    for i, label in enumerate(labels):
+        own = arc_cosine(cosines[i, label], margin)
+        terms = [u if u <= own else u * (t + u) for u in cosines[i]]
+        terms[label] = own
+        values[i] = -log_softmax(scale * np.array(terms))[label]
     return values
 
 

@@ -9,8 +9,11 @@ import tensorflow as tf
 from tfembloss.layers import CosineHead
 from tfembloss.losses import (
     ArcFaceLoss,
+    CombinedMarginLoss,
     CosFaceLoss,
+    CurricularFaceLoss,
     NormalizedSoftmaxLoss,
+    P2SGradLoss,
     ProxyAnchorLoss,
     ProxyNCALoss,
     SoftmaxLoss,
@@ -24,6 +27,9 @@ ON_COSINES = {
     NormalizedSoftmaxLoss: oracles.normalized_softmax,
     ProxyNCALoss: oracles.proxy_nca,
     ProxyAnchorLoss: oracles.proxy_anchor,
+    P2SGradLoss: oracles.p2s_grad,
+    CombinedMarginLoss: oracles.combined_margin,
+    CurricularFaceLoss: oracles.curricular_face,
 }
 on_cosines = pytest.mark.parametrize("make, oracle", ON_COSINES.items())
 
@@ -86,6 +92,47 @@ def test_the_loss_grows_with_the_angle_up_to_180_degrees():
     assert (np.diff(values) > 0).all()
     assert (gradient[:, 0] < 0).all()
     assert np.count_nonzero(angles > math.pi - margin) == 20
+
+
+@pytest.mark.parametrize("options", [(1.0, 0.7, 0.0), (3.0, 0.0, 0.0), (2.5, 3.0, 0.1)])
+def test_combined_margins_let_the_loss_grow_up_to_180_degrees(options):
+    angles = np.radians(np.arange(1, 180, 2.0))
+    labels, cosines = np.zeros(len(angles), int), np.zeros([len(angles), 5])
+    cosines[:, 0] = np.cos(angles)
+    loss = CombinedMarginLoss(*options, scale=4.0, reduction=None, dtype="float64")
+    values, gradient = goldens.value_and_gradient(loss, labels, cosines)
+    expected = oracles.combined_margin(labels, cosines, *options, scale=4.0)
+    np.testing.assert_allclose(values, expected, rtol=1e-9)
+    assert (np.diff(values) > 0).all()
+    assert (gradient[:, 0] < 0).all()
+
+
+def test_combined_margins_are_those_of_other_losses():
+    labels, cosines = cosines_of()
+    cosines = np.abs(cosines)  # at most 90 degrees: the margin does not lead beyond 180
+    options = {"scale": 16.0, "reduction": None, "dtype": "float64"}
+    for combined, loss in {
+        (1.0, 0.5, 0.0): ArcFaceLoss(0.5, **options),
+        (1.0, 0.0, 0.35): CosFaceLoss(0.35, **options),
+    }.items():
+        np.testing.assert_allclose(
+            CombinedMarginLoss(*combined, **options)(labels, cosines),
+            loss(labels, cosines),
+            rtol=1e-9,
+        )
+
+
+def test_curricular_face_is_arc_face_without_hard_negatives():
+    cosines = np.full([8, 5], 0.1)
+    labels = np.arange(8) % 5
+    cosines[np.arange(8), labels] = 0.9
+    options = {"margin": 0.5, "reduction": None, "dtype": "float64"}
+    easy = CurricularFaceLoss(**options)(labels, cosines)
+    np.testing.assert_allclose(easy, ArcFaceLoss(**options)(labels, cosines), rtol=1e-9)
+    cosines[0] = 0.9  # hard, and t is 0.9: the others count more
+    hard = CurricularFaceLoss(**options)(labels, cosines)
+    assert hard[0] > ArcFaceLoss(**options)(labels, cosines)[0] + 1
+    np.testing.assert_allclose(hard[1:], easy[1:], rtol=1e-9)
 
 
 def test_relations():
@@ -239,6 +286,9 @@ def test_embeddings_in_columns_are_refused(make, shape):
         (lambda: ProxyNCALoss(softmax_scale=-1), "`softmax_scale`"),
         (lambda: ProxyAnchorLoss(margin=float("inf")), "`margin`"),
         (lambda: ProxyAnchorLoss(alpha=0), "`alpha`"),
+        (lambda: CombinedMarginLoss(angle_factor=0), "`angle_factor`"),
+        (lambda: CombinedMarginLoss(angle_margin=28.6), "`angle_margin`"),
+        (lambda: CombinedMarginLoss(cosine_margin=-0.1), "`cosine_margin`"),
     ],
 )
 def test_bad_options_are_refused(make, message):

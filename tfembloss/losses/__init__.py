@@ -18,7 +18,8 @@
 `DecoupledContrastiveLoss`, `AngularLoss` |
 | | | on ranks: `SmoothAPLoss`, `PNPLoss`, `RecallAtKSurrogateLoss`, `FastAPLoss` |
 | | label `[B]` from 0 | with a head: `ArcFaceLoss`, `CosFaceLoss`, \
-`NormalizedSoftmaxLoss`, `ProxyAnchorLoss`, `ProxyNCALoss` |
+`NormalizedSoftmaxLoss`, `ProxyAnchorLoss`, `ProxyNCALoss`, `P2SGradLoss`, \
+`CombinedMarginLoss`, `CurricularFaceLoss` |
 | a teacher's scores | `[B, n]` | `DistillKLDivLoss` |
 | a teacher's margins | `[B]` or `[B, n]` | `MarginMSELoss` |
 | a teacher's embeddings | `[B, D]` | `MSELoss` |
@@ -37,7 +38,15 @@ embeddings alone: `GlobalOrthogonalRegularizationLoss`, `FlopsLoss`,
 """
 
 from tfembloss.losses.base import EmbeddingLoss, InBatchLoss
-from tfembloss.losses.classification.proxies import ProxyAnchorLoss, ProxyNCALoss
+from tfembloss.losses.classification.margins import (
+    CombinedMarginLoss,
+    CurricularFaceLoss,
+)
+from tfembloss.losses.classification.proxies import (
+    P2SGradLoss,
+    ProxyAnchorLoss,
+    ProxyNCALoss,
+)
 from tfembloss.losses.classification.softmax import (
     ArcFaceLoss,
     CosFaceLoss,
@@ -132,11 +141,13 @@ __all__ = [
     "CLIPLoss",
     "CircleLoss",
     "CoSENTLoss",
+    "CombinedMarginLoss",
     "ContrastiveLoss",
     "ContrastiveTensionLoss",
     "ContrastiveTensionLossInBatchNegatives",
     "CosFaceLoss",
     "CosineSimilarityLoss",
+    "CurricularFaceLoss",
     "DecoupledContrastiveLoss",
     "DenoisingAutoEncoderLoss",
     "DistillKLDivLoss",
@@ -165,6 +176,7 @@ __all__ = [
     "NTXentLoss",
     "NormalizedSoftmaxLoss",
     "OnlineContrastiveLoss",
+    "P2SGradLoss",
     "PNPLoss",
     "PairLoss",
     "ProxyAnchorLoss",

@@ -151,3 +151,54 @@ class ProxyAnchorLoss(ClassLoss):
         values = _proxy_anchor(scores, labels, log_sums, **options)  # [B]
         num_rows = replicas.total(tf.cast(tf.size(labels), values.dtype))
         return num_rows * values + nan_where_not_finite(scores)
+
+
+@differentiable
+def _squared_errors(cosines, labels):
+    at_label = hits(labels, cosines)  # [B, C]
+    errors = cosines - tf.cast(at_label, cosines.dtype)
+    means = tf.reduce_mean(errors * errors, axis=1)
+    return tf.where(masks.row_any(at_label), means, float("nan"))
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class P2SGradLoss(ClassLoss):
+    r"""Squared errors of the cosines, which should be 1 to the own class, 0 to others.
+
+    $$L_i = \frac{1}{C} \sum_c (\cos \theta_{ic} - [c = y_i])^2$$
+
+    It has neither a scale nor a margin to tune.
+
+    Call arguments: `y_pred` cosines `[B, C]`, of `tfembloss.layers.CosineHead`; `y_true`
+    labels `[B]`, integers from 0 to C - 1.
+
+    Args:
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: as for `ArcFaceLoss`.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> cosines = tf.constant([[0.8, 0.6], [0.1, 0.9]])
+    >>> round(float(P2SGradLoss()(tf.constant([0, 1]), cosines)), 4)
+    0.105
+
+    Reference:
+        Zhang et al., "P2SGrad: Refined Gradients for Optimizing Deep Face Models", 2019,
+        https://arxiv.org/abs/1905.02479; in this form: Wang and Yamagishi, "A Comparative
+        Study on Recent Neural Spoofing Countermeasures for Synthetic Speech Detection",
+        2021, https://arxiv.org/abs/2103.11326
+
+    Relations:
+        Equal to pytorch-metric-learning's loss of the same name; the papers sum over the
+        classes, which is C times as much. With sampled classes, the mean is over these.
+    """
+
+    def __init__(self, reduction="sum_over_batch_size", name=None, dtype=None):
+        super().__init__(reduction=reduction, name=name, dtype=dtype)
+
+    def values(self, labels, scores):
+        """Returns values `[B]`."""
+        return _squared_errors(scores, labels)
