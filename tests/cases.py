@@ -139,14 +139,21 @@ def _numbers(*shape):
 def _classes(loss, oracle, has_constants=False, **options):
     """A loss on cosines with class centres: of numbers that it brings between -1 and 1."""
 
+    def scores(x):
+        cosines = x / (1 + abs(x))
+        if loss.lengths is None:
+            return cosines
+        of = x[:, :1] if loss.lengths == "embedding" else x  # one of each row, or of all
+        return tf.stack([cosines, 1 + abs(of) + 0 * x], axis=1)
+
     @keras.saving.register_keras_serializable("cases", name=loss.__name__)
     class OfNumbers(loss):
         def call(self, y_true, y_pred):
-            return super().call(y_true, y_pred / (1 + tf.abs(y_pred)))
+            return super().call(y_true, scores(y_pred))
 
     def of_numbers(y_true, y_pred, **constant):
-        constant = {k: x / (1 + np.abs(x)) for k, x in constant.items()}
-        return oracle(y_true, y_pred / (1 + np.abs(y_pred)), **options, **constant)
+        constant = {k: np.array(scores(x)) for k, x in constant.items()}
+        return oracle(y_true, np.array(scores(y_pred)), **options, **constant)
 
     def labels(rng, num_rows):
         return rng.integers(6, size=num_rows)
@@ -446,6 +453,16 @@ CASES = {
     ),
     "CurricularFaceLoss": _classes(
         losses.CurricularFaceLoss, oracles.curricular_face, has_constants=True, scale=8.0
+    ),
+    "SphereFaceLoss": _classes(losses.SphereFaceLoss, oracles.sphere_face),
+    "LargeMarginSoftmaxLoss": _classes(
+        losses.LargeMarginSoftmaxLoss, oracles.sphere_face, margin=2.5, scale=2.0
+    ),
+    "AdaFaceLoss": _classes(
+        losses.AdaFaceLoss, oracles.ada_face, has_constants=True, scale=8.0
+    ),
+    "MagFaceLoss": _classes(
+        losses.MagFaceLoss, oracles.mag_face, min_length=1.2, max_length=2.0, scale=8.0
     ),
     "SoftmaxLoss": _classes(losses.SoftmaxLoss, oracles.softmax),
     "MatryoshkaLoss": Case(

@@ -526,3 +526,5 @@ _pml(
 )
 _pml(losses.ProxyAnchorLoss, {"loss_proxyanchor": {}}, _cosine_head)
 _pml(losses.P2SGradLoss, {"loss_p2sgrad": {}}, _products_with_directions)
+_pml(losses.SphereFaceLoss, {"loss_sphereface": {}}, _cosine_head)
+_pml(losses.LargeMarginSoftmaxLoss, {"loss_largemargin": {}}, _cosine_head)

@@ -99,9 +99,11 @@ def assert_equal(loss, y_true, y_pred, value, gradient, rtol, compiled=True, hea
     """
     y_pred = tf.constant(y_pred, loss.dtype)
     weights = [] if head is None else [weight.value for weight in head.trainable_weights]
+    lengths = getattr(loss, "lengths", None)  # which a CosineHead gives
+    options = {"lengths": lengths} if lengths else {}
     with kernels(compiled), tf.GradientTape() as tape:
         tape.watch(y_pred)
-        result = loss(y_true, y_pred if head is None else head(y_pred))
+        result = loss(y_true, y_pred if head is None else head(y_pred, **options))
     with kernels(compiled):
         ours = tape.gradient(result, [y_pred, *weights])
     np.testing.assert_allclose(result, value, rtol=rtol, atol=1e-12)

@@ -944,6 +944,51 @@ def curricular_face(labels, cosines, margin=0.5, scale=64.0, constant=None):
     return values
 
 
+def sphere_face(labels, scores, margin=4.0, scale=1.0):
+    """Values [B], of cosines and lengths [B, 2, C]."""
+    logits = scale * scores[:, 0] * scores[:, 1]
+    for i, label in enumerate(labels):
+        cosine, length = scores[i, :, label]
+        angle = np.arccos(np.clip(cosine, -1, 1))
+        logits[i, label] = scale * length * falling_cosine(margin * angle)
+    return softmax(labels, logits)
+
+
+def ada_face(labels, scores, margin=0.4, concentration=0.333, scale=64.0, constant=None):
+    """Values [B]; the qualities are of the lengths in `constant`, by default the scores."""
+    lengths = (scores if constant is None else constant)[:, 1, 0]
+    values = np.zeros(len(labels))
+    for i, label in enumerate(labels):
+        quality = (lengths[i] - lengths.mean()) / (lengths.std() + lengths.mean() / 1000)
+        quality = np.clip(concentration * quality, -1, 1)
+
+        def own(cosine, quality=quality):
+            angle = np.arccos(np.clip(cosine, -1, 1)) - margin * quality
+            return np.cos(np.clip(angle, 0, np.pi)) - margin * quality - margin
+
+        cosines = with_margin([label], scores[i : i + 1, 0], own)
+        values[i] = softmax([label], scale * cosines)[0]
+    return values
+
+
+def mag_face(labels, scores, min_margin=0.45, max_margin=0.8, min_length=10.0,
+             max_length=110.0, length_weight=35.0, scale=64.0):  # fmt: skip
+    """Values [B], of cosines and lengths [B, 2, C]."""
+    values = np.zeros(len(labels))
+    for i, label in enumerate(labels):
+        length = np.clip(scores[i, 1, 0], min_length, max_length)
+        part = (length - min_length) / (max_length - min_length)
+        margin = (1 - part) * min_margin + part * max_margin
+
+        def own(cosine, margin=margin):
+            return falling_cosine(np.arccos(np.clip(cosine, -1, 1)) + margin)
+
+        cosines = with_margin([label], scores[i : i + 1, 0], own)
+        values[i] = softmax([label], scale * cosines)[0]
+        values[i] += length_weight * (length / max_length**2 + 1 / length)
+    return values
+
+
 def clip(ids, columns, scale=1.0, exclude_equal_ids=False):
     """Values [B]."""
     a, b = columns[:, 0], columns[:, 1]

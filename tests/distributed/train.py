@@ -398,7 +398,7 @@ MODELS = {
     "ArcFaceLoss": lambda: classifier(tfembloss.losses.ArcFaceLoss(scale=8.0), 4),
     "ProxyAnchorLoss": lambda: classifier(tfembloss.losses.ProxyAnchorLoss(alpha=4.0), 4),
     "sampled": lambda: classifier(
-        tfembloss.losses.CosFaceLoss(scale=8.0), 50, num_sampled=20
+        tfembloss.losses.AdaFaceLoss(scale=8.0), 50, num_sampled=20
     ),
     "CLIPLoss": lambda: dual_encoder(tfembloss.losses.CLIPLoss()),
     "optimizers": of_several_optimizers,

@@ -73,6 +73,27 @@ def test_all_classes_sampled_are_all_classes():
     np.testing.assert_allclose(*ends, rtol=1e-4, atol=1e-6)
 
 
+def test_a_loss_gets_the_lengths_it_takes_and_metrics_cosines(tmp_path):
+    x, y = rows(10)
+    model = compiled(
+        classifier(num_sampled=5), losses.SphereFaceLoss(2.0), metrics=["accuracy"]
+    )
+    history = model.fit(x, y, epochs=15, verbose=0).history
+    assert history["loss"][-1] < 0.7 * history["loss"][0]
+    embeddings = model.predict(x, verbose=0)
+    loss, accuracy = model.evaluate(x, y, verbose=0)
+    scores = model.head(embeddings, lengths="embedding")
+    np.testing.assert_allclose(loss, losses.SphereFaceLoss(2.0)(y, scores), rtol=1e-5)
+    best = np.argmax(model.head(embeddings), axis=1)
+    np.testing.assert_allclose(accuracy, np.mean(best == y), rtol=1e-6)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert again.evaluate(x, y, verbose=0) == [loss, accuracy]
+    dense = compiled(classifier(keras.layers.Dense(5)), losses.SphereFaceLoss())
+    with pytest.raises(ValueError, match=r"cosines and lengths.*CosineHead"):
+        dense.fit(x, y, verbose=0)
+
+
 def test_a_step_moves_the_batch_s_classes_and_a_random_rest():
     keras.utils.set_random_seed(0)
     encoder = keras.Sequential([keras.Input([4]), keras.layers.Dense(3)])

@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from tfembloss import distances
-from tfembloss.checks import integer
+from tfembloss.checks import integer, one_of
 from tfembloss.config import Configurable
 
 
@@ -17,9 +17,11 @@ class CosineHead(Configurable, keras.layers.Layer):
     over the sub-centers k of class c. `tfembloss.EmbeddingClassifier` trains it with an
     encoder, by a loss on class scores. Each replica holds all the centers.
 
-    Call arguments: embeddings `[B, D]`, and optionally `classes [S]`, integers. Returns
-    cosines `[B, C]`, or `[B, S]` of the given classes, in the precision of the centers,
-    whatever the dtype policy.
+    Call arguments: embeddings `[B, D]`, and optionally `classes [S]`, integers, and
+    `lengths`. Returns cosines `[B, C]`, or `[B, S]` of the given classes, in the precision
+    of the centers, whatever the dtype policy. With `lengths`, which some losses need,
+    cosines and lengths `[B, 2, C]`: with `"embedding"` the lengths $|x_i|$, with
+    `"product"` $|x_i| |w_{ck}|$.
 
     Args:
         num_classes: C, >= 1.
@@ -78,26 +80,48 @@ class CosineHead(Configurable, keras.layers.Layer):
             autocast=False,
         )
 
-    def call(self, embeddings, classes=None):
-        """Returns cosines `[B, C]`, or `[B, S]` of the given `classes [S]`."""
-        x = distances.directions(tf.cast(embeddings, self.variable_dtype))  # [B, D]
-        centers = self.centers.value  # [C * K, D]
+    def call(self, embeddings, classes=None, lengths=None):
+        """Returns cosines `[B, C]`, or `[B, S]` of the given `classes [S]`.
+
+        With `lengths`, `"embedding"` or `"product"`, cosines and lengths `[B, 2, C]`.
+        """
+        if lengths is not None:
+            one_of("lengths", lengths, ("embedding", "product"))
+        embeddings = tf.cast(embeddings, self.variable_dtype)
+        centers = tf.convert_to_tensor(self.centers.value)  # [C * K, D]
         if classes is not None:
             rows = classes[:, None] * self.sub_centers + tf.range(
                 self.sub_centers, dtype=classes.dtype
             )
             centers = tf.gather(centers, tf.reshape(rows, [-1]))  # [S * K, D]
-        centers = distances.directions(tf.convert_to_tensor(centers))
-        cosines = tf.matmul(x, centers, transpose_b=True)  # [B, C * K]
-        if self.sub_centers == 1:
+        x, w = distances.directions(embeddings), distances.directions(centers)
+        cosines = tf.matmul(x, w, transpose_b=True)  # [B, C * K]
+        of_each = None
+        if lengths == "product":
+            of_each = distances.sum_last(centers * w)  # [C * K]
+        cosines, of_each = self._nearest(cosines, of_each)  # [B, C]
+        if lengths is None:
             return cosines
-        num_classes = self.num_classes if classes is None else tf.size(classes)
-        by_class = tf.reshape(cosines, [-1, num_classes, self.sub_centers])
-        return tf.reduce_max(by_class, axis=2)
+        of_rows = distances.sum_last(embeddings * x)[:, None]  # [B, 1]
+        of_each = tf.ones_like(cosines) if of_each is None else of_each
+        return tf.stack([cosines, of_rows * of_each], axis=1)
 
-    def compute_output_shape(self, shape):
-        """Returns `[B, C]`."""
-        return (shape[0], self.num_classes)
+    def _nearest(self, cosines, lengths):
+        """Returns the cosine and the length of the nearest sub-center of each class.
+
+        Args:
+            cosines: `[B, C * K]`.
+            lengths: of the centers `[C * K]`, or None.
+        """
+        if self.sub_centers == 1:
+            return cosines, lengths
+        num_classes = (cosines.shape[1] or tf.shape(cosines)[1]) // self.sub_centers
+        by_class = tf.reshape(cosines, [-1, num_classes, self.sub_centers])
+        if lengths is not None:
+            first = tf.range(num_classes) * self.sub_centers  # [C]
+            nearest = tf.argmax(by_class, axis=2, output_type=tf.int32)  # [B, C]
+            lengths = tf.gather(lengths, first + nearest)
+        return tf.reduce_max(by_class, axis=2), lengths
 
 
 @keras.saving.register_keras_serializable("tfembloss")

@@ -19,7 +19,8 @@
 | | | on ranks: `SmoothAPLoss`, `PNPLoss`, `RecallAtKSurrogateLoss`, `FastAPLoss` |
 | | label `[B]` from 0 | with a head: `ArcFaceLoss`, `CosFaceLoss`, \
 `NormalizedSoftmaxLoss`, `ProxyAnchorLoss`, `ProxyNCALoss`, `P2SGradLoss`, \
-`CombinedMarginLoss`, `CurricularFaceLoss` |
+`CombinedMarginLoss`, `CurricularFaceLoss`; with the lengths of embeddings: `AdaFaceLoss`, \
+`MagFaceLoss`, `SphereFaceLoss`, `LargeMarginSoftmaxLoss` |
 | a teacher's scores | `[B, n]` | `DistillKLDivLoss` |
 | a teacher's margins | `[B]` or `[B, n]` | `MarginMSELoss` |
 | a teacher's embeddings | `[B, D]` | `MSELoss` |
@@ -38,6 +39,12 @@ embeddings alone: `GlobalOrthogonalRegularizationLoss`, `FlopsLoss`,
 """
 
 from tfembloss.losses.base import EmbeddingLoss, InBatchLoss
+from tfembloss.losses.classification.lengths import (
+    AdaFaceLoss,
+    LargeMarginSoftmaxLoss,
+    MagFaceLoss,
+    SphereFaceLoss,
+)
 from tfembloss.losses.classification.margins import (
     CombinedMarginLoss,
     CurricularFaceLoss,
@@ -129,6 +136,7 @@ from tfembloss.losses.self_supervised import (
 from tfembloss.losses.wrappers import MatryoshkaLoss, WeightedSum
 
 __all__ = [
+    "AdaFaceLoss",
     "AlignmentLoss",
     "AnglELoss",
     "AngularLoss",
@@ -161,9 +169,11 @@ __all__ = [
     "IntraPairVarianceLoss",
     "LabelContrastiveLoss",
     "LabelLoss",
+    "LargeMarginSoftmaxLoss",
     "LiftedStructureLoss",
     "LpRegularizationLoss",
     "MSELoss",
+    "MagFaceLoss",
     "MarginLoss",
     "MarginMSELoss",
     "MatryoshkaLoss",
@@ -188,6 +198,7 @@ __all__ = [
     "SignalToNoiseRatioContrastiveLoss",
     "SmoothAPLoss",
     "SoftmaxLoss",
+    "SphereFaceLoss",
     "SupConLoss",
     "ThresholdConsistentMarginLoss",
     "TripletLoss",

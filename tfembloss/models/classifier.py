@@ -7,7 +7,7 @@ from tfembloss import layers, replicas
 from tfembloss.checks import integer
 from tfembloss.kernels import compiled, uniform
 from tfembloss.losses.base import EmbeddingLoss
-from tfembloss.losses.classification.base import check_labels
+from tfembloss.losses.classification.base import ClassLoss, check_labels
 from tfembloss.losses.inputs import no_targets, require
 from tfembloss.models.encoder_model import EncoderModel
 from tfembloss.models.head_optimizer import HeadOptimizer, with_head
@@ -143,7 +143,7 @@ class EmbeddingClassifier(EncoderModel):
         if self.num_sampled is not None and training:
             scores, y = self._sampled_scores(y_pred, y)
         else:
-            scores = self.head(y_pred)
+            scores = self._scores_for_loss(y_pred)
         return super().compute_loss(x, y, scores, sample_weight, training)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
@@ -172,7 +172,14 @@ class EmbeddingClassifier(EncoderModel):
             f"replicas. Received: num_sampled={self.num_sampled}, and a batch with more. "
             "As many as a batch has rows are always enough.",
         )
-        return self.head(embeddings, classes=classes), targets
+        return self._scores_for_loss(embeddings, classes=classes), targets
+
+    def _scores_for_loss(self, embeddings, **options):
+        """Returns the head's scores, with the lengths that the loss takes."""
+        on_centers = isinstance(self.head, layers.CosineHead)
+        if on_centers and isinstance(self.loss, ClassLoss) and self.loss.lengths:
+            options["lengths"] = self.loss.lengths
+        return self.head(embeddings, **options)
 
 
 def _check_num_sampled(num_sampled, head):

@@ -14,6 +14,9 @@ class ClassLoss(EmbeddingLoss):
 
     takes_scores = True
     cosines = True  # whether the scores must be cosines
+    # With which lengths, as an argument of CosineHead's call: "embedding" or "product". The
+    # scores are then cosines and lengths [B, 2, C].
+    lengths = None
 
     def call(self, y_true, y_pred):
         """Returns values `[B]` of scores `y_pred [B, C]` with labels `y_true [B]`."""
@@ -22,17 +25,30 @@ class ClassLoss(EmbeddingLoss):
         return self.values(labels, scores)
 
     def check_scores(self, y_pred):
-        """Returns scores `[B, C]`. Raises ValueError otherwise."""
-        if y_pred.shape.rank != 2:
+        """Returns scores `[B, C]`, or `[B, 2, C]`. Raises ValueError otherwise."""
+        if self.lengths is not None:
+            right = y_pred.shape.rank == 3 and y_pred.shape[1] in (2, None)
+            expected = "cosines and lengths [B, 2, C]"
+            mend = (
+                "Train with tfembloss.EmbeddingClassifier(encoder, tfembloss.layers."
+                f"CosineHead(num_classes)), or call head(x, lengths={self.lengths!r})."
+            )
+        else:
+            right, expected = y_pred.shape.rank == 2, "class scores [B, C]"
+            mend = (
+                "Train with tfembloss.EmbeddingClassifier(encoder, head), head = "
+                "tfembloss.layers.CosineHead(num_classes), or PairHead(num_labels) with "
+                "SoftmaxLoss."
+            )
+        if not right:
             raise ValueError(
-                f"{type(self).__name__} expects class scores [B, C]. Received: "
-                f"{described(y_pred, 'y_pred')}. Train with tfembloss."
-                "EmbeddingClassifier(encoder, head), head = tfembloss.layers.CosineHead("
-                "num_classes), or PairHead(num_labels) with SoftmaxLoss."
+                f"{type(self).__name__} expects {expected}. Received: "
+                f"{described(y_pred, 'y_pred')}. {mend}"
             )
         if self.cosines:
             # A few rows suffice: embeddings or logits show in any row.
-            largest = tf.reduce_max(tf.abs(y_pred[:16]))
+            some = y_pred[:16] if self.lengths is None else y_pred[:16, 0]
+            largest = tf.reduce_max(tf.abs(some))
             return require(
                 ~(largest > 1.01),
                 y_pred,
@@ -81,8 +97,8 @@ def check_labels(y_true, y_pred, num_classes):
 
 
 def num_classes(scores):
-    """Returns the number of columns of scores `[B, C]`, a number or a tensor."""
-    return scores.shape[1] or tf.shape(scores)[1]
+    """Returns the number of classes of scores `[..., C]`, a number or a tensor."""
+    return scores.shape[-1] or tf.shape(scores)[-1]
 
 
 def hits(labels, scores):

@@ -19,23 +19,26 @@ from tfembloss.losses.inputs import of_shape
 def _softmax_over_classes(formula):
     """Cross-entropy of scores, with a margin on the score of each row's own class."""
 
-    def forward(scores, labels, scale, **options):
-        own = formula(of_label(scores, labels), **options)  # [B]
+    def forward(x, labels, scale, **options):
+        scores, *of_rows = x
+        own = formula(of_label(scores, labels), *of_rows, **options)  # [B]
         scores = tf.where(hits(labels, scores), own[:, None], scores)  # [B, C]
         return tf.reduce_logsumexp(scale * scores, axis=1) - scale * own
 
-    def backward(upstream, values, scores, labels, scale, **options):
-        # The log sum is recovered from the values, instead of summing again.
-        cosines = of_label(scores, labels)  # [B]
+    def backward(upstream, values, x, labels, scale, **options):
+        scores, *of_rows = x
+        arguments = [of_label(scores, labels), *of_rows]  # [B] each
         with tf.GradientTape() as tape:
-            tape.watch(cosines)
-            own = formula(cosines, **options)
-        gradient_of_own = tape.gradient(own, cosines)  # [B]
-        at_label, log_sum = hits(labels, scores), values + scale * own
-        logits = scale * tf.where(at_label, own[:, None], scores)
-        probabilities = tf.exp(logits - log_sum[:, None])  # [B, C]
-        of_own = (probabilities - 1) * gradient_of_own[:, None]
-        return scale * upstream[:, None] * tf.where(at_label, of_own, probabilities)
+            tape.watch(arguments)
+            own = formula(*arguments, **options)
+        gradients = tape.gradient(own, arguments, unconnected_gradients="zero")
+        # Probabilities follow from the values, without summing again. Of large scores,
+        # rounding would let them exceed 1.
+        logs = scale * (scores - own[:, None]) - values[:, None]
+        of_scores = (scale * upstream)[:, None] * tf.exp(tf.minimum(logs, 0))  # [B, C]
+        of_own = scale * upstream * tf.math.expm1(-values)
+        of_own, *of_others = [of_own * gradient for gradient in gradients]
+        return tf.where(hits(labels, scores), of_own[:, None], of_scores), *of_others
 
     return differentiable(forward, backward)
 
@@ -46,10 +49,10 @@ class ClassSoftmaxLoss(ClassLoss):
     A subclass has an attribute `scale`, the factor on the scores, and may define a static
     method
 
-        formula(own, *, margin) -> own with the margin [B]
+        formula(own, *of_rows, margin) -> own with the margin [B]
 
-    of the score of each row's own class `[B]`. Its keyword arguments are the loss's
-    attributes of the same names.
+    of the score of each row's own class `[B]`, and of what else of each row the loss passes
+    to `values`. Its keyword arguments are the loss's attributes of the same names.
     """
 
     scale = 1.0
@@ -61,9 +64,9 @@ class ClassSoftmaxLoss(ClassLoss):
         """Returns the scores without a margin."""
         return own
 
-    def values(self, labels, scores):
+    def values(self, labels, scores, *of_rows):
         """Returns values `[B]`."""
-        return self._kernel(scores, labels, self.scale, **self.options)
+        return self._kernel((scores, *of_rows), labels, self.scale, **self.options)
 
 
 @differentiable
