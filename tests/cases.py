@@ -454,6 +454,9 @@ CASES = {
     "CurricularFaceLoss": _classes(
         losses.CurricularFaceLoss, oracles.curricular_face, has_constants=True, scale=8.0
     ),
+    "SoftTripleLoss": _classes(
+        losses.SoftTripleLoss, oracles.cos_face, margin=0.1, scale=8.0
+    ),
     "SphereFaceLoss": _classes(losses.SphereFaceLoss, oracles.sphere_face),
     "LargeMarginSoftmaxLoss": _classes(
         losses.LargeMarginSoftmaxLoss, oracles.sphere_face, margin=2.5, scale=2.0

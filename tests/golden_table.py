@@ -26,6 +26,7 @@ class Golden(NamedTuple):
         head: function of a case's arrays and a dtype: a layer from y_pred to what the loss
             takes, and the gradients of its weights; or None.
         runs: `(case, dtype, rtol, compiled)`.
+        weights: function of a case's arrays: sample weights; or None.
     """
 
     library: str
@@ -34,6 +35,7 @@ class Golden(NamedTuple):
     inputs: Callable
     head: Callable | None = None
     runs: tuple | None = None
+    weights: Callable | None = None
 
     @property
     def id(self):
@@ -97,13 +99,15 @@ def _views(golden):
     return (None, *(np.stack([golden[name] for name in part], axis=1) for part in parts))
 
 
-def _cosine_head(golden, dtype):
-    if "pgrad_W" in golden:
-        centers, of_centers = golden["param_W"].T, golden["pgrad_W"].T
-    else:
-        centers, of_centers = golden["param_proxies"], golden["pgrad_proxies"]
-    sub_centers = golden["config"].get("sub_centers", 1)
-    head = layers.CosineHead(10, sub_centers, dtype=dtype)
+def _cosine_head(golden, dtype, regularizer=None):
+    (name,) = {"W", "proxies", "fc"} & {key.removeprefix("pgrad_") for key in golden}
+    centers, of_centers = golden[f"param_{name}"], golden[f"pgrad_{name}"]
+    if name != "proxies":
+        centers, of_centers = centers.T, of_centers.T
+    config = golden["config"]
+    sub_centers = config.get("sub_centers", config.get("centers_per_class", 1))
+    temperature = 0.1 if name == "fc" else None
+    head = layers.CosineHead(10, sub_centers, regularizer, temperature, dtype=dtype)
     head.build(golden["embeddings"].shape)
     head.set_weights([centers])
     return head, [of_centers]
@@ -169,10 +173,10 @@ def _sbert(loss, variants, inputs=_columns, **more):
     )
 
 
-def _pml(loss, variants, head=None):
+def _pml(loss, variants, head=None, weights=None):
     """A loss of pytorch-metric-learning by its name there: our options."""
     GOLDENS.extend(
-        Golden(PML, name, functools.partial(loss, **options), _rows, head)
+        Golden(PML, name, functools.partial(loss, **options), _rows, head, weights=weights)
         for name, options in variants.items()
     )
 
@@ -528,3 +532,45 @@ _pml(losses.ProxyAnchorLoss, {"loss_proxyanchor": {}}, _cosine_head)
 _pml(losses.P2SGradLoss, {"loss_p2sgrad": {}}, _products_with_directions)
 _pml(losses.SphereFaceLoss, {"loss_sphereface": {}}, _cosine_head)
 _pml(losses.LargeMarginSoftmaxLoss, {"loss_largemargin": {}}, _cosine_head)
+
+
+def _regularized(loss, name, regularizer):
+    _pml(loss, {name: {}}, functools.partial(_cosine_head, regularizer=regularizer))
+
+
+def _half_of_zero_mean(centers):
+    return 0.5 * losses.ZeroMeanRegularizationLoss(dtype=centers.dtype)(None, centers)
+
+
+_pml(losses.SoftTripleLoss, {"loss_softtriple": {}}, _cosine_head)
+_regularized(
+    losses.SoftTripleLoss,
+    "loss_softtriple_sparse",
+    layers.SparseCentersRegularizer(3, weight=0.2),
+)
+_regularized(
+    losses.ArcFaceLoss,
+    "loss_arcface_centerinv",
+    layers.CenterInvariantRegularizer(weight=0.01),
+)
+_regularized(losses.CosFaceLoss, "loss_cosface_zeromean", _half_of_zero_mean)
+
+
+def _mined_weights(golden, kinds=("idx0", "idx1", "idx2", "idx3")):
+    """How often a row is in what was mined, as a part of the most: the peer's weights."""
+    mined = np.concatenate([golden[kind] for kind in kinds if kind in golden])
+    counts = np.bincount(mined, minlength=len(golden["labels"]))
+    return counts / counts.max()
+
+
+for loss, name, weights in (
+    (losses.ArcFaceLoss, "combo_arcface__ms", _mined_weights),
+    (losses.CosFaceLoss, "combo_cosface__tmm_all", _mined_weights),
+    (losses.NormalizedSoftmaxLoss, "combo_normsoftmax__ms", _mined_weights),
+    (
+        losses.ProxyNCALoss,
+        "combo_proxynca__ms",
+        functools.partial(_mined_weights, kinds=("idx0", "idx2")),
+    ),
+):
+    _pml(loss, {name: {}}, _cosine_head, weights=weights)

@@ -91,11 +91,11 @@ def columns(golden):
 
 
 def assert_equal(loss, y_true, y_pred, value, gradient, rtol, compiled=True, head=None,
-                 of_weights=()):  # fmt: skip
+                 of_weights=(), sample_weight=None):  # fmt: skip
     """The loss and its gradient, in norm, up to `rtol`.
 
-    With a head, of `loss(y_true, head(y_pred))`; `of_weights` are the gradients of the
-    head's weights.
+    With a head, of `loss(y_true, head(y_pred))` and its regularizers; `of_weights` are the
+    gradients of the head's weights.
     """
     y_pred = tf.constant(y_pred, loss.dtype)
     weights = [] if head is None else [weight.value for weight in head.trainable_weights]
@@ -103,7 +103,9 @@ def assert_equal(loss, y_true, y_pred, value, gradient, rtol, compiled=True, hea
     options = {"lengths": lengths} if lengths else {}
     with kernels(compiled), tf.GradientTape() as tape:
         tape.watch(y_pred)
-        result = loss(y_true, y_pred if head is None else head(y_pred, **options))
+        scores = y_pred if head is None else head(y_pred, **options)
+        result = loss(y_true, scores, sample_weight)
+        result += 0 if head is None else sum(head.losses)
     with kernels(compiled):
         ours = tape.gradient(result, [y_pred, *weights])
     np.testing.assert_allclose(result, value, rtol=rtol, atol=1e-12)

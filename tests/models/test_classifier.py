@@ -127,6 +127,27 @@ def test_scores_of_some_classes_are_those_of_all(sub_centers):
     np.testing.assert_allclose(every, best, rtol=1e-5, atol=1e-6)
 
 
+def test_a_temperature_weights_the_sub_centers():
+    head = layers.CosineHead(6, sub_centers=3, temperature=0.1)
+    x = np.random.default_rng(0).normal(size=[4, 3]).astype("float32")
+    every = head(x).numpy()
+    centers = keras.utils.normalize(head.centers.numpy(), axis=1)
+    cosines = (keras.utils.normalize(x, axis=1) @ centers.T).reshape(4, 6, 3)
+    weights = np.exp(cosines / 0.1)
+    weights /= weights.sum(axis=2, keepdims=True)
+    np.testing.assert_allclose(every, (weights * cosines).sum(axis=2), rtol=1e-4)
+    some = head(x, classes=tf.constant([4, 0, 5]))
+    np.testing.assert_allclose(some, every[:, [4, 0, 5]], rtol=1e-5)
+    again = layers.CosineHead.from_config(head.get_config())
+    again.build(x.shape)
+    again.set_weights(head.get_weights())
+    np.testing.assert_array_equal(again(x), every)
+    of_centers = np.linalg.norm(head.centers.numpy(), axis=1).reshape(6, 3)
+    lengths = np.linalg.norm(x, axis=1)[:, None] * (weights * of_centers).sum(axis=2)
+    found = head(x, lengths="product")[:, 1]
+    np.testing.assert_allclose(found, lengths, rtol=1e-4)
+
+
 def test_the_head_computes_in_float32_whatever_the_policy():
     keras.config.set_dtype_policy("mixed_float16")
     try:
@@ -288,6 +309,7 @@ def test_wrong_arguments_are_explained(options, message):
     [
         (lambda: layers.CosineHead(0), "`num_classes` must be an integer >= 1"),
         (lambda: layers.CosineHead(3, sub_centers=1.5), "`sub_centers`"),
+        (lambda: layers.CosineHead(3, temperature=0), "`temperature` must be a number > 0"),
         (lambda: layers.PairHead(0), "`num_labels`"),
         (lambda: layers.PairHead(3, embeddings=False, difference=False), "at least one"),
         (lambda: layers.CosineHead(3)(tf.ones([2, 2, 4])), r"embeddings \[B, D\]"),

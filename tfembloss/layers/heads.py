@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from tfembloss import distances
-from tfembloss.checks import integer, one_of
+from tfembloss.checks import integer, one_of, positive
 from tfembloss.config import Configurable
 
 
@@ -14,8 +14,14 @@ class CosineHead(Configurable, keras.layers.Layer):
 
     $$y_{ic} = \max_k \cos(x_i, w_{ck})$$
 
-    over the sub-centers k of class c. `tfembloss.EmbeddingClassifier` trains it with an
-    encoder, by a loss on class scores. Each replica holds all the centers.
+    over the sub-centers k of class c; with a temperature T the mean of their cosines,
+    weighted by their softmax:
+
+    $$y_{ic} = \sum_k \frac{e^{\cos(x_i, w_{ck}) / T}}{\sum_l e^{\cos(x_i, w_{cl}) / T}}
+               \cos(x_i, w_{ck})$$
+
+    `tfembloss.EmbeddingClassifier` trains it with an encoder, by a loss on class scores.
+    Each replica holds all the centers.
 
     Call arguments: embeddings `[B, D]`, and optionally `classes [S]`, integers, and
     `lengths`. Returns cosines `[B, C]`, or `[B, S]` of the given classes, in the precision
@@ -28,6 +34,7 @@ class CosineHead(Configurable, keras.layers.Layer):
         sub_centers: centers of each class, >= 1; several centers suit classes with more
             than one cluster, or with noisy labels.
         regularizer: of the centers, such as `RegularFaceRegularizer()`; None for none.
+        temperature: T, > 0, for `SoftTripleLoss`; None for the nearest sub-center.
         **kwargs: as in `keras.layers.Layer`, `name` and `dtype`.
 
     Raises:
@@ -52,10 +59,20 @@ class CosineHead(Configurable, keras.layers.Layer):
         those of class c.
     """
 
-    def __init__(self, num_classes, sub_centers=1, regularizer=None, **kwargs):
+    def __init__(
+        self,
+        num_classes,
+        sub_centers=1,
+        regularizer=None,
+        temperature=None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.num_classes = integer("num_classes", num_classes, 1)
         self.sub_centers = integer("sub_centers", sub_centers, 1)
+        self.temperature = temperature
+        if temperature is not None:
+            self.temperature = positive("temperature", temperature)
         self.regularizer = keras.regularizers.get(regularizer)
         expected = getattr(self.regularizer, "sub_centers", self.sub_centers)
         if expected != self.sub_centers:
@@ -99,15 +116,15 @@ class CosineHead(Configurable, keras.layers.Layer):
         of_each = None
         if lengths == "product":
             of_each = distances.sum_last(centers * w)  # [C * K]
-        cosines, of_each = self._nearest(cosines, of_each)  # [B, C]
+        cosines, of_each = self._by_class(cosines, of_each)  # [B, C]
         if lengths is None:
             return cosines
         of_rows = distances.sum_last(embeddings * x)[:, None]  # [B, 1]
         of_each = tf.ones_like(cosines) if of_each is None else of_each
         return tf.stack([cosines, of_rows * of_each], axis=1)
 
-    def _nearest(self, cosines, lengths):
-        """Returns the cosine and the length of the nearest sub-center of each class.
+    def _by_class(self, cosines, lengths):
+        """Returns the cosines and the lengths of classes, of their sub-centers'.
 
         Args:
             cosines: `[B, C * K]`.
@@ -116,12 +133,19 @@ class CosineHead(Configurable, keras.layers.Layer):
         if self.sub_centers == 1:
             return cosines, lengths
         num_classes = (cosines.shape[1] or tf.shape(cosines)[1]) // self.sub_centers
-        by_class = tf.reshape(cosines, [-1, num_classes, self.sub_centers])
+        cosines = tf.reshape(cosines, [-1, num_classes, self.sub_centers])
         if lengths is not None:
-            first = tf.range(num_classes) * self.sub_centers  # [C]
-            nearest = tf.argmax(by_class, axis=2, output_type=tf.int32)  # [B, C]
-            lengths = tf.gather(lengths, first + nearest)
-        return tf.reduce_max(by_class, axis=2), lengths
+            lengths = tf.reshape(lengths, [num_classes, self.sub_centers])
+        if self.temperature is not None:
+            weights = tf.nn.softmax(cosines / self.temperature)  # [B, C, K]
+        elif lengths is not None:
+            nearest = tf.argmax(cosines, axis=2)
+            weights = tf.one_hot(nearest, self.sub_centers, dtype=cosines.dtype)
+        else:
+            return tf.reduce_max(cosines, axis=2), None
+        if lengths is not None:
+            lengths = tf.reduce_sum(weights * lengths, axis=2)
+        return tf.reduce_sum(weights * cosines, axis=2), lengths
 
 
 @keras.saving.register_keras_serializable("tfembloss")

@@ -18,9 +18,10 @@
 `DecoupledContrastiveLoss`, `AngularLoss` |
 | | | on ranks: `SmoothAPLoss`, `PNPLoss`, `RecallAtKSurrogateLoss`, `FastAPLoss` |
 | | label `[B]` from 0 | with a head: `ArcFaceLoss`, `CosFaceLoss`, \
-`NormalizedSoftmaxLoss`, `ProxyAnchorLoss`, `ProxyNCALoss`, `P2SGradLoss`, \
-`CombinedMarginLoss`, `CurricularFaceLoss`; with the lengths of embeddings: `AdaFaceLoss`, \
-`MagFaceLoss`, `SphereFaceLoss`, `LargeMarginSoftmaxLoss` |
+`NormalizedSoftmaxLoss`, `ProxyAnchorLoss`, `ProxyNCALoss`, `SoftTripleLoss`, \
+`CombinedMarginLoss`, `CurricularFaceLoss`, `P2SGradLoss` |
+| | | with a head, by the embeddings' lengths too: `AdaFaceLoss`, `MagFaceLoss`, \
+`SphereFaceLoss`, `LargeMarginSoftmaxLoss` |
 | a teacher's scores | `[B, n]` | `DistillKLDivLoss` |
 | a teacher's margins | `[B]` or `[B, n]` | `MarginMSELoss` |
 | a teacher's embeddings | `[B, D]` | `MSELoss` |
@@ -59,6 +60,7 @@ from tfembloss.losses.classification.softmax import (
     CosFaceLoss,
     NormalizedSoftmaxLoss,
     SoftmaxLoss,
+    SoftTripleLoss,
 )
 from tfembloss.losses.distillation import (
     DistillKLDivLoss,
@@ -197,6 +199,7 @@ __all__ = [
     "SigLIPLoss",
     "SignalToNoiseRatioContrastiveLoss",
     "SmoothAPLoss",
+    "SoftTripleLoss",
     "SoftmaxLoss",
     "SphereFaceLoss",
     "SupConLoss",

@@ -114,7 +114,8 @@ class ArcFaceLoss(ClassSoftmaxLoss):
     Relations:
         Equal to pytorch-metric-learning's loss of the same name, whose margin is in
         degrees. With `CosineHead(num_classes, sub_centers=3)` it is its
-        SubCenterArcFaceLoss.
+        SubCenterArcFaceLoss. A miner of its losses on classes weights each row by how often
+        it was mined, as a part of the most: here such weights are a `sample_weight`.
     """
 
     def __init__(
@@ -193,6 +194,56 @@ class CosFaceLoss(ClassSoftmaxLoss):
     def formula(own, *, margin):
         """Returns the cosine to the own center `[B]`, minus the margin."""
         return own - margin
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class SoftTripleLoss(CosFaceLoss):
+    r"""CosFace of classes with several sub-centers, whose cosines are weighted.
+
+    With the weighted mean $u_{ic}$ of the cosines of row i to the sub-centers of class c,
+    as `CosineHead` with a temperature gives it:
+
+    $$L_i = -\log \frac{e^{s (u_{i y_i} - m)}}
+          {e^{s (u_{i y_i} - m)} + \sum_{c \ne y_i} e^{s u_{ic}}}$$
+
+    Call arguments: `y_pred` cosines `[B, C]`, of `tfembloss.layers.CosineHead(num_classes,
+    sub_centers=10, temperature=0.1)`; `y_true` labels `[B]`, integers from 0 to C - 1.
+
+    Args:
+        margin: m, a cosine, >= 0.
+        scale: s, > 0.
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: as for `ArcFaceLoss`.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> cosines = tf.constant([[0.8, 0.6], [0.1, 0.9]])
+    >>> round(float(SoftTripleLoss()(tf.constant([0, 1]), cosines)), 4)
+    0.0111
+
+    Reference:
+        Qian et al., "SoftTriple Loss: Deep Metric Learning Without Triplet Sampling", 2019,
+        https://arxiv.org/abs/1909.05235
+
+    Relations:
+        Equal to pytorch-metric-learning's loss of the same name: its centers_per_class and
+        gamma are the head's `sub_centers` and `temperature`, la is `scale`. The paper's
+        regularizer is `tfembloss.layers.SparseCentersRegularizer`, of the head. A
+        `CosFaceLoss` with other defaults.
+    """
+
+    def __init__(
+        self,
+        margin=0.01,
+        scale=20.0,
+        reduction="sum_over_batch_size",
+        name=None,
+        dtype=None,
+    ):
+        super().__init__(margin, scale, reduction=reduction, name=name, dtype=dtype)
 
 
 @keras.saving.register_keras_serializable("tfembloss")
