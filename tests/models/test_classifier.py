@@ -148,6 +148,52 @@ def test_a_temperature_weights_the_sub_centers():
     np.testing.assert_allclose(found, lengths, rtol=1e-4)
 
 
+def outliers_of(x, labels, centers, degrees):
+    """As in the paper: by loops over the rows of each class."""
+    found = []
+    for row, label in zip(x, labels, strict=True):
+        own = x[labels == label] @ centers[label].T  # [n, K]
+        nearest = list(own.argmax(axis=1))
+        dominant = max(range(len(centers[label])), key=nearest.count)
+        cosine = row @ centers[label][dominant]
+        found.append(np.degrees(np.arccos(np.clip(cosine, -1, 1))) > degrees)
+    return found
+
+
+@pytest.mark.parametrize("sub_centers, degrees", [(1, 75), (3, 75), (3, 100)])
+def test_rows_far_from_the_dominant_sub_center_are_outliers(sub_centers, degrees):
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=[1100, 3]).astype("float32")
+    labels = rng.integers(5, size=1100)
+    head = layers.CosineHead(6, sub_centers)  # no row has the last class
+    head(x)
+    found = head.outliers(3 * x, labels, np.radians(degrees))
+    centers = keras.utils.normalize(head.centers.numpy(), axis=1).reshape(6, -1, 3)
+    expected = outliers_of(keras.utils.normalize(x, axis=1), labels, centers, degrees)
+    assert found.dtype == bool and 100 < found.sum() < 1000
+    np.testing.assert_array_equal(found, expected)
+    assert head.outliers(x[:0], labels[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ((np.ones([2, 3]), [0, 5]), "labels from 0 to 4"),
+        ((np.ones([2, 3]), [0]), "labels"),
+        ((np.ones([2, 4]), [0, 1]), r"embeddings \[N, 3\].*\(2, 4\)"),
+        ((np.ones([2, 3]), [0, 1], 75), "`threshold` must be an angle in radians"),
+    ],
+)
+def test_wrong_arguments_of_outliers_are_explained(arguments, message):
+    head = layers.CosineHead(5)
+    with pytest.raises(ValueError, match="a trained head"):
+        head.outliers(np.ones([2, 3]), [0, 1])
+    head.build([None, 3])
+    with pytest.raises(ValueError, match=message):
+        head.outliers(*arguments)
+
+
 def test_the_head_computes_in_float32_whatever_the_policy():
     keras.config.set_dtype_policy("mixed_float16")
     try:

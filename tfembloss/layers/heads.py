@@ -1,11 +1,16 @@
 """Heads that map embeddings to class scores."""
 
+import math
+
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfembloss import distances
-from tfembloss.checks import integer, one_of, positive
+from tfembloss.checks import integer, number, one_of, positive
 from tfembloss.config import Configurable
+from tfembloss.losses.classification.base import check_labels
+from tfembloss.losses.inputs import as_tensor
 
 
 @keras.saving.register_keras_serializable("tfembloss")
@@ -146,6 +151,72 @@ class CosineHead(Configurable, keras.layers.Layer):
         if lengths is not None:
             lengths = tf.reduce_sum(weights * lengths, axis=2)
         return tf.reduce_sum(weights * cosines, axis=2), lengths
+
+    def outliers(self, embeddings, labels, threshold=math.radians(75)):
+        """Returns which rows are far from where most rows of their class are.
+
+        Of a class's sub-centers the dominant one is the nearest to most of its rows. A row
+        with a larger angle to it than the threshold is an outlier: its label may be wrong.
+
+        Args:
+            embeddings: array `[N, D]` of all rows, as `predict` of the model returns them.
+            labels: array `[N]`, integers from 0 to C - 1.
+            threshold: an angle in radians, 0 to pi.
+
+        Returns:
+            Array of bool `[N]`.
+
+        Raises:
+            ValueError: if the head is not built, or an argument is invalid.
+
+        Example:
+
+        >>> import numpy as np
+        >>> head = CosineHead(num_classes=1, sub_centers=2)
+        >>> head.build([None, 2])
+        >>> head.set_weights([np.array([[1.0, 0.0], [0.0, 1.0]])])
+        >>> rows = np.array([[1.0, 0.1], [1.0, -0.1], [0.1, 1.0]])
+        >>> head.outliers(rows, [0, 0, 0]).tolist()
+        [False, False, True]
+
+        Reference:
+            Deng et al., "Sub-center ArcFace: Boosting Face Recognition by Large-scale Noisy
+            Web Faces", 2020, https://doi.org/10.1007/978-3-030-58621-8_43
+
+        Relations:
+            get_outliers of pytorch-metric-learning's SubCenterArcFaceLoss, which returns
+            the indices of these rows; its threshold is in degrees.
+        """
+        threshold = number(
+            "threshold",
+            threshold,
+            "an angle in radians, 0 to pi, as in math.radians(75)",
+            lambda angle: 0 <= angle <= math.pi,
+        )
+        if not self.built:
+            raise ValueError(
+                "Expected a trained head. Received one without centers yet: train its "
+                "model, or load one that was trained."
+            )
+        embeddings, dim = np.asarray(embeddings), self.centers.shape[1]
+        if embeddings.ndim != 2 or embeddings.shape[1] != dim:
+            raise ValueError(
+                f"Expected embeddings [N, {dim}]. Received: embeddings of shape "
+                f"{embeddings.shape}. Give what `predict` of the head's model returns."
+            )
+        rows = tf.cast(embeddings, self.variable_dtype)
+        labels = check_labels(as_tensor(labels, "labels"), rows, self.num_classes).numpy()
+        rows = distances.l2_normalize(rows).numpy()
+        centers = distances.l2_normalize(self.centers.value).numpy()
+        centers = centers.reshape(self.num_classes, self.sub_centers, -1)
+        cosines = np.zeros([len(rows), self.sub_centers], rows.dtype)
+        for start in range(0, len(rows), 1024):  # else [N, K, D] at once
+            part = slice(start, start + 1024)
+            cosines[part] = np.einsum("nd,nkd->nk", rows[part], centers[labels[part]])
+        counts = np.zeros([self.num_classes, self.sub_centers], int)
+        np.add.at(counts, (labels, cosines.argmax(axis=1)), 1)
+        dominant = counts.argmax(axis=1)[labels]  # [N]
+        return cosines[np.arange(len(rows)), dominant] < math.cos(threshold)
 
 
 @keras.saving.register_keras_serializable("tfembloss")
