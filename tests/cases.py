@@ -450,6 +450,7 @@ CASES = {
         angle_margin=0.5,
         cosine_margin=0.2,
         scale=8.0,
+        label_smoothing=0.2,
     ),
     "CurricularFaceLoss": _classes(
         losses.CurricularFaceLoss, oracles.curricular_face, has_constants=True, scale=8.0

@@ -744,11 +744,12 @@ def gist(guide, columns, temperature=0.01, margin_strategy="absolute", margin=0.
     return values
 
 
-def softmax(labels, logits):
+def softmax(labels, logits, label_smoothing=0.0):
     """Values [B] of labels [B] or of probabilities [B, L]."""
     values = np.zeros(len(logits))
     for i, row in enumerate(logits):
         target = labels[i] if np.ndim(labels[i]) else np.arange(len(row)) == labels[i]
+        target = (1 - label_smoothing) * target + label_smoothing / len(row)
         values[i] = -np.sum(target * log_softmax(row))
     return values
 
@@ -921,14 +922,15 @@ def falling_cosine(angle):
 
 
 def combined_margin(labels, cosines, angle_factor=1.0, angle_margin=0.3,
-                    cosine_margin=0.2, scale=64.0):  # fmt: skip
+                    cosine_margin=0.2, scale=64.0, label_smoothing=0.0):  # fmt: skip
     """Values [B]."""
 
     def own(cosine):
         angle = np.arccos(np.clip(cosine, -1, 1))
         return falling_cosine(angle_factor * angle + angle_margin) - cosine_margin
 
-    return softmax(labels, scale * with_margin(labels, cosines, own))
+    logits = scale * with_margin(labels, cosines, own)
+    return softmax(labels, logits, label_smoothing)
 
 
 def curricular_face(labels, cosines, margin=0.5, scale=64.0, constant=None):

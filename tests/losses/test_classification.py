@@ -1,6 +1,7 @@
 import math
 
 import goldens
+import keras
 import numpy as np
 import oracles
 import pytest
@@ -216,6 +217,31 @@ def test_probabilities_and_labels():
     )
 
 
+@pytest.mark.parametrize("label_smoothing", [0.1, 1.0])
+def test_smoothed_labels_are_those_of_keras(label_smoothing):
+    labels, cosines = cosines_of()
+    options = {"label_smoothing": label_smoothing, "reduction": None}
+    ours = {
+        CosFaceLoss(0.0, 4.0, **options, dtype="float64"): 4 * cosines,
+        ProxyNCALoss(2.0, **options, dtype="float64"): 4 * cosines,
+        SoftmaxLoss(**options, dtype="float64"): cosines,
+    }
+    keras_loss = keras.losses.CategoricalCrossentropy(
+        from_logits=True, **options, dtype="float64"
+    )
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(5), size=8)
+    for loss, logits in ours.items():
+        values, gradient = goldens.value_and_gradient(loss, labels, cosines)
+        one_hot = np.eye(5)[labels]
+        expected = goldens.value_and_gradient(keras_loss, one_hot, logits)
+        np.testing.assert_allclose(values, expected[0], rtol=1e-9)
+        factor = 1 if isinstance(loss, SoftmaxLoss) else 4
+        np.testing.assert_allclose(gradient, factor * expected[1], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        loss(probabilities, cosines), keras_loss(probabilities, cosines), rtol=1e-9
+    )
+
+
 EVERY_LOSS = pytest.mark.parametrize("make", [*ON_COSINES, SoftmaxLoss])
 
 
@@ -284,6 +310,8 @@ def test_embeddings_in_columns_are_refused(make, shape):
         (lambda: CosFaceLoss(scale=float("nan")), "`scale`"),
         (lambda: NormalizedSoftmaxLoss(temperature=0), "`temperature`"),
         (lambda: ProxyNCALoss(softmax_scale=-1), "`softmax_scale`"),
+        (lambda: ArcFaceLoss(label_smoothing=1.5), "`label_smoothing`"),
+        (lambda: SoftmaxLoss(label_smoothing=-0.1), "`label_smoothing`"),
         (lambda: ProxyAnchorLoss(margin=float("inf")), "`margin`"),
         (lambda: ProxyAnchorLoss(alpha=0), "`alpha`"),
         (lambda: CombinedMarginLoss(angle_factor=0), "`angle_factor`"),

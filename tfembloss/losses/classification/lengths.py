@@ -35,6 +35,7 @@ class SphereFaceLoss(ClassSoftmaxLoss):
     Args:
         margin: m, a factor >= 1.
         scale: s, > 0.
+        label_smoothing: see `ArcFaceLoss`.
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
@@ -64,11 +65,12 @@ class SphereFaceLoss(ClassSoftmaxLoss):
         self,
         margin=4.0,
         scale=1.0,
+        label_smoothing=0.0,
         reduction="sum_over_batch_size",
         name=None,
         dtype=None,
     ):
-        super().__init__(reduction=reduction, name=name, dtype=dtype)
+        super().__init__(label_smoothing, reduction, name, dtype)
         self.margin = number("margin", margin, "a number >= 1", lambda m: m >= 1)
         self.scale = positive("scale", scale)
 
@@ -99,6 +101,7 @@ class LargeMarginSoftmaxLoss(SphereFaceLoss):
     Args:
         margin: m, a factor >= 1.
         scale: s, > 0.
+        label_smoothing: see `ArcFaceLoss`.
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
@@ -145,6 +148,7 @@ class AdaFaceLoss(ClassSoftmaxLoss):
         margin: m, a cosine and an angle in radians, 0 to pi.
         concentration: h, > 0: with 1/3 most rows are not clipped.
         scale: s, > 0.
+        label_smoothing: see `ArcFaceLoss`.
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
@@ -176,11 +180,12 @@ class AdaFaceLoss(ClassSoftmaxLoss):
         margin=0.4,
         concentration=0.333,
         scale=64.0,
+        label_smoothing=0.0,
         reduction="sum_over_batch_size",
         name=None,
         dtype=None,
     ):
-        super().__init__(reduction=reduction, name=name, dtype=dtype)
+        super().__init__(label_smoothing, reduction, name, dtype)
         self.margin = number(
             "margin", margin, "a number from 0 to pi", lambda m: 0 <= m <= math.pi
         )
@@ -236,6 +241,7 @@ class MagFaceLoss(ClassSoftmaxLoss):
         max_length: u, above `min_length`. Beyond these a length has no gradient.
         length_weight: $\lambda$, > 0.
         scale: s, > 0.
+        label_smoothing: see `ArcFaceLoss`.
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
@@ -268,11 +274,12 @@ class MagFaceLoss(ClassSoftmaxLoss):
         max_length=110.0,
         length_weight=35.0,
         scale=64.0,
+        label_smoothing=0.0,
         reduction="sum_over_batch_size",
         name=None,
         dtype=None,
     ):
-        super().__init__(reduction=reduction, name=name, dtype=dtype)
+        super().__init__(label_smoothing, reduction, name, dtype)
         self.min_margin = number(
             "min_margin",
             min_margin,

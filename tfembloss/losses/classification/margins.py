@@ -46,6 +46,7 @@ class CombinedMarginLoss(ClassSoftmaxLoss):
         angle_margin: $m_2$, an angle in radians, 0 to pi.
         cosine_margin: $m_3$, a cosine, >= 0.
         scale: s, > 0.
+        label_smoothing: see `ArcFaceLoss`.
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
@@ -75,11 +76,12 @@ class CombinedMarginLoss(ClassSoftmaxLoss):
         angle_margin=0.3,
         cosine_margin=0.2,
         scale=64.0,
+        label_smoothing=0.0,
         reduction="sum_over_batch_size",
         name=None,
         dtype=None,
     ):
-        super().__init__(reduction=reduction, name=name, dtype=dtype)
+        super().__init__(label_smoothing, reduction, name, dtype)
         self.angle_factor = positive("angle_factor", angle_factor)
         self.angle_margin = number(
             "angle_margin",
@@ -121,6 +123,7 @@ class CurricularFaceLoss(ArcFaceLoss):
     Args:
         margin: m, an angle in radians, 0 to pi.
         scale: s, > 0.
+        label_smoothing: see `ArcFaceLoss`.
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
@@ -147,11 +150,12 @@ class CurricularFaceLoss(ArcFaceLoss):
         self,
         margin=0.5,
         scale=64.0,
+        label_smoothing=0.0,
         reduction="sum_over_batch_size",
         name=None,
         dtype=None,
     ):
-        super().__init__(margin, scale, reduction=reduction, name=name, dtype=dtype)
+        super().__init__(margin, scale, label_smoothing, reduction, name, dtype)
 
     def values(self, labels, scores):
         """Returns values `[B]`."""

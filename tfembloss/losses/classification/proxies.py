@@ -28,6 +28,7 @@ class ProxyNCALoss(ClassSoftmaxLoss):
 
     Args:
         softmax_scale: s, > 0.
+        label_smoothing: see `ArcFaceLoss`.
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
@@ -52,11 +53,12 @@ class ProxyNCALoss(ClassSoftmaxLoss):
     def __init__(
         self,
         softmax_scale=1.0,
+        label_smoothing=0.0,
         reduction="sum_over_batch_size",
         name=None,
         dtype=None,
     ):
-        super().__init__(reduction=reduction, name=name, dtype=dtype)
+        super().__init__(label_smoothing, reduction, name, dtype)
         self.softmax_scale = positive("softmax_scale", softmax_scale)
 
     @property

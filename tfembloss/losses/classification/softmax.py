@@ -10,35 +10,46 @@ import keras
 import tensorflow as tf
 
 from tfembloss import distances
-from tfembloss.checks import non_negative, number, positive
+from tfembloss.checks import fraction, non_negative, number, positive
 from tfembloss.kernels import differentiable
-from tfembloss.losses.classification.base import ClassLoss, hits, of_label
+from tfembloss.losses.classification.base import ClassLoss, hits, num_classes, of_label
 from tfembloss.losses.inputs import of_shape
 
 
 def _softmax_over_classes(formula):
     """Cross-entropy of scores, with a margin on the score of each row's own class."""
 
-    def forward(x, labels, scale, **options):
+    def smoothed(values, scores, own, scale, smoothing):
+        """Adds what the other classes' parts of the target change, of `[B, C]`."""
+        return values + smoothing * scale * (own - tf.reduce_mean(scores, axis=1))
+
+    def forward(x, labels, scale, smoothing, **options):
         scores, *of_rows = x
         own = formula(of_label(scores, labels), *of_rows, **options)  # [B]
         scores = tf.where(hits(labels, scores), own[:, None], scores)  # [B, C]
-        return tf.reduce_logsumexp(scale * scores, axis=1) - scale * own
+        values = tf.reduce_logsumexp(scale * scores, axis=1) - scale * own
+        return smoothed(values, scores, own, scale, smoothing) if smoothing else values
 
-    def backward(upstream, values, x, labels, scale, **options):
+    def backward(upstream, values, x, labels, scale, smoothing, **options):
         scores, *of_rows = x
         arguments = [of_label(scores, labels), *of_rows]  # [B] each
         with tf.GradientTape() as tape:
             tape.watch(arguments)
             own = formula(*arguments, **options)
         gradients = tape.gradient(own, arguments, unconnected_gradients="zero")
+        at_label, shared = hits(labels, scores), 0
+        if smoothing:
+            with_own = tf.where(at_label, own[:, None], scores)
+            values = smoothed(values, with_own, own, scale, -smoothing)
+            shared = smoothing / tf.cast(tf.shape(scores)[1], scores.dtype)
         # Probabilities follow from the values, without summing again. Of large scores,
         # rounding would let them exceed 1.
         logs = scale * (scores - own[:, None]) - values[:, None]
-        of_scores = (scale * upstream)[:, None] * tf.exp(tf.minimum(logs, 0))  # [B, C]
-        of_own = scale * upstream * tf.math.expm1(-values)
+        probabilities = tf.exp(tf.minimum(logs, 0))  # [B, C], of other classes
+        of_scores = (scale * upstream)[:, None] * (probabilities - shared)
+        of_own = scale * upstream * (tf.math.expm1(-values) + smoothing - shared)
         of_own, *of_others = [of_own * gradient for gradient in gradients]
-        return tf.where(hits(labels, scores), of_own[:, None], of_scores), *of_others
+        return tf.where(at_label, of_own[:, None], of_scores), *of_others
 
     return differentiable(forward, backward)
 
@@ -57,6 +68,10 @@ class ClassSoftmaxLoss(ClassLoss):
 
     scale = 1.0
 
+    def __init__(self, label_smoothing, reduction, name, dtype):
+        super().__init__(reduction=reduction, name=name, dtype=dtype)
+        self.label_smoothing = fraction("label_smoothing", label_smoothing)
+
     _kernel_of = staticmethod(_softmax_over_classes)
 
     @staticmethod
@@ -66,7 +81,8 @@ class ClassSoftmaxLoss(ClassLoss):
 
     def values(self, labels, scores, *of_rows):
         """Returns values `[B]`."""
-        return self._kernel((scores, *of_rows), labels, self.scale, **self.options)
+        constants = (labels, self.scale, self.label_smoothing)
+        return self._kernel((scores, *of_rows), *constants, **self.options)
 
 
 @differentiable
@@ -92,6 +108,9 @@ class ArcFaceLoss(ClassSoftmaxLoss):
     Args:
         margin: m, an angle in radians, 0 to pi.
         scale: s, > 0.
+        label_smoothing: 0 to 1, the part of a row's target that all classes share equally,
+            as in `keras.losses.CategoricalCrossentropy`; with `num_sampled` of
+            `EmbeddingClassifier` all sampled classes.
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
@@ -122,11 +141,12 @@ class ArcFaceLoss(ClassSoftmaxLoss):
         self,
         margin=math.radians(28.6),
         scale=64.0,
+        label_smoothing=0.0,
         reduction="sum_over_batch_size",
         name=None,
         dtype=None,
     ):
-        super().__init__(reduction=reduction, name=name, dtype=dtype)
+        super().__init__(label_smoothing, reduction, name, dtype)
         self.margin = number(
             "margin",
             margin,
@@ -158,6 +178,7 @@ class CosFaceLoss(ClassSoftmaxLoss):
     Args:
         margin: m, a cosine, >= 0.
         scale: s, > 0.
+        label_smoothing: see `ArcFaceLoss`.
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
@@ -182,11 +203,12 @@ class CosFaceLoss(ClassSoftmaxLoss):
         self,
         margin=0.35,
         scale=64.0,
+        label_smoothing=0.0,
         reduction="sum_over_batch_size",
         name=None,
         dtype=None,
     ):
-        super().__init__(reduction=reduction, name=name, dtype=dtype)
+        super().__init__(label_smoothing, reduction, name, dtype)
         self.margin = non_negative("margin", margin)
         self.scale = positive("scale", scale)
 
@@ -212,6 +234,7 @@ class SoftTripleLoss(CosFaceLoss):
     Args:
         margin: m, a cosine, >= 0.
         scale: s, > 0.
+        label_smoothing: see `ArcFaceLoss`.
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
@@ -239,11 +262,12 @@ class SoftTripleLoss(CosFaceLoss):
         self,
         margin=0.01,
         scale=20.0,
+        label_smoothing=0.0,
         reduction="sum_over_batch_size",
         name=None,
         dtype=None,
     ):
-        super().__init__(margin, scale, reduction=reduction, name=name, dtype=dtype)
+        super().__init__(margin, scale, label_smoothing, reduction, name, dtype)
 
 
 @keras.saving.register_keras_serializable("tfembloss")
@@ -257,6 +281,7 @@ class NormalizedSoftmaxLoss(ClassSoftmaxLoss):
 
     Args:
         temperature: T, > 0.
+        label_smoothing: see `ArcFaceLoss`.
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
@@ -281,11 +306,12 @@ class NormalizedSoftmaxLoss(ClassSoftmaxLoss):
     def __init__(
         self,
         temperature=0.05,
+        label_smoothing=0.0,
         reduction="sum_over_batch_size",
         name=None,
         dtype=None,
     ):
-        super().__init__(reduction=reduction, name=name, dtype=dtype)
+        super().__init__(label_smoothing, reduction, name, dtype)
         self.temperature = positive("temperature", temperature)
 
     @property
@@ -304,6 +330,7 @@ class SoftmaxLoss(ClassSoftmaxLoss):
     L - 1, or their probabilities `[B, L]`.
 
     Args:
+        label_smoothing: see `ArcFaceLoss`.
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
@@ -329,6 +356,15 @@ class SoftmaxLoss(ClassSoftmaxLoss):
 
     cosines = False
 
+    def __init__(
+        self,
+        label_smoothing=0.0,
+        reduction="sum_over_batch_size",
+        name=None,
+        dtype=None,
+    ):
+        super().__init__(label_smoothing, reduction, name, dtype)
+
     def call(self, y_true, y_pred):
         """Returns values `[B]` of logits `y_pred [B, L]` with `y_true`."""
         logits = self.check_scores(y_pred)
@@ -337,4 +373,6 @@ class SoftmaxLoss(ClassSoftmaxLoss):
             return super().call(y_true, y_pred)
         message = "Expected probabilities y_true of the shape of the logits, [B, L]."
         probabilities = of_shape(y_true, logits.shape, logits, message)
-        return _cross_entropy(logits, tf.cast(probabilities, self.dtype))
+        probabilities = (1 - self.label_smoothing) * tf.cast(probabilities, self.dtype)
+        shared = self.label_smoothing / tf.cast(num_classes(logits), self.dtype)
+        return _cross_entropy(logits, probabilities + shared)
