@@ -1,20 +1,16 @@
 """Several tasks that train one encoder, each with its own data and loss."""
 
 import contextlib
-import inspect
 import math
 
 import keras
 
-from tfembloss import data, replicas
+from tfembloss import replicas
 from tfembloss.checks import non_negative
-from tfembloss.data import mixing as mixing_of_data
-from tfembloss.models import first_batch
-from tfembloss.models.batches import check_batch_size, is_batches, raw_batches
+from tfembloss.models import task_data
 from tfembloss.models.encoder_model import EncoderModel
 from tfembloss.models.errors import explained
 from tfembloss.models.inputs import weights_of_classes
-from tfembloss.models.task_batches import TaskBatches
 
 
 @keras.saving.register_keras_serializable("tfembloss")
@@ -124,10 +120,10 @@ class MultiTaskModel(EncoderModel):
             weighted_metrics: the same of those weighted by `sample_weight`.
             **kwargs: see `keras.Model.compile`.
         """
-        loss = self._by_name("loss", loss)
-        loss_weights = self._by_name("loss_weights", loss_weights)
-        metrics = self._by_name("metrics", metrics)
-        weighted_metrics = self._by_name("weighted_metrics", weighted_metrics)
+        loss = task_data.by_name(self, "loss", loss)
+        loss_weights = task_data.by_name(self, "loss_weights", loss_weights)
+        metrics = task_data.by_name(self, "metrics", metrics)
+        weighted_metrics = task_data.by_name(self, "weighted_metrics", weighted_metrics)
         if missing := [name for name in self.tasks if loss.get(name) is None]:
             raise ValueError(
                 f"Expected a loss for each of the tasks {list(self.tasks)}. Received: none "
@@ -168,22 +164,7 @@ class MultiTaskModel(EncoderModel):
                 name: keras.metrics.Sum(name=f"{name}_steps") for name in self.tasks
             }
 
-    def _by_name(self, what, given):
-        """Returns a dict by names of tasks. Raises ValueError for any other."""
-        given = {} if given is None else given
-        if not isinstance(given, dict):
-            raise ValueError(
-                f"Expected {what} as a dict by the names of the tasks, {list(self.tasks)}. "
-                f"Received: {type(given).__name__}."
-            )
-        if unknown := [name for name in given if name not in self.tasks]:
-            raise ValueError(
-                f"Expected names of the tasks, {list(self.tasks)}, in {what}. Received: "
-                f"{unknown[0]!r}."
-            )
-        return given
-
-    # Data of several tasks.
+    # Training and evaluation.
 
     def fit(
         self,
@@ -220,21 +201,25 @@ class MultiTaskModel(EncoderModel):
         """
         self._assert_compile_called("fit")
         with self._naming_the_task(), explained(self):
-            x, y, sample_weight = self._rows(x, y, sample_weight)
-            for name, weight in self._by_name("class_weight", class_weight).items():
+            x, y, sample_weight = task_data.rows_of(self, x, y, sample_weight)
+            for name, weight in task_data.by_name(
+                self, "class_weight", class_weight
+            ).items():
                 sample_weight[name] = weights_of_classes(
                     weight, y.get(name), sample_weight.get(name)
                 )
             if validation_split and validation_data is None:
-                x, y, sample_weight, validation_data = _split(
+                x, y, sample_weight, validation_data = task_data.split(
                     x, y, sample_weight, validation_split
                 )
             size = kwargs.pop("validation_batch_size", None) or batch_size
             steps = kwargs.pop("validation_steps", None)
             if validation_data is not None:
                 parts = keras.utils.unpack_x_y_sample_weight(validation_data)
-                validation_data = self._evaluated(*parts, size, steps)
-            batches = self._trained(x, y, sample_weight, batch_size, shuffle, mixing)
+                validation_data = task_data.evaluated(self, *parts, size, steps)
+            batches = task_data.trained(
+                self, x, y, sample_weight, batch_size, shuffle, mixing
+            )
             batches.repeats = kwargs.get("steps_per_epoch") is not None
             return keras.Model.fit(
                 self, batches, validation_data=validation_data, shuffle=False, **kwargs
@@ -252,7 +237,7 @@ class MultiTaskModel(EncoderModel):
                 return keras.Model.evaluate(self, x, **kwargs)
         with self._naming_the_task(), explained(self):
             steps = kwargs.pop("steps", None)
-            x = self._evaluated(x, y, sample_weight, batch_size, steps)
+            x = task_data.evaluated(self, x, y, sample_weight, batch_size, steps)
             with self._evaluating(list(x.by_task)):
                 return keras.Model.evaluate(self, x, **kwargs)
 
@@ -264,88 +249,6 @@ class MultiTaskModel(EncoderModel):
         )
 
     test_on_batch = train_on_batch
-
-    def _rows(self, x, y, sample_weight):
-        """Returns new dicts of the data of tasks, by their names."""
-        x = self._by_name("x", x)
-        if not x:
-            raise ValueError(
-                "Expected x as a dict of data by the names of the tasks, "
-                f"{list(self.tasks)}. Received: x={x!r}"
-            )
-        y = self._by_name("y", y)
-        sample_weight = self._by_name("sample_weight", sample_weight)
-        if unused := [name for name in [*y, *sample_weight] if name not in x]:
-            raise ValueError(
-                f"Expected x for each task with y or sample_weight. Received: none for "
-                f"{unused[0]!r}."
-            )
-        return dict(x), dict(y), dict(sample_weight)
-
-    def _trained(self, x, y, sample_weight, batch_size, shuffle, mixing):
-        """Returns batches of the tasks that are trained, in the order of an epoch."""
-        names = self._parts.trained
-        for name in names:
-            if self.tasks[name].optimizer is not self.optimizer:
-                raise ValueError(
-                    "Expected tasks as `compile` of this model left them. Received: "
-                    f"{name!r}, compiled by itself since. Call compile of this model again."
-                )
-        if missing := [name for name in names if name not in x]:
-            raise ValueError(
-                f"Expected data for each task, {names}. Received: none for {missing[0]!r}. "
-                "A task of weight 0, loss_weights={name: 0}, needs none."
-            )
-        datasets = {
-            name: self._dataset(
-                name, x[name], y.get(name), sample_weight.get(name), batch_size, shuffle,
-                training=True,
-            )
-            for name in names
-        }  # fmt: skip
-        order = mixing_of_data.order_of_batches(datasets, **_options(mixing))
-        datasets = {name: dataset.repeat() for name, dataset in datasets.items()}
-        return TaskBatches(datasets, order, self.distribute_strategy)
-
-    def _evaluated(self, x, y=None, sample_weight=None, batch_size=None, steps=None):
-        """Returns batches of the tasks, one after the other, `steps` of each or all."""
-        x, y, sample_weight = self._rows(x, y, sample_weight)
-        datasets = {
-            name: self._dataset(
-                name, x[name], y.get(name), sample_weight.get(name), batch_size
-            )
-            for name in x
-        }
-        order = []
-        for name, dataset in datasets.items():
-            num_batches = mixing_of_data.num_batches(name, dataset)
-            order += [name] * min(num_batches, steps or num_batches)
-        return TaskBatches(datasets, order, self.distribute_strategy)
-
-    def _dataset(
-        self, name, x, y, sample_weight, batch_size, shuffle=False, training=False
-    ):
-        """Returns a task's dataset of batches, as its steps take them."""
-        self._parts.task = name
-        task = self.tasks[name]
-        if isinstance(batch_size, dict):
-            batch_size = self._by_name("batch_size", batch_size).get(name)
-        if isinstance(x, keras.utils.PyDataset) or hasattr(x, "__next__"):
-            raise ValueError(
-                f"Expected rows or a tf.data.Dataset of batches for {name!r}. Received: "
-                f"{type(x).__name__}. tf.data.Dataset.from_generator makes a dataset of it."
-            )
-        if not is_batches(x):
-            if not task.takes_raw_inputs:
-                x, y, sample_weight = task._arrays(x, y, sample_weight)
-            x, y, sample_weight = (
-                raw_batches(x, y, sample_weight, check_batch_size(batch_size), shuffle),
-                None, None,
-            )  # fmt: skip
-        given = task._batches(x, y, sample_weight, training=training)
-        given = first_batch.watched(task, given, shuffle) if training else given
-        self._parts.task = None
-        return given["x"]
 
     # Steps.
 
@@ -574,33 +477,3 @@ def _check_no_accumulation(optimizer):
                 f"drop the gradients of other tasks' heads. Received: {steps}. Give the "
                 "tasks larger batches, and `mini_batch_size` to bound their memory."
             )
-
-
-def _options(mixing):
-    """Returns the arguments of `mix`. Raises ValueError for unknown ones."""
-    options = {"strategy": mixing} if isinstance(mixing, str) else mixing
-    known = list(inspect.signature(mixing_of_data.mix).parameters)[1:]
-    if not isinstance(options, dict) or set(options) - set(known):
-        raise ValueError(
-            "Expected mixing as a strategy of tfembloss.data.mix or a dict of its "
-            f"arguments, {known}. Received: mixing={mixing!r}"
-        )
-    return options
-
-
-def _split(x, y, sample_weight, validation_split):
-    """Returns rows for training, by name, and (x, y, sample_weight) for validation."""
-    validation = {}, {}, {}
-    for name in [name for name in x if not is_batches(x[name])]:
-        rows = x[name], y.get(name), sample_weight.get(name)
-        parts = data.split_rows(rows, validation_split)
-        for both in zip((x, y, sample_weight), validation, *parts, strict=True):
-            of_training, of_validation, first, last = both
-            if first is not None:
-                of_training[name], of_validation[name] = first, last
-    if not validation[0]:
-        raise ValueError(
-            "Expected a task given as rows, to split them. Received: "
-            f"validation_split={validation_split!r}, and datasets. Give validation_data."
-        )
-    return x, y, sample_weight, validation

@@ -32,10 +32,6 @@ class TaskBatches(DataAdapter, tf.distribute.DistributedDataset):
         """Dict of a task's name to the spec of its batches."""
         return {name: dataset.element_spec for name, dataset in self.by_task.items()}
 
-    def reduce(self, initial_state, reduce_func):
-        """Not needed in training."""
-        raise NotImplementedError
-
     # What Keras asks an adapter.
 
     def get_tf_dataset(self):
