@@ -4,7 +4,7 @@ import re
 
 import tensorflow as tf
 
-# What a program for a TPU cannot have: calls of the host, and lengths that depend on values.
+# What a TPU's program cannot have: calls of the host, lengths that depend on values.
 HOST = re.compile(r"\b(infeed|outfeed|send|recv|custom-call)\(|\[[\d,]*<=\d")
 
 

@@ -31,6 +31,7 @@ PEERS = [
     "sentence-transformers==6.2.0",
     "pytorch-metric-learning==2.9.0",
     "datasets==5.2.0",
+    "jax==0.10.2",
 ]
 PACKAGES = {
     "ours": ["tfembloss", "tensorflow", "keras"],
