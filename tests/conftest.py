@@ -23,6 +23,9 @@ PROCESSES = [
     "test_synthesis.py",
     "test_export.py",
 ]
+# Folders whose tests use losses and are not about them: there a loss's kernels are graphs of
+# TensorFlow. Choosing between these and XLA's would trace each twice, and compile it.
+WITHOUT_XLA = ["callbacks", "data", "evaluation", "export", "models", "synthesis", "text"]
 
 
 def pytest_collection():
@@ -39,6 +42,16 @@ def pytest_collection():
 def pytest_addoption(parser):
     """`--loss CircleLoss`: the tests of one loss, trained on 1, 2 and 4 replicas too."""
     parser.addoption("--loss", help="only the tests of this loss, by its class's name")
+
+
+@pytest.fixture(autouse=True)
+def kernels_without_xla(request, monkeypatch):
+    """Unless XLA compiles the whole step, or the file is about replayed kernels."""
+    path = request.path
+    if path.parent.name in WITHOUT_XLA and path.name != "test_grad_cache.py":
+        from tfembloss import kernels
+
+        monkeypatch.setattr(kernels, "_use_xla", lambda arguments: 0)
 
 
 @pytest.fixture(scope="session")

@@ -70,7 +70,7 @@ def model(loss, **options):
     keras.utils.set_random_seed(0)
     encoder = keras.Sequential([keras.Input([4]), keras.layers.Dense(3)])
     found = tfembloss.EmbeddingModel(encoder, **options)
-    found.compile(keras.optimizers.SGD(0.1), loss)
+    found.compile(keras.optimizers.SGD(0.1), loss, run_eagerly=True)
     return found
 
 
