@@ -267,6 +267,15 @@ CASES = {
         "triplets",
         margin=0.2,
     ),
+    "TripletMarginLoss-all-mined": _mined(
+        losses.TripletMarginLoss,
+        oracles.triplet_margin,
+        miners.TripletMarginMiner(0.3, "semihard"),
+        _semihard,
+        "triplets",
+        margin=0.2,
+        mean_over="all",
+    ),
     "TripletMarginLoss-hdc-mined": _mined(
         losses.TripletMarginLoss,
         oracles.triplet_margin,
@@ -324,6 +333,9 @@ CASES = {
     ),
     "LabelContrastiveLoss": _labels(
         losses.LabelContrastiveLoss, oracles.label_contrastive, pos_margin=0.2
+    ),
+    "LabelContrastiveLoss-anchors": _labels(
+        losses.LabelContrastiveLoss, oracles.label_contrastive, mean_over="anchors"
     ),
     "LabelContrastiveLoss-mined": _mined(
         losses.LabelContrastiveLoss,

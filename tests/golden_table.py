@@ -1,5 +1,6 @@
 """The peers' losses in tests/golden, and which of ours has their values and gradients."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfembloss import layers, losses, miners
+from tfembloss import distances, layers, losses, miners
 
 SBERT, PML = "sentence_transformers", "pytorch_metric_learning"
 
@@ -179,6 +180,12 @@ def _pml(loss, variants, head=None, weights=None):
         Golden(PML, name, functools.partial(loss, **options), _rows, head, weights=weights)
         for name, options in variants.items()
     )
+
+
+def squares_of_directions(a, b):
+    """The peer's euclidean distance with the power 2: of rows of length 1."""
+    rows = map(distances.l2_normalize, (a, b))
+    return distances.squared_euclidean.rowwise(*rows)
 
 
 COSINE, SQUARED = {"distance": "cosine"}, {"distance": "squared_euclidean"}
@@ -464,6 +471,9 @@ _pml(
     losses.LabelContrastiveLoss,
     {
         "loss_contrastive": {},
+        "loss_contrastive_mean": {"mean_over": "all"},
+        "loss_contrastive_peranchor": {"mean_over": "anchors"},
+        "loss_contrastive_l2sq": {"distance": squares_of_directions},
         "loss_contrastive_cos": {"pos_margin": 0.1, "neg_margin": 0.9, **COSINE},
         "combo_contrastive__hdc": {"miner": miners.HDCMiner()},
         "combo_contrastive__pairmargin_l2b": {"miner": miners.PairMarginMiner(1.2, 1.4)},
@@ -556,6 +566,47 @@ _regularized(
 _regularized(losses.CosFaceLoss, "loss_cosface_zeromean", _half_of_zero_mean)
 
 
+@dataclasses.dataclass(frozen=True)
+class ViolationsBetween(miners.TripletMarginMiner):
+    """The peer's ThresholdReducer: violations of the margin between two numbers."""
+
+    low: float = 0.1
+    high: float = 0.3
+
+    @property
+    def gaps(self):
+        return self.margin - self.high, self.margin - self.low
+
+
+def _number_of_triplets(golden):
+    same = golden["labels"][:, None] == golden["labels"]
+    return (same.sum(axis=1) - 1) @ (~same).sum(axis=1) * np.ones(len(same))
+
+
+def _part_with_positives(golden):
+    same = golden["labels"][:, None] == golden["labels"]
+    return (same.sum(axis=1) > 1).mean() * np.ones(len(same))
+
+
+def _class_weights(golden):
+    return np.linspace(0.5, 2.0, 10)[golden["labels"]]
+
+
+TRIPLETS = {"margin": 0.2, "mean_over": "all"}
+_pml(losses.TripletMarginLoss, {"loss_triplet_mean": TRIPLETS})
+_pml(losses.TripletMarginLoss, {"loss_triplet_sum": TRIPLETS}, weights=_number_of_triplets)
+_pml(losses.TripletMarginLoss, {"loss_triplet_clsw": TRIPLETS}, weights=_class_weights)
+_pml(
+    losses.TripletMarginLoss,
+    {"loss_triplet_thr": {"margin": 0.2, "miner": ViolationsBetween()}},
+)
+_pml(
+    losses.SupConLoss,
+    {"loss_supcon_mean": {"temperature": 0.07}},
+    weights=_part_with_positives,
+)
+
+
 def _mined_weights(golden, kinds=("idx0", "idx1", "idx2", "idx3")):
     """How often a row is in what was mined, as a part of the most: the peer's weights."""
     mined = np.concatenate([golden[kind] for kind in kinds if kind in golden])
@@ -574,3 +625,4 @@ for loss, name, weights in (
     ),
 ):
     _pml(loss, {name: {}}, _cosine_head, weights=weights)
+_pml(losses.NCALoss, {"combo_nca__ms": {}}, weights=_mined_weights)

@@ -158,7 +158,7 @@ def log_sum_exp(terms):
 
 
 def triplet_margin(ids, x, margin=0.05, distance="normalized_euclidean", swap=False,
-                   smooth=False, triplets=None):  # fmt: skip
+                   smooth=False, mean_over="nonzero", triplets=None):  # fmt: skip
     """Values [B] of the given triplets; None: of all."""
     d = distances(distance, x)
     sums, counts = np.zeros(len(x)), np.zeros(len(x))
@@ -166,7 +166,7 @@ def triplet_margin(ids, x, margin=0.05, distance="normalized_euclidean", swap=Fa
         negative = min(d[a, n], d[p, n]) if swap else d[a, n]
         violation = d[a, p] + margin - negative
         sums[a] += softplus(violation) if smooth else max(0, violation)
-        counts[a] += smooth or violation > 0
+        counts[a] += smooth or mean_over == "all" or violation > 0
     return shares(sums, counts)
 
 
@@ -310,17 +310,20 @@ def generalized_lifted(ids, x, neg_margin=1.0, pos_margin=0.0):
 
 
 def label_contrastive(ids, x, pos_margin=0.0, neg_margin=1.0,
-                      distance="normalized_euclidean", pairs=None):  # fmt: skip
+                      distance="normalized_euclidean", mean_over="nonzero",
+                      pairs=None):  # fmt: skip
     """Values [B]."""
     d = distances(distance, x)
     near, far = all_pairs(ids) if pairs is None else pairs
     pull, push = ((np.zeros(len(x)), np.zeros(len(x))) for _ in range(2))
     for a, p in near:
         pull[0][a] += max(0, d[a, p] - pos_margin)
-        pull[1][a] += d[a, p] > pos_margin
+        pull[1][a] += mean_over != "nonzero" or d[a, p] > pos_margin
     for a, n in far:
         push[0][a] += max(0, neg_margin - d[a, n])
-        push[1][a] += d[a, n] < neg_margin
+        push[1][a] += mean_over != "nonzero" or d[a, n] < neg_margin
+    if mean_over == "anchors":
+        return sum(sums / np.maximum(counts, 1) for sums, counts in (pull, push))
     return shares(*pull) + shares(*push)
 
 
@@ -466,14 +469,15 @@ def fast_ap(ids, x, num_bins=10):
     return shares(sums, counts)
 
 
-def angular(ids, x, alpha=40.0):
+def angular(ids, x, alpha=40.0, negatives_of_length_1=True):
     """Values [B]."""
     s = 1 - distances("cosine", x)
+    lengths = np.ones(len(x)) if negatives_of_length_1 else np.linalg.norm(x, axis=1)
     t = np.tan(np.radians(alpha)) ** 2
     sums, counts = np.zeros(len(x)), np.zeros(len(x))
     for a, p in all_pairs(ids)[0]:
         sums[a] += softplus(
-            log_sum_exp(4 * t * (s[a, n] + s[p, n]) - 2 * (1 + t) * s[a, p]
+            log_sum_exp(4 * t * lengths[n] * (s[a, n] + s[p, n]) - 2 * (1 + t) * s[a, p]
                         for n in negatives(ids, a))
         )  # fmt: skip
         counts[a] += 1

@@ -1,5 +1,6 @@
 import resource
 
+import goldens
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -43,6 +44,37 @@ def test_both_forms_are_the_formula(name):
     np.testing.assert_allclose(
         distance.rowwise(a[:, None], b[None]), expected, rtol=1e-9, atol=1e-12
     )
+
+
+def of_rows(name, order=None):
+    """Distances of all rows, brought to length 1 in the norm of this order."""
+
+    def pairwise(x):
+        x = x if order is None else x / tf.norm(x, order, axis=1, keepdims=True)
+        return distances.get(name).pairwise(x, x)
+
+    return pairwise
+
+
+PEERS = {
+    "cos": lambda x: 1 - of_rows("cosine")(x),
+    "dot_raw": lambda x: -of_rows("dot")(x),
+    "l1": of_rows("manhattan", order=1),
+    "l1raw": of_rows("manhattan"),
+    "l2": of_rows("normalized_euclidean"),
+    "l2sq": of_rows("squared_euclidean", order=2),
+    "raw": of_rows("euclidean"),
+    "snr": of_rows("snr"),
+}
+
+
+@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("case", goldens.ROWS)
+def test_equals_the_peer(name, case):
+    golden = goldens.arrays("pytorch_metric_learning", f"dist_{name}", case)
+    found = PEERS[name](tf.constant(golden["embeddings"]))
+    # Its own euclidean distance of two equal rows is up to 2e-8, here exactly 0.
+    np.testing.assert_allclose(found, golden["mat"], rtol=1e-9, atol=5e-8)
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])

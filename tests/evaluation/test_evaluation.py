@@ -88,6 +88,41 @@ def test_equals_pytorch_metric_learning(case):
         assert found[name] == pytest.approx(float(LABELS_GOLDEN[prefix + peers_name]))
 
 
+@pytest.mark.parametrize("kind", ["metrics_self", "metrics_ref"])
+@pytest.mark.parametrize("case", sorted({key.split("/")[1] for key in LABELS_GOLDEN}))
+def test_of_queries_with_labels_equals_pytorch_metric_learning(case, kind):
+    prefix = f"{kind}/{case}/"
+    golden = {
+        key.removeprefix(prefix): LABELS_GOLDEN[key]
+        for key in LABELS_GOLDEN
+        if key.startswith(prefix)
+    }
+    of_itself = kind == "metrics_self"
+    corpus = golden["embeddings" if of_itself else "ref_emb"]
+    labels = golden["labels" if of_itself else "ref_labels"]
+    _, ranking = search.top_k(golden["embeddings"], corpus, len(corpus), "euclidean")
+    queries = np.arange(len(ranking))
+    if of_itself:
+        ranking = ranking[ranking != queries[:, None]].reshape(len(ranking), -1)
+    same = golden["labels"][:, None] == labels
+    if of_itself:
+        np.fill_diagonal(same, False)
+    queries = queries[same.any(axis=1)]
+    relevant = [np.flatnonzero(same[query]) for query in queries]
+    k = ranking.shape[1]
+    metrics = ["precision@1", "precision@r", "map@r", f"map@{k}", f"mrr@{k}"]
+    found = retrieval_metrics(ranking[queries], relevant, metrics)
+    peers = [
+        "precision_at_1",
+        "r_precision",
+        "mean_average_precision_at_r",
+        "mean_average_precision",
+        "mean_reciprocal_rank",
+    ]
+    for name, peers_name in zip(metrics, peers, strict=True):
+        assert found[name] == pytest.approx(float(golden[f"m_{peers_name}"]), rel=1e-9)
+
+
 def oracle(embeddings, ids):
     """Musgrave et al. 2020, section 3.1, in loops; by squared euclidean distance."""
     values = {name: [] for name in PEERS_NAMES}

@@ -1,3 +1,4 @@
+import goldens
 import numpy as np
 import oracles
 import pytest
@@ -31,6 +32,30 @@ def test_ties_duplicates_and_singletons(make):
         np.testing.assert_allclose(
             loss(ids, x), oracle(ids, x, **options), rtol=1e-9, atol=1e-7
         )
+
+
+@pytest.mark.parametrize("case", goldens.ROWS)
+def test_angular_differs_from_the_peers_by_the_lengths_of_negatives(case):
+    golden = goldens.arrays("pytorch_metric_learning", "loss_angular", case)
+    labels, x = golden["labels"], golden["embeddings"]
+    as_there = oracles.angular(labels, x, negatives_of_length_1=False).mean()
+    np.testing.assert_allclose(as_there, golden["loss"], rtol=1e-9)
+    of_length_1 = x / np.linalg.norm(x, axis=1, keepdims=True)
+    np.testing.assert_allclose(
+        losses.AngularLoss(dtype="float64")(labels, x),
+        oracles.angular(labels, of_length_1, negatives_of_length_1=False).mean(),
+        rtol=1e-9,
+    )
+
+
+def test_weights_of_classes_multiply_the_values_of_their_anchors():
+    ids = np.array([0, 0, 1, 1, 1, 2, 2, 3])
+    x = np.random.default_rng(0).normal(size=[8, 4])
+    of_classes = np.array([1.0, 0.5, 0.0, 2.0])
+    for loss in (losses.TripletMarginLoss, losses.SupConLoss, losses.LabelContrastiveLoss):
+        values = loss(reduction=None, dtype="float64")(ids, x)
+        weighted = loss(dtype="float64")(ids, x, sample_weight=of_classes[ids])
+        np.testing.assert_allclose(weighted, np.mean(values * of_classes[ids]), rtol=1e-12)
 
 
 NOTHING_VALID = {

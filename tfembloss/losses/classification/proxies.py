@@ -129,7 +129,8 @@ class ProxyAnchorLoss(ClassLoss):
         https://arxiv.org/abs/2003.13911
 
     Relations:
-        Equal to pytorch-metric-learning's loss of the same name. All classes must be
+        Equal to pytorch-metric-learning's loss of the same name without a miner, which
+        there adds the weight of a row, less 1, to its exponents. All classes must be
         scored: with sampled classes, the second term is that of the sample.
     """
 

@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from tfembloss import masks, replicas
-from tfembloss.checks import non_negative, number, positive
+from tfembloss.checks import non_negative, number, one_of, positive
 from tfembloss.kernels import differentiable
 from tfembloss.losses.labeled.base import PairMeansLoss
 
@@ -16,7 +16,7 @@ class LabelContrastiveLoss(PairMeansLoss):
     $$L = \mathrm{mean}_{(a,p)} \max(0,\; d(a,p) - m_p) +
           \mathrm{mean}_{(a,n)} \max(0,\; m_n - d(a,n))$$
 
-    Each mean is over the pairs of the batch whose term is not 0.
+    Each mean is over the pairs of the batch whose term is not 0, see `mean_over`.
 
     Call arguments: `y_pred [B, D]`; `y_true` class ids `[B]`, integers or strings.
 
@@ -26,6 +26,8 @@ class LabelContrastiveLoss(PairMeansLoss):
         distance: see `tfembloss.distances`.
         miner: of `tfembloss.miners`: only pairs that it selects. A pair that occurs in
             n selected triplets counts n times.
+        mean_over: `"nonzero"` pairs, those whose term is not 0; `"all"` pairs; or
+            `"anchors"`: the mean over the rows of the mean over the pairs of each row.
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
@@ -43,8 +45,9 @@ class LabelContrastiveLoss(PairMeansLoss):
 
     Relations:
         Equal to pytorch-metric-learning's ContrastiveLoss; where that takes a similarity,
-        $m_p$ and $m_n$ are 1 minus its margins. `ContrastiveLoss` is on pairs in columns,
-        and squares its terms.
+        $m_p$ and $m_n$ are 1 minus its margins. `mean_over` is its reducer:
+        AvgNonZeroReducer, MeanReducer and PerAnchorReducer. `ContrastiveLoss` is on pairs
+        in columns, and squares its terms.
     """
 
     counts_repeats = True
@@ -55,6 +58,7 @@ class LabelContrastiveLoss(PairMeansLoss):
         neg_margin=1.0,
         distance="normalized_euclidean",
         miner=None,
+        mean_over="nonzero",
         reduction="sum_over_batch_size",
         name=None,
         dtype=None,
@@ -62,18 +66,22 @@ class LabelContrastiveLoss(PairMeansLoss):
         super().__init__(distance, miner, reduction, name, dtype)
         self.pos_margin = number("pos_margin", pos_margin)
         self.neg_margin = number("neg_margin", neg_margin)
+        self.mean_over = one_of("mean_over", mean_over, ("nonzero", "all", "anchors"))
 
     @staticmethod
-    def formula(distances, positive, negative, *, pos_margin, neg_margin):
-        """Returns sums and numbers of terms that are not 0, of positives and negatives."""
-        far = tf.nn.relu(distances - pos_margin)  # [B, N]
-        near = tf.nn.relu(neg_margin - distances)  # [B, N]
-        return (
-            masks.row_sum(far, positive),
-            tf.reduce_sum(tf.where(far > 0, positive, 0), axis=1),
-            masks.row_sum(near, negative),
-            tf.reduce_sum(tf.where(near > 0, negative, 0), axis=1),
-        )
+    def formula(distances, positive, negative, *, pos_margin, neg_margin, mean_over):
+        """Returns sums and numbers of the terms of a mean, of positives and negatives."""
+
+        def parts(terms, pairs):
+            if mean_over == "anchors":
+                means = masks.row_mean(terms, pairs)  # [B]
+                return means, tf.ones_like(means)
+            counted = tf.where(terms > 0, pairs, 0) if mean_over == "nonzero" else pairs
+            return masks.row_sum(terms, pairs), tf.reduce_sum(counted, axis=1)
+
+        far = parts(tf.nn.relu(distances - pos_margin), positive)
+        near = parts(tf.nn.relu(neg_margin - distances), negative)
+        return *far, *near
 
 
 @keras.saving.register_keras_serializable("tfembloss")
@@ -119,7 +127,15 @@ class SignalToNoiseRatioContrastiveLoss(LabelContrastiveLoss):
         name=None,
         dtype=None,
     ):
-        super().__init__(pos_margin, neg_margin, "snr", miner, reduction, name, dtype)
+        super().__init__(
+            pos_margin,
+            neg_margin,
+            "snr",
+            miner,
+            reduction=reduction,
+            name=name,
+            dtype=dtype,
+        )
 
 
 @keras.saving.register_keras_serializable("tfembloss")

@@ -180,7 +180,8 @@ class SupConLoss(PairLoss):
 
     Relations:
         Equal to pytorch-metric-learning's loss of the same name, which also keeps anchors
-        that a miner leaves with positives but no negatives.
+        that a miner leaves with positives but no negatives. With its MeanReducer, anchors
+        without positives count in the mean, as 0.
     """
 
     tiled = True

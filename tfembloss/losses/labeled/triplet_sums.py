@@ -32,6 +32,7 @@ from tfembloss.miners import BatchHardMiner, TripletMarginMiner
 from tfembloss.miners.base import (
     most_positives,
     over_positives,
+    pairs_of,
     triplets_of,
     without_gradient,
 )
@@ -71,6 +72,22 @@ def hinge(candidates, margin, miner, miners_own):
         weights, counts = by_positive()
     counts = tf.stop_gradient(counts)
     return weighted_sum(candidates.distances, weights) + margin * counts, counts
+
+
+def numbers(miner, candidates):
+    """Returns the number of each anchor's triplets `[B]`, violated or not.
+
+    Args:
+        miner: a miner, or None for all triplets.
+        candidates: `miners.base.Candidates` in the miner's distance.
+    """
+    return tf.stop_gradient(_numbers(miner, without_gradient(candidates)))
+
+
+@compiled
+def _numbers(miner, candidates):
+    pairs = pairs_of(miner, candidates, from_triplets=True)
+    return tf.reduce_sum(pairs.positive, axis=1)
 
 
 def semihard(candidates, margin):

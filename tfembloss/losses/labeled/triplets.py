@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from tfembloss import distances
-from tfembloss.checks import non_negative
+from tfembloss.checks import non_negative, one_of
 from tfembloss.losses.base import EmbeddingLoss
 from tfembloss.losses.inputs import check_columns
 from tfembloss.losses.labeled import triplet_sums
@@ -35,6 +35,7 @@ class TripletMarginLoss(LabelLoss):
             miner of pairs selects the triplets whose two pairs it selects.
         swap: if true, use the smaller of d(a, n) and d(p, n) instead of d(a, n).
         smooth: if true, the mean of log(1 + exp(violation)) over all triplets.
+        mean_over: `"nonzero"` triplets, those that violate the margin, or `"all"`.
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
@@ -59,8 +60,11 @@ class TripletMarginLoss(LabelLoss):
 
     Relations:
         Equal to pytorch-metric-learning's loss of the same name (`smooth` is its
-        `smooth_loss`), which is Finetuner's default loss. `BatchAllTripletLoss` is the same
-        loss with other defaults.
+        `smooth_loss`), which is Finetuner's default loss. `mean_over` is its reducer,
+        AvgNonZeroReducer or MeanReducer. Its ClassWeightedReducer is `mean_over="all"` with
+        the weight of each row's class as `sample_weight`; its SumReducer is that mean times
+        the number of triplets; its ThresholdReducer is a miner of one's own, by the gap.
+        `BatchAllTripletLoss` is the same loss with other defaults.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class TripletMarginLoss(LabelLoss):
         miner=None,
         swap=False,
         smooth=False,
+        mean_over="nonzero",
         reduction="sum_over_batch_size",
         name=None,
         dtype=None,
@@ -78,16 +83,21 @@ class TripletMarginLoss(LabelLoss):
         self.margin = non_negative("margin", margin)
         self.swap = bool(swap)
         self.smooth = bool(smooth)
+        self.mean_over = one_of("mean_over", mean_over, ("nonzero", "all"))
 
     def sums_and_counts(self, batch):
-        """Returns the sum of each anchor's violations, and their number."""
+        """Returns the sum of each anchor's violations, and how many the mean is over."""
         own = self.candidates(batch, key_distances=self.swap)
         miners_own = self.miner_candidates(batch, own)
         if self.smooth or self.swap:
-            return triplet_sums.violations(
+            sums, counts = triplet_sums.violations(
                 own, self.margin, self.smooth, self.swap, self.miner, miners_own
             )
-        return triplet_sums.hinge(own, self.margin, self.miner, miners_own)
+        else:
+            sums, counts = triplet_sums.hinge(own, self.margin, self.miner, miners_own)
+        if self.mean_over == "all" and not self.smooth:  # which counts all
+            counts = triplet_sums.numbers(self.miner, miners_own)
+        return sums, counts
 
 
 class _BatchTripletLoss(LabelLoss):

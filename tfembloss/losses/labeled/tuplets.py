@@ -44,7 +44,9 @@ class NCALoss(PairLoss):
 
     Relations:
         Equal to pytorch-metric-learning's loss of the same name with `softmax_scale=s`,
-        which drops anchors whose odds round to 0. `ProxyNCALoss` is on class centers.
+        which drops anchors whose odds round to 0. A miner there weights each anchor by how
+        often it was mined, as a part of the most: here such weights are a `sample_weight`.
+        `ProxyNCALoss` is on class centers.
     """
 
     def __init__(
