@@ -49,7 +49,9 @@ class CrossBatchMemory(Configurable, keras.layers.Layer):
         pytorch-metric-learning's CrossBatchMemory is a loss that wraps a loss. It compares
         the batch only with the queue, which has a copy of the batch without gradient. Here,
         the rows of the batch are compared with each other, with gradient, and with the
-        queue. There, the queue is not saved.
+        queue: the values are those of a queue there that is longer by a batch. There, the
+        queue is not saved. Its losses also take `ref_emb`, rows to compare with in place
+        of the batch's own; a memory is always beside them.
     """
 
     def __init__(self, size, **kwargs):
