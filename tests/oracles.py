@@ -158,7 +158,7 @@ def log_sum_exp(terms):
 
 
 def triplet_margin(ids, x, margin=0.05, distance="normalized_euclidean", swap=False,
-                   smooth=False, mean_over="nonzero", triplets=None):  # fmt: skip
+                   smooth=False, triplets=None, mean_over="nonzero"):  # fmt: skip
     """Values [B] of the given triplets; None: of all."""
     d = distances(distance, x)
     sums, counts = np.zeros(len(x)), np.zeros(len(x))
@@ -179,6 +179,42 @@ def batch_hard(ids, x, margin=5.0, distance="euclidean", soft=False):
             gap = max(d[a, p] for p in positives(ids, a))
             gap -= min(d[a, n] for n in negatives(ids, a))
             sums[a] = softplus(gap) if soft else max(0, gap + margin)
+            counts[a] = 1
+    return shares(sums, counts)
+
+
+def histogram(ids, x, num_bins=100):
+    """Values [B]; a pair counts once if either of its rows has a positive and negative."""
+    s = 1 - distances("cosine", x)
+    anchors = [a for a in range(len(x)) if positives(ids, a) and negatives(ids, a)]
+    nodes = np.linspace(-1, 1, num_bins + 1)
+
+    def at_nodes(value):
+        return np.maximum(0, 1 - abs(value - nodes) * num_bins / 2)
+
+    of_positives = [at_nodes(s[a, p]) for a in anchors for p in positives(ids, a)]
+    up_to = np.cumsum(np.mean(of_positives, axis=0)) if anchors else 0 * nodes
+    sums, counts = np.zeros(len(x)), np.zeros(len(x))
+    for a in anchors:
+        for n in negatives(ids, a):
+            count = 1 if n in anchors else 2  # it is n's pair, too
+            sums[a] += count * at_nodes(s[a, n]) @ up_to
+            counts[a] += count
+    return shares(sums, counts)
+
+
+def quadruplet(ids, x, margin=1.0, other_margin=0.5, distance="normalized_euclidean"):
+    """Values [B]."""
+    d = distances(distance, x)
+    sums, counts = np.zeros(len(x)), np.zeros(len(x))
+    for a in range(len(x)):
+        if positives(ids, a) and negatives(ids, a):
+            far = max(d[a, p] for p in positives(ids, a))
+            near = min(d[a, n] for n in negatives(ids, a))
+            others = [d[k, n] for k in negatives(ids, a) for n in negatives(ids, a)
+                      if ids[k] != ids[n]]  # fmt: skip
+            sums[a] = max(0, far - near + margin)
+            sums[a] += max(0, far - min(others, default=np.inf) + other_margin)
             counts[a] = 1
     return shares(sums, counts)
 

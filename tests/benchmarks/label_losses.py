@@ -115,6 +115,11 @@ MAKERS = {
     "FastAPLoss": (lambda t: t.losses.FastAPLoss(), metric_learning("FastAPLoss")),
     "SmoothAPLoss": (lambda t: t.losses.SmoothAPLoss(), metric_learning("SmoothAPLoss")),
     "PNPLoss": (lambda t: t.losses.PNPLoss(), metric_learning("PNPLoss")),
+    "HistogramLoss": (
+        lambda t: t.losses.HistogramLoss(),
+        metric_learning("HistogramLoss", n_bins=100),
+    ),
+    "QuadrupletLoss": (lambda t: t.losses.QuadrupletLoss(), None),
     "RecallAtKSurrogateLoss": (lambda t: t.losses.RecallAtKSurrogateLoss(), None),
     "DecoupledContrastiveLoss": (lambda t: t.losses.DecoupledContrastiveLoss(), None),
 }

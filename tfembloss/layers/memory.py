@@ -22,8 +22,9 @@ class CrossBatchMemory(Configurable, keras.layers.Layer):
     suits a low learning rate, and is best added after a few epochs without it.
 
     It cannot be used with losses in both directions (`symmetric=True`, `CLIPLoss`), with
-    `SigLIPLoss`, `GISTEmbedLoss`, `LiftedStructureLoss` or `NPairsLoss`, or with miners of
-    all pairs (`HDCMiner`, `UniformHistogramMiner`, `AngularMiner`).
+    `SigLIPLoss`, `GISTEmbedLoss`, `LiftedStructureLoss`, `NPairsLoss`, `AngularLoss`,
+    `IntraPairVarianceLoss`, `HistogramLoss` or `QuadrupletLoss`, or with miners of all
+    pairs (`HDCMiner`, `UniformHistogramMiner`, `AngularMiner`).
 
     Args:
         size: M, the number of rows that it holds, from 1 to 2^24.

@@ -10,12 +10,13 @@
 | pairs, and whether they match | 1, 0 `[B]` | `OnlineContrastiveLoss`, `ContrastiveLoss` |
 | pairs, and their relation | label `[B]` from 0 | `SoftmaxLoss` |
 | labeled rows | label `[B]` | on triplets: `TripletMarginLoss`, `BatchAllTripletLoss`, \
-`BatchHardTripletLoss`, `BatchHardSoftMarginTripletLoss`, `BatchSemiHardTripletLoss` |
+`BatchHardTripletLoss`, `BatchHardSoftMarginTripletLoss`, `BatchSemiHardTripletLoss`, \
+`QuadrupletLoss` |
 | | | on pairs: `SupConLoss`, `NTXentLoss`, `MultiSimilarityLoss`, `CircleLoss`, \
 `MarginLoss`, `NPairsLoss`, `LiftedStructureLoss`, `GeneralizedLiftedStructureLoss`, \
 `LabelContrastiveLoss`, `SignalToNoiseRatioContrastiveLoss`, `IntraPairVarianceLoss`, \
 `ThresholdConsistentMarginLoss`, `NCALoss`, `TupletMarginLoss`, `RankedListLoss`, \
-`DecoupledContrastiveLoss`, `AngularLoss` |
+`DecoupledContrastiveLoss`, `AngularLoss`, `HistogramLoss` |
 | | | on ranks: `SmoothAPLoss`, `PNPLoss`, `RecallAtKSurrogateLoss`, `FastAPLoss` |
 | | label `[B]` from 0 | with a head: `ArcFaceLoss`, `CosFaceLoss`, \
 `NormalizedSoftmaxLoss`, `ProxyAnchorLoss`, `ProxyNCALoss`, `SoftTripleLoss`, \
@@ -84,6 +85,7 @@ from tfembloss.losses.labeled.contrastive import (
     SignalToNoiseRatioContrastiveLoss,
     ThresholdConsistentMarginLoss,
 )
+from tfembloss.losses.labeled.histograms import HistogramLoss
 from tfembloss.losses.labeled.pairs import (
     CircleLoss,
     GeneralizedLiftedStructureLoss,
@@ -97,6 +99,7 @@ from tfembloss.losses.labeled.precision import (
     RecallAtKSurrogateLoss,
     SmoothAPLoss,
 )
+from tfembloss.losses.labeled.quadruplets import QuadrupletLoss
 from tfembloss.losses.labeled.softmax import (
     DecoupledContrastiveLoss,
     NPairsLoss,
@@ -167,6 +170,7 @@ __all__ = [
     "GISTEmbedLoss",
     "GeneralizedLiftedStructureLoss",
     "GlobalOrthogonalRegularizationLoss",
+    "HistogramLoss",
     "InBatchLoss",
     "IntraPairVarianceLoss",
     "LabelContrastiveLoss",
@@ -193,6 +197,7 @@ __all__ = [
     "PairLoss",
     "ProxyAnchorLoss",
     "ProxyNCALoss",
+    "QuadrupletLoss",
     "RankedListLoss",
     "RecallAtKSurrogateLoss",
     "SelfSupervisedLoss",
