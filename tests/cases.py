@@ -122,7 +122,7 @@ def _scores(rng, num_rows):
     return rng.integers(5, size=num_rows) / 4  # some of them equal
 
 
-def _binary(rng, num_rows):
+def binary(rng, num_rows):
     return rng.integers(2, size=num_rows)
 
 
@@ -388,6 +388,12 @@ CASES = {
         _semihard,
         "triplets",
     ),
+    "MarginLoss-learned": _labels(
+        losses.MarginLoss, oracles.learned_margin, num_betas=1, nu=0.3
+    ),
+    "MarginLoss-learned-by-class": _labels(
+        losses.MarginLoss, oracles.learned_margin, num_betas=2, nu=0.3
+    )._replace(targets=binary),
     "CosineSimilarityLoss": _columns(
         losses.CosineSimilarityLoss, oracles.cosine_similarity, _scores
     ),
@@ -399,7 +405,7 @@ CASES = {
         distance="euclidean",
     ),
     "OnlineContrastiveLoss": _columns(
-        losses.OnlineContrastiveLoss, oracles.online_contrastive, _binary, margin=1.0
+        losses.OnlineContrastiveLoss, oracles.online_contrastive, binary, margin=1.0
     ),
     "CoSENTLoss": _columns(losses.CoSENTLoss, oracles.co_sent, _scores, scale=5.0),
     "AnglELoss": _columns(losses.AnglELoss, oracles.angle, _scores, scale=5.0),

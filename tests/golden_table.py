@@ -523,6 +523,24 @@ _pml(
     losses.MarginLoss,
     {"loss_margin": {}, "combo_margin__tmm_all": {"miner": ALL_TRIPLETS}},
 )
+
+
+def _margin_head(golden, dtype):
+    betas = golden["param_beta"]
+    head = layers.MarginHead(len(betas), dtype=dtype)
+    head.build(golden["embeddings"].shape)
+    head.set_weights([betas])
+    return head, [golden["pgrad_beta"]]
+
+
+_pml(
+    losses.MarginLoss,
+    {
+        "loss_margin_learnbeta": {"nu": 0.1, "num_betas": 10},
+        "loss_margin_learnbeta1": {"nu": 0.1, "num_betas": 1},
+    },
+    _margin_head,
+)
 _pml(
     losses.ArcFaceLoss,
     {

@@ -534,15 +534,25 @@ def n_pairs(ids, x, distance="cosine"):
     return shares(sums, counts)
 
 
-def margin(ids, x, margin=0.2, beta=1.2, triplets=None):
-    """Values [B]."""
+def margin(ids, x, margin=0.2, beta=1.2, triplets=None, nu=0.0):
+    """Values [B]; beta a number, or of each anchor."""
     d = distances("normalized_euclidean", x)
+    beta = np.broadcast_to(beta, len(x))
     sums, counts = np.zeros(len(x)), np.zeros(len(x))
     for a, p, n in all_triplets(ids) if triplets is None else triplets:
-        for term in (d[a, p] - beta + margin, beta - d[a, n] + margin):
+        for term in (d[a, p] - beta[a] + margin, beta[a] - d[a, n] + margin):
             sums[a] += max(0, term)
             counts[a] += term > 0
+        sums[a] += nu * beta[a]
     return shares(sums, counts)
+
+
+def learned_margin(ids, x, num_betas, nu=0.0):
+    """Values [B]; the last `num_betas` numbers of a row are the boundaries of classes."""
+    rows, betas = x[:, :-num_betas], x[:, -num_betas:]
+    if num_betas == 1:
+        return margin(ids, rows, beta=betas[:, 0]) + nu * betas[:, 0]
+    return margin(ids, rows, beta=betas[np.arange(len(x)), ids], nu=nu)
 
 
 def mine_triplet_margin(ids, d, margin=0.2, type_of_triplets="all"):

@@ -120,6 +120,7 @@ def test_classifiers_and_towers_on_several_replicas(tmp_path):
     ]
     others = [
         "ProxyAnchorLoss",
+        "MarginLoss",
         "optimizers",
         "scale",
         "scale in parts",

@@ -57,7 +57,7 @@ else:
     strategy = tf.distribute.get_strategy()
 
 import keras  # noqa: E402
-from cases import CASES, ids  # noqa: E402
+from cases import CASES, binary, ids  # noqa: E402
 from checkpoints import unpack  # noqa: E402
 
 import tfembloss  # noqa: E402
@@ -83,10 +83,8 @@ if arguments.no_gather:  # the negative control: each replica sees its own rows 
 
 def inputs(case):
     y_true, x = case.inputs(arguments.rows)
-    if (
-        case.num_columns == 0 and case.targets
-    ):  # the last replica of four holds these: no anchor is valid
-        y_true[-4:] = [1, 2, 3, 4]
+    if case.num_columns == 0 and case.targets not in (None, binary):
+        y_true[-4:] = [1, 2, 3, 4]  # no anchor of the last replica of four is valid
     return y_true.astype("U") if arguments.string_ids else y_true, x.astype("float32")
 
 
@@ -183,7 +181,7 @@ def trained(model, loss, x, y=None, optimizer=None, **options):
     return {**losses, "weights": weights}
 
 
-def classifier(loss, num_classes, **options):
+def classifier(loss, num_classes, head=None, **options):
     """A classifier, its head with an optimizer of its own."""
     x = np.random.default_rng(0).normal(size=[arguments.rows, 6]).astype("float32")
     y = np.random.default_rng(1).integers(num_classes, size=arguments.rows)
@@ -191,7 +189,7 @@ def classifier(loss, num_classes, **options):
         keras.utils.set_random_seed(0)
         model = tfembloss.EmbeddingClassifier(
             keras.Sequential([keras.layers.Dense(5)]),
-            tfembloss.layers.CosineHead(num_classes),
+            head or tfembloss.layers.CosineHead(num_classes),
             **options,
         )
         return trained(model, loss, x, y, head_optimizer=keras.optimizers.SGD(1.0))
@@ -399,6 +397,9 @@ MODELS = {
     "ProxyAnchorLoss": lambda: classifier(tfembloss.losses.ProxyAnchorLoss(alpha=4.0), 4),
     "sampled": lambda: classifier(
         tfembloss.losses.AdaFaceLoss(scale=8.0), 50, num_sampled=20
+    ),
+    "MarginLoss": lambda: classifier(
+        tfembloss.losses.MarginLoss(nu=0.1, num_betas=4), 4, tfembloss.layers.MarginHead(4)
     ),
     "CLIPLoss": lambda: dual_encoder(tfembloss.losses.CLIPLoss()),
     "optimizers": of_several_optimizers,

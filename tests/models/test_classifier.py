@@ -61,6 +61,43 @@ def test_encoder_and_head_learn(num_sampled, jit_compile):
         assert np.abs(new - old).max() > 0.01
 
 
+@pytest.mark.parametrize("num_betas", [1, NUM_CLASSES])
+def test_the_boundaries_of_a_margin_loss_are_learned_and_saved(num_betas, tmp_path):
+    (x, y), head = rows(), layers.MarginHead(num_betas, beta=0.7)
+    model = compiled(classifier(head), losses.MarginLoss(num_betas=num_betas, nu=0.1))
+    history = model.fit(x, y, epochs=5, verbose=0).history["loss"]
+    assert history[-1] < history[0]
+    betas = head.betas.numpy()
+    assert betas.shape == (num_betas,) and (betas != np.float32(0.7)).all()
+    assert model.predict(x, verbose=0).shape == (12, 3)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(again.head.betas.numpy(), betas)
+    np.testing.assert_allclose(
+        again.evaluate(x, y, verbose=0), model.evaluate(x, y, verbose=0), rtol=1e-6
+    )
+    whole = model.head(model.predict(x, verbose=0))
+    of_fewer_dimensions = losses.MatryoshkaLoss(model.loss, [3, 2])(y, whole)
+    rows_of_2 = tf.concat([whole[:, :2], whole[:, 3:]], axis=1)
+    expected = model.loss(y, whole) + model.loss(y, rows_of_2)
+    np.testing.assert_allclose(of_fewer_dimensions, expected, rtol=1e-5)
+
+
+def test_as_many_boundaries_as_the_head_has():
+    for head, loss in (
+        (layers.MarginHead(2), losses.MarginLoss()),
+        (layers.MarginHead(2), losses.MarginLoss(num_betas=3)),
+        (layers.MarginHead(2), losses.ArcFaceLoss()),
+        (keras.layers.Dense(4), losses.MarginLoss(num_betas=2)),
+    ):
+        with pytest.raises(ValueError, match="as many learned boundaries as the head has"):
+            compiled(classifier(head), loss)
+    with pytest.raises(ValueError, match=r"embeddings and boundaries \[B, D \+ 4\]"):
+        losses.MarginLoss(num_betas=4)([0, 1], np.ones([2, 4]))
+    with pytest.raises(ValueError, match=r"MarginHead takes embeddings \[B, D\]"):
+        layers.MarginHead()(np.ones([2, 3, 4]))
+
+
 def test_all_classes_sampled_are_all_classes():
     x, y = rows(5)
     histories, ends = [], []

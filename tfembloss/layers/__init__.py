@@ -1,8 +1,9 @@
 """Layers with the variables of losses and encoders, which models own.
 
 - Heads, for `tfembloss.EmbeddingClassifier`: `CosineHead` for labeled rows, `PairHead` for
-  pairs with a relation. Of the centers of a `CosineHead`: `RegularFaceRegularizer`,
-  `CenterInvariantRegularizer`, `SparseCentersRegularizer`.
+  pairs with a relation, `MarginHead` for the learned boundaries of `MarginLoss`. Of the
+  centers of a `CosineHead`: `RegularFaceRegularizer`, `CenterInvariantRegularizer`,
+  `SparseCentersRegularizer`.
 - `CrossBatchMemory`: more negatives than a batch has, for `tfembloss.EmbeddingModel`.
 - In an encoder of token ids: `PositionEmbedding` and `TokenPooling`.
 - In the encoder of a pretrained checkpoint: `TransformerEmbeddings`, `TransformerBlock`,
@@ -13,7 +14,7 @@
 
 from tfembloss.layers.decoder import SentenceDecoder
 from tfembloss.layers.disentangled import DisentangledBlock, RelativeEmbeddings
-from tfembloss.layers.heads import CosineHead, PairHead
+from tfembloss.layers.heads import CosineHead, MarginHead, PairHead
 from tfembloss.layers.memory import CrossBatchMemory
 from tfembloss.layers.pooling import Pooling, PositionEmbedding, TokenPooling
 from tfembloss.layers.regularizers import (
@@ -33,6 +34,7 @@ __all__ = [
     "CosineHead",
     "CrossBatchMemory",
     "DisentangledBlock",
+    "MarginHead",
     "PairHead",
     "Pooling",
     "PositionEmbedding",

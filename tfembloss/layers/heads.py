@@ -220,6 +220,71 @@ class CosineHead(Configurable, keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("tfembloss")
+class MarginHead(Configurable, keras.layers.Layer):
+    """Embeddings, and behind them the learned boundaries of `tfembloss.losses.MarginLoss`.
+
+    `tfembloss.EmbeddingClassifier` trains it with an encoder, by
+    `MarginLoss(num_betas=num_betas)`.
+
+    Call arguments: embeddings `[B, D]`. Returns `[B, D + num_betas]`, in the precision of
+    the boundaries, whatever the dtype policy.
+
+    Args:
+        num_betas: number of boundaries, 1 or the number of classes.
+        beta: the distance at which they begin.
+        **kwargs: as in `keras.layers.Layer`, `name` and `dtype`.
+
+    Raises:
+        ValueError: if an argument or the input shape is invalid.
+
+    Example:
+
+    >>> import numpy as np
+    >>> head = MarginHead(num_betas=2, beta=0.5)
+    >>> head(np.array([[1.0, 2.0, 3.0]])).numpy().tolist()
+    [[1.0, 2.0, 3.0, 0.5, 0.5]]
+
+    Reference:
+        Wu et al., "Sampling Matters in Deep Embedding Learning", 2017,
+        https://arxiv.org/abs/1706.07567
+
+    Relations:
+        These are the weights of pytorch-metric-learning's MarginLoss with
+        `learn_beta=True`. The paper also learns a part of each row.
+    """
+
+    def __init__(self, num_betas=1, beta=1.2, **kwargs):
+        super().__init__(**kwargs)
+        self.num_betas = integer("num_betas", num_betas, 1)
+        self.beta = number("beta", beta)
+
+    def build(self, shape):
+        """Builds the boundaries."""
+        if len(shape) != 2:
+            raise ValueError(
+                "MarginHead takes embeddings [B, D] of one column of inputs. Received: "
+                f"shape={tuple(shape)}"
+            )
+        self.betas = self.add_weight(
+            shape=(self.num_betas,),
+            initializer=keras.initializers.Constant(self.beta),
+            name="betas",
+            autocast=False,
+        )
+
+    def call(self, embeddings):
+        """Returns `[B, D + num_betas]`."""
+        embeddings = tf.cast(embeddings, self.variable_dtype)
+        shape = tf.stack([tf.shape(embeddings)[0], self.num_betas])
+        betas = tf.broadcast_to(self.betas.value, shape)
+        return tf.concat([embeddings, betas], axis=1)
+
+    def compute_output_shape(self, shape):
+        """Returns `[B, D + num_betas]`."""
+        return (shape[0], shape[1] + self.num_betas)
+
+
+@keras.saving.register_keras_serializable("tfembloss")
 class PairHead(Configurable, keras.layers.Layer):
     r"""Logits of the relation of two embeddings, such as entailment or contradiction.
 

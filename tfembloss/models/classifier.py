@@ -18,8 +18,9 @@ class EmbeddingClassifier(EncoderModel):
     """Trains an encoder together with a head on its embeddings.
 
     The head is `tfembloss.layers.CosineHead` for `ArcFaceLoss` and other losses on class
-    centers, `PairHead` for `SoftmaxLoss`, or any layer on embeddings: a
-    `keras.layers.Dense` projects them to a teacher's dimension for `MSELoss`.
+    centers, `PairHead` for `SoftmaxLoss`, `MarginHead` for a `MarginLoss` that learns its
+    boundaries, or any layer on embeddings: a `keras.layers.Dense` projects them to a
+    teacher's dimension for `MSELoss`.
 
     `model(x)` and `predict` return embeddings, while the loss and the metrics passed to
     `compile` get the head's scores. `export_encoder` leaves the head out. As in
@@ -117,6 +118,15 @@ class EmbeddingClassifier(EncoderModel):
                 "them, such as ArcFaceLoss or SoftmaxLoss. Received: "
                 f"{type(loss).__name__}, which takes embeddings: train with it in "
                 "EmbeddingModel(encoder)."
+            )
+        of_head = getattr(self.head, "num_betas", None)
+        of_loss = getattr(loss, "num_betas", None)
+        if of_head != of_loss:
+            raise ValueError(
+                "Expected a MarginLoss of as many learned boundaries as the head has, in a "
+                "tfembloss.layers.MarginHead. Received: "
+                f"num_betas={of_loss} in {type(loss).__name__}, and {of_head} in "
+                f"{type(self.head).__name__}."
             )
         return loss
 

@@ -4,9 +4,12 @@ import keras
 import tensorflow as tf
 
 from tfembloss import masks, replicas
-from tfembloss.checks import non_negative, number, positive
+from tfembloss.checks import integer, non_negative, number, positive
 from tfembloss.kernels import differentiable
-from tfembloss.losses.labeled.base import PairLoss
+from tfembloss.losses.base import nan_where_not_finite
+from tfembloss.losses.classification.base import check_labels, of_label
+from tfembloss.losses.inputs import check_rows, described
+from tfembloss.losses.labeled.base import PairLoss, parts_of_mean
 
 
 @keras.saving.register_keras_serializable("tfembloss")
@@ -286,17 +289,27 @@ class MarginLoss(PairLoss):
     $$L = \frac{\sum_{(a,p,n)} [d(a,p) - \beta + m] + [\beta - d(a,n) + m]}
                {\text{number of these terms that are not 0}}$$
 
-    So a pair that occurs in n triplets counts n times.
+    So a pair that occurs in n triplets counts n times. The boundary may be learned, one or
+    one of each class, by an `EmbeddingClassifier` with the head
+    `tfembloss.layers.MarginHead`; the loss is then
 
-    Call arguments: `y_pred [B, D]`; `y_true` class ids `[B]`, integers or strings.
+    $$L + \nu\, \beta \quad \text{or} \quad L + \nu \frac{\sum_{(a,p,n)} \beta_{y_a}}
+      {\text{number of terms that are not 0}}$$
+
+    Call arguments: `y_pred [B, D]`, with learned boundaries `[B, D + num_betas]`; `y_true`
+    class ids `[B]`, integers or strings, with a boundary of each class integers from 0 to
+    `num_betas` - 1.
 
     Args:
         margin: m, a distance, >= 0.
-        beta: the boundary, a distance.
+        beta: the boundary, a distance, if it is not learned.
         distance: see `tfembloss.distances`.
         miner: of `tfembloss.miners`: only triplets that it selects; the paper's is
             `DistanceWeightedMiner`. A miner of pairs selects the triplets whose two pairs
             it selects.
+        nu: $\nu$, >= 0: how much large boundaries that are learned cost.
+        num_betas: number of learned boundaries, 1 or the number of classes, as in the
+            `MarginHead`; None for the fixed `beta`.
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
@@ -314,8 +327,8 @@ class MarginLoss(PairLoss):
         https://arxiv.org/abs/1706.07567
 
     Relations:
-        Equal to pytorch-metric-learning's loss of the same name with `learn_beta=False`.
-        Losses here own no variables, so beta is not learned.
+        Equal to pytorch-metric-learning's loss of the same name, which owns its learned
+        boundaries: with `num_betas` and a `MarginHead` its `learn_beta=True`.
     """
 
     counts_triplets = True
@@ -326,6 +339,8 @@ class MarginLoss(PairLoss):
         beta=1.2,
         distance="normalized_euclidean",
         miner=None,
+        nu=0.0,
+        num_betas=None,
         reduction="sum_over_batch_size",
         name=None,
         dtype=None,
@@ -333,12 +348,66 @@ class MarginLoss(PairLoss):
         super().__init__(distance, miner, reduction, name, dtype)
         self.margin = non_negative("margin", margin)
         self.beta = number("beta", beta)
+        self.nu = non_negative("nu", nu)
+        self.num_betas = num_betas
+        if num_betas is not None:
+            self.num_betas = integer("num_betas", num_betas, 1, hint=", or None")
+
+    def call(self, y_true, y_pred, memory=None):
+        """Returns values `[B]` of this replica's anchors."""
+        if self.num_betas is None:
+            return super().call(y_true, y_pred, memory)
+        rows, betas = self._rows_and_betas(y_pred)
+        if memory is not None:
+            of_memory, _ = self._rows_and_betas(memory.embeddings)
+            memory = memory._replace(embeddings=of_memory)
+        batch = self.batch(y_true, rows, memory)
+        if self.num_betas == 1:
+            beta = betas[:, 0]
+        else:
+            beta = of_label(betas, check_labels(y_true, betas, self.num_betas))  # [B]
+        values = parts_of_mean(*self.sums_and_counts(batch, beta), batch.num_rows)
+        if self.num_betas == 1:
+            values += self.nu * beta
+        values += self._nan_where_miner_overflows(batch.keys)
+        return values + nan_where_not_finite(batch.keys)
+
+    def truncate(self, y_pred, dim):
+        """Returns the first `dim` dimensions, at length 1, and any learned boundaries."""
+        if self.num_betas is None:
+            return super().truncate(y_pred, dim)
+        rows, betas = self._rows_and_betas(y_pred)
+        return tf.concat([super().truncate(rows, dim), betas], axis=1)
+
+    def _rows_and_betas(self, y_pred):
+        """Returns embeddings `[B, D]` and boundaries `[B, num_betas]`."""
+        number, width = self.num_betas, check_rows(y_pred).shape[1]
+        if width is not None and width <= number:
+            raise ValueError(
+                f"With num_betas={number}, expected embeddings and boundaries [B, D + "
+                f"{number}]. Received: {described(y_pred, 'y_pred')}. Train with tfembloss."
+                f"EmbeddingClassifier(encoder, tfembloss.layers.MarginHead({number}))."
+            )
+        return y_pred[:, :-number], y_pred[:, -number:]
+
+    def sums_and_counts(self, batch, beta=None):
+        """Returns those of the formula, with the boundary of each anchor `[B]`."""
+        x = self.candidates(batch).distances  # [B, N]
+        if beta is None:
+            beta = tf.fill(tf.shape(x)[:1], tf.constant(self.beta, x.dtype))
+        # That of one boundary is not of the triplets.
+        nu = 0.0 if self.num_betas in (1, None) else self.nu
+        pairs = self.selected_pairs(batch, x)
+        parts = self._kernel((x, beta), pairs, margin=self.margin, nu=nu)
+        return tf.unstack(parts, self.num_parts, axis=1)
 
     @staticmethod
-    def formula(distances, positive, negative, *, margin, beta):
+    def formula(x, positive, negative, *, margin, nu):
         """Returns sums over each anchor's triplets, and the number of terms not 0."""
-        far = tf.nn.relu(distances - beta + margin)  # [B, N]
-        near = tf.nn.relu(beta - distances + margin)  # [B, N]
-        sums = positive * far + negative * near
+        distances, beta = x  # [B, N], [B]
+        far = tf.nn.relu(distances - beta[:, None] + margin)  # [B, N]
+        near = tf.nn.relu(beta[:, None] - distances + margin)  # [B, N]
+        sums = tf.reduce_sum(positive * far + negative * near, axis=1)
         counts = tf.where(far > 0, positive, 0) + tf.where(near > 0, negative, 0)
-        return tf.reduce_sum(sums, axis=1), tf.reduce_sum(counts, axis=1)
+        num_triplets = tf.reduce_sum(positive, axis=1)  # [B]
+        return sums + nu * beta * num_triplets, tf.reduce_sum(counts, axis=1)
