@@ -552,6 +552,31 @@ _pml(
 )
 _pml(losses.CosFaceLoss, {"loss_cosface": {}}, _cosine_head)
 _pml(losses.NormalizedSoftmaxLoss, {"loss_normsoftmax": {}}, _cosine_head)
+
+
+def _numbered_rows(golden):
+    """A class's number among the classes, which the peer takes for that of a row."""
+    numbers = np.unique(golden["labels"], return_inverse=True)[1]
+    return numbers, golden["embeddings"], golden["grad"]
+
+
+def _cosines_of_rows(golden, dtype):
+    def cosines(rows):
+        rows = distances.l2_normalize(rows)
+        return tf.matmul(rows, rows, transpose_b=True)
+
+    return keras.layers.Lambda(cosines, dtype=dtype), []
+
+
+GOLDENS.append(
+    Golden(
+        PML,
+        "loss_instance",
+        functools.partial(losses.NormalizedSoftmaxLoss, temperature=1 / 16),
+        _numbered_rows,
+        _cosines_of_rows,
+    )
+)
 _pml(
     losses.ProxyNCALoss,
     {"loss_proxynca": {}, "loss_proxynca_s9": {"softmax_scale": 9.0}},

@@ -23,6 +23,11 @@ def floor(t):
     return lambda ids, x: t.distances.euclidean.pairwise(x, x)  # [B, B]
 
 
+def learned_margin(t):
+    head, loss = t.layers.MarginHead(), t.losses.MarginLoss(num_betas=1)
+    return lambda ids, x: loss(ids, head(x))
+
+
 # What makes ours from the package tfembloss, and what makes the peer's.
 MAKERS = {
     FLOOR: (floor, None),
@@ -87,6 +92,10 @@ MAKERS = {
     ),
     "NPairsLoss": (lambda t: t.losses.NPairsLoss(), metric_learning("NPairsLoss")),
     "MarginLoss": (lambda t: t.losses.MarginLoss(), metric_learning("MarginLoss")),
+    "MarginLoss, learned": (
+        learned_margin,
+        metric_learning("MarginLoss", learn_beta=True),
+    ),
     "LabelContrastiveLoss": (
         lambda t: t.losses.LabelContrastiveLoss(),
         metric_learning("ContrastiveLoss"),

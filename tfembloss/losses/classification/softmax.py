@@ -300,7 +300,11 @@ class NormalizedSoftmaxLoss(ClassSoftmaxLoss):
         https://arxiv.org/abs/1811.12649
 
     Relations:
-        Equal to pytorch-metric-learning's loss of the same name.
+        Equal to pytorch-metric-learning's loss of the same name. With a class for each
+        instance it is the instance loss of Zheng et al., 2017,
+        https://arxiv.org/abs/1711.05535. pytorch-metric-learning's InstanceLoss is this
+        loss of the cosines of a batch's rows with each other, where it takes the number of
+        a row's class for the position of a row.
     """
 
     def __init__(
