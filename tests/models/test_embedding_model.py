@@ -311,3 +311,23 @@ def test_one_row():
     history = model.fit((["a"], ["b"]), verbose=0)
     assert history.history["loss"] == [0.0]
     assert model.predict([""], verbose=0).shape == (1, 8)
+
+
+def test_weights_of_classes_are_weights_of_their_rows():
+    x = np.random.default_rng(0).normal(size=[12, 4]).astype("float32")
+    labels = np.repeat([0, 1, 2], [6, 4, 2])
+    counts = np.bincount(labels)
+    weights = len(labels) / (len(counts) * counts)
+    history = []
+    for options in (
+        {},
+        {"class_weight": dict(enumerate(weights))},
+        {"sample_weight": weights[labels]},
+    ):
+        keras.utils.set_random_seed(0)
+        model = tfembloss.EmbeddingModel(keras.Sequential([keras.layers.Dense(3)]))
+        model.compile("sgd", loss=tfembloss.losses.SupConLoss())
+        history += model.fit(x, labels, batch_size=12, verbose=0, **options).history["loss"]
+    plain, of_classes, of_rows = history
+    assert of_classes == pytest.approx(of_rows, rel=1e-6)
+    assert abs(of_classes - plain) > 0.01
