@@ -10,6 +10,7 @@ import oracles
 import tensorflow as tf
 
 from tfembloss import losses, miners
+from tfembloss.losses.classification import margins
 
 
 class Case(NamedTuple):
@@ -146,7 +147,7 @@ def _classes(loss, oracle, has_constants=False, **options):
         of = x[:, :1] if loss.lengths == "embedding" else x  # one of each row, or of all
         return tf.stack([cosines, 1 + abs(of) + 0 * x], axis=1)
 
-    @keras.saving.register_keras_serializable("cases", name=loss.__name__)
+    @keras.saving.register_keras_serializable("cases", "-".join([loss.__name__, *options]))
     class OfNumbers(loss):
         def call(self, y_true, y_pred):
             return super().call(y_true, scores(y_pred))
@@ -160,6 +161,12 @@ def _classes(loss, oracle, has_constants=False, **options):
 
     make = functools.partial(OfNumbers, **options)
     return Case(make, of_numbers, 0, labels, has_constants)
+
+
+def _elastic_face(labels, cosines, margin=0.5, std=0.05, **options):
+    """The oracle with the margins that the loss draws; other tests look at these."""
+    drawn = margins.normals(tf.constant(labels, tf.int64), seed=0, dtype=tf.float64)
+    return oracles.elastic_face(labels, cosines, margin + std * drawn.numpy(), **options)
 
 
 def _in_tiles(case, tile_size):
@@ -475,6 +482,12 @@ CASES = {
     "CurricularFaceLoss": _classes(
         losses.CurricularFaceLoss, oracles.curricular_face, has_constants=True, scale=8.0
     ),
+    "ElasticFaceLoss": _classes(
+        losses.ElasticFaceLoss, _elastic_face, margin=0.3, std=0.2, scale=8.0
+    )._replace(by_order="the margins are drawn for positions"),
+    "ElasticFaceLoss-by-hardness": _classes(
+        losses.ElasticFaceLoss, _elastic_face, std=0.2, scale=8.0, by_hardness=True
+    )._replace(by_order="the margins are drawn for positions"),
     "SoftTripleLoss": _classes(
         losses.SoftTripleLoss, oracles.cos_face, margin=0.1, scale=8.0
     ),

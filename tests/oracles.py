@@ -1006,6 +1006,24 @@ def sphere_face(labels, scores, margin=4.0, scale=1.0):
     return softmax(labels, logits)
 
 
+def elastic_face(labels, cosines, margins, by_hardness=False, scale=64.0):
+    """Values [B], by the margins of the rows, or the larger ones for smaller cosines."""
+    margins = np.clip(margins, 0, np.pi)
+    own = cosines[np.arange(len(labels)), labels]
+    if by_hardness:
+        easy_first = sorted(range(len(labels)), key=lambda i: -own[i])
+        margins = dict(zip(easy_first, sorted(margins), strict=True))
+    values = np.zeros(len(labels))
+    for i, label in enumerate(labels):
+
+        def turned(cosine, margin=margins[i]):
+            return falling_cosine(np.arccos(np.clip(cosine, -1, 1)) + margin)
+
+        row = with_margin([label], cosines[i : i + 1], turned)
+        values[i] = softmax([label], scale * row)[0]
+    return values
+
+
 def ada_face(labels, scores, margin=0.4, concentration=0.333, scale=64.0, constant=None):
     """Values [B]; the qualities are of the lengths in `constant`, by default the scores."""
     lengths = (scores if constant is None else constant)[:, 1, 0]

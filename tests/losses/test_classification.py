@@ -13,12 +13,14 @@ from tfembloss.losses import (
     CombinedMarginLoss,
     CosFaceLoss,
     CurricularFaceLoss,
+    ElasticFaceLoss,
     NormalizedSoftmaxLoss,
     P2SGradLoss,
     ProxyAnchorLoss,
     ProxyNCALoss,
     SoftmaxLoss,
 )
+from tfembloss.losses.classification import margins
 
 plain_kernels = goldens.plain_kernels
 
@@ -322,3 +324,28 @@ def test_embeddings_in_columns_are_refused(make, shape):
 def test_bad_options_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_elastic_margins_are_drawn_from_a_normal_distribution():
+    labels = np.random.default_rng(0).integers(50, size=20_000)
+
+    def draw(labels, seed=0):
+        return margins.normals(tf.constant(labels), seed=seed, dtype=tf.float32).numpy()
+
+    drawn = draw(labels)
+    assert abs(drawn.mean()) < 0.03 and abs(drawn.std() - 1) < 0.03
+    np.testing.assert_allclose((abs(drawn) < [[1], [2]]).mean(axis=1), [0.683, 0.954], 0.02)
+    np.testing.assert_array_equal(draw(labels), drawn)
+    for other in (draw(labels, seed=1), draw(labels[::-1])):
+        assert abs(np.corrcoef(other, drawn)[0, 1]) < 0.03
+    with goldens.kernels(compiled=True):  # as in XLA
+        np.testing.assert_allclose(draw(labels), drawn, rtol=1e-4, atol=1e-5)
+
+
+def test_elastic_margins_are_larger_for_harder_rows():
+    labels, cosines = np.zeros(8, int), np.linspace(-0.5, 0.8, 8)[:, None] * [1.0, 0.0]
+    options = {"std": 0.2, "scale": 1.0, "reduction": None, "dtype": "float64"}
+    values = ElasticFaceLoss(by_hardness=True, **options)(labels, cosines)
+    own = -np.log(np.expm1(values))  # of two classes, the other with a cosine of 0
+    found = np.arccos(own) - np.arccos(cosines[:, 0])
+    assert (np.diff(found) <= 1e-9).all() and found[0] > found[-1] + 0.1

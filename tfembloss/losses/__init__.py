@@ -20,7 +20,7 @@
 | | | on ranks: `SmoothAPLoss`, `PNPLoss`, `RecallAtKSurrogateLoss`, `FastAPLoss` |
 | | label `[B]` from 0 | with a head: `ArcFaceLoss`, `CosFaceLoss`, \
 `NormalizedSoftmaxLoss`, `ProxyAnchorLoss`, `ProxyNCALoss`, `SoftTripleLoss`, \
-`CombinedMarginLoss`, `CurricularFaceLoss`, `P2SGradLoss` |
+`CombinedMarginLoss`, `CurricularFaceLoss`, `ElasticFaceLoss`, `P2SGradLoss` |
 | | | with a head, by the embeddings' lengths too: `AdaFaceLoss`, `MagFaceLoss`, \
 `SphereFaceLoss`, `LargeMarginSoftmaxLoss` |
 | a teacher's scores | `[B, n]` | `DistillKLDivLoss` |
@@ -50,6 +50,7 @@ from tfembloss.losses.classification.lengths import (
 from tfembloss.losses.classification.margins import (
     CombinedMarginLoss,
     CurricularFaceLoss,
+    ElasticFaceLoss,
 )
 from tfembloss.losses.classification.proxies import (
     P2SGradLoss,
@@ -164,6 +165,7 @@ __all__ = [
     "DecoupledContrastiveLoss",
     "DenoisingAutoEncoderLoss",
     "DistillKLDivLoss",
+    "ElasticFaceLoss",
     "EmbeddingLoss",
     "FastAPLoss",
     "FlopsLoss",

@@ -5,11 +5,12 @@ import math
 import keras
 import tensorflow as tf
 
-from tfembloss import distances, replicas
-from tfembloss.checks import non_negative, number, positive
-from tfembloss.kernels import differentiable
+from tfembloss import distances, masks, replicas
+from tfembloss.checks import flag, integer, non_negative, number, positive
+from tfembloss.kernels import compiled, differentiable, uniform
 from tfembloss.losses.classification.base import hits, of_label
 from tfembloss.losses.classification.softmax import ArcFaceLoss, ClassSoftmaxLoss
+from tfembloss.miners.base import seed_of_batch
 
 
 def angles(cosines):
@@ -164,3 +165,108 @@ class CurricularFaceLoss(ArcFaceLoss):
         total, count = tf.unstack(replicas.total(of_all))
         scores = _emphasized(scores, labels, total / count, margin=self.margin)
         return super().values(labels, scores)
+
+
+@compiled
+def normals(labels, seed, dtype):
+    """Returns normally distributed numbers `[N]`, by the labels `[N]` and a seed."""
+    pairs = masks.LabelPairs(labels, labels, tf.range(tf.size(labels)))
+    first, second = (
+        uniform(tf.shape(labels), seed_of_batch(seed, pairs, part), dtype)
+        for part in (0, 1)
+    )
+    return tf.sqrt(-2 * tf.math.log(1 - first)) * tf.cos(2 * math.pi * second)
+
+
+@compiled
+def _by_hardness(own, margins):
+    """Returns the margins `[N]` such that rows with smaller cosines have larger ones."""
+    place = tf.argsort(tf.argsort(own, direction="DESCENDING", stable=True))
+    return tf.gather(tf.sort(margins), place)
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class ElasticFaceLoss(ClassSoftmaxLoss):
+    r"""ArcFace with a margin that is drawn anew for each row.
+
+    With $\theta_c$ the angle between an embedding and the center of class c, and margins
+    $m_i$ from a normal distribution, 0 to 180 degrees:
+
+    $$L_i = -\log \frac{e^{s \cos(\theta_{y_i} + m_i)}}
+          {e^{s \cos(\theta_{y_i} + m_i)} + \sum_{c \ne y_i} e^{s \cos \theta_c}}$$
+
+    Beyond 180 degrees as in `CombinedMarginLoss`. Classes that are by nature less compact
+    than others may so be less compact. The margins depend only on `seed`, the labels of the
+    batch and the positions of the rows: shuffle the rows, as `fit` does.
+
+    Call arguments: `y_pred` cosines `[B, C]`, of `tfembloss.layers.CosineHead`; `y_true`
+    labels `[B]`, integers from 0 to C - 1.
+
+    Args:
+        margin: the mean of the margins, an angle in radians, 0 to pi.
+        std: their standard deviation, in radians, >= 0.
+        by_hardness: whether rows with larger angles to their centers get the larger ones of
+            the margins that are drawn for the batch (the paper's ElasticFace+).
+        scale: s, > 0.
+        seed: a non-negative integer; another seed draws other margins.
+        label_smoothing: see `ArcFaceLoss`.
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: as for `ArcFaceLoss`.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> cosines = tf.constant([[0.8, 0.6], [0.1, 0.9]])
+    >>> loss = ElasticFaceLoss(margin=0.5, std=0.0, scale=4.0)
+    >>> round(float(loss(tf.constant([0, 1]), cosines)), 4)
+    0.634
+
+    Reference:
+        Boutros et al., "ElasticFace: Elastic Margin Loss for Deep Face Recognition", 2022,
+        https://arxiv.org/abs/2109.09416
+
+    Relations:
+        The paper's ElasticFace-Arc. With `std=0` it is `CombinedMarginLoss(1, margin, 0)`.
+    """
+
+    def __init__(
+        self,
+        margin=0.5,
+        std=0.05,
+        by_hardness=False,
+        scale=64.0,
+        seed=0,
+        label_smoothing=0.0,
+        reduction="sum_over_batch_size",
+        name=None,
+        dtype=None,
+    ):
+        super().__init__(label_smoothing, reduction, name, dtype)
+        self.margin = number(
+            "margin",
+            margin,
+            "an angle in radians, 0 to pi",
+            lambda m: 0 <= m <= math.pi,
+        )
+        self.std = non_negative("std", std)
+        self.by_hardness = flag("by_hardness", by_hardness)
+        self.scale = positive("scale", scale)
+        self.seed = integer("seed", seed, 0, 2**63 - 1)
+
+    @staticmethod
+    def formula(own, margins):
+        """Returns the cosine to the own center `[B]` with the margins."""
+        return falling_cosine(angles(own) + margins)
+
+    def values(self, labels, scores):
+        """Returns values `[B]`."""
+        first, num_rows = replicas.first_row(labels), tf.shape(labels)[0]
+        # Of all rows, so that they do not depend on how these are dealt to replicas.
+        drawn = normals(replicas.gather(labels), seed=self.seed, dtype=scores.dtype)
+        margins = tf.clip_by_value(self.margin + self.std * drawn, 0.0, math.pi)  # [N]
+        if self.by_hardness:
+            own = of_label(tf.stop_gradient(scores), labels)  # [B]
+            margins = _by_hardness(replicas.gather(own), margins)
+        return super().values(labels, scores, margins[first : first + num_rows])
