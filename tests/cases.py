@@ -383,6 +383,9 @@ CASES = {
     "AngularLoss": _labels(losses.AngularLoss, oracles.angular, alpha=30.0),
     "FastAPLoss": _labels(losses.FastAPLoss, oracles.fast_ap, num_bins=5),
     "HistogramLoss": _labels(losses.HistogramLoss, oracles.histogram, num_bins=7),
+    "DynamicSoftMarginLoss": _labels(
+        losses.DynamicSoftMarginLoss, oracles.dynamic_soft_margin, num_bins=7
+    ),
     "QuadrupletLoss": _labels(losses.QuadrupletLoss, oracles.quadruplet, other_margin=0.3),
     "NPairsLoss": _labels(losses.NPairsLoss, oracles.n_pairs)._replace(
         by_order="a class's first row is the anchor"

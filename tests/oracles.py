@@ -203,6 +203,26 @@ def histogram(ids, x, num_bins=100):
     return shares(sums, counts)
 
 
+def dynamic_soft_margin(ids, x, num_bins=10):
+    """Values [B]."""
+    d = distances("normalized_euclidean", x)
+    gaps = [(a, d[a, p] - d[a, n]) for a, p, n in all_triplets(ids)]
+    histogram = np.zeros(num_bins)
+    bins = []
+    for _, gap in gaps:
+        place = (gap + 2) * num_bins / 4
+        here = min(int(place), num_bins - 1)
+        histogram[here] += 1 - (place - here)
+        histogram[min(here + 1, num_bins - 1)] += place - here
+        bins.append(here)
+    weights = np.cumsum(histogram) / max(len(gaps), 1)
+    sums, counts = np.zeros(len(x)), np.zeros(len(x))
+    for (a, gap), here in zip(gaps, bins, strict=True):
+        sums[a] += weights[here] * gap
+        counts[a] += 1
+    return shares(sums, counts)
+
+
 def quadruplet(ids, x, margin=1.0, other_margin=0.5, distance="normalized_euclidean"):
     """Values [B]."""
     d = distances(distance, x)

@@ -121,6 +121,7 @@ def test_classifiers_and_towers_on_several_replicas(tmp_path):
     others = [
         "ProxyAnchorLoss",
         "MarginLoss",
+        "histogram",
         "optimizers",
         "scale",
         "scale in parts",

@@ -13,6 +13,7 @@ _INTERNAL = {
     "by_tiles",
     "candidates",
     "compare",
+    "counts",
     "encoder_inputs",
     "formula",
     "gaps",

@@ -128,6 +128,10 @@ MAKERS = {
         lambda t: t.losses.HistogramLoss(),
         metric_learning("HistogramLoss", n_bins=100),
     ),
+    "DynamicSoftMarginLoss": (
+        lambda t: t.losses.DynamicSoftMarginLoss(),
+        metric_learning("DynamicSoftMarginLoss"),
+    ),
     "QuadrupletLoss": (lambda t: t.losses.QuadrupletLoss(), None),
     "RecallAtKSurrogateLoss": (lambda t: t.losses.RecallAtKSurrogateLoss(), None),
     "DecoupledContrastiveLoss": (lambda t: t.losses.DecoupledContrastiveLoss(), None),

@@ -205,14 +205,15 @@ def dual_encoder(loss, **options):
         return trained(tfembloss.DualEncoder(towers, **options), loss, x)
 
 
-def embedding_model(loss, rows, **options):
-    """A model on columns."""
+def embedding_model(loss, rows, y=None, **options):
+    """A model on columns, or with labels on one."""
     rng = np.random.default_rng(0)
     x = tuple(rng.normal(size=[2, rows, 6]).astype("float32"))
+    x = x if y is None else x[0]
     with strategy.scope():
         keras.utils.set_random_seed(0)
         encoder = keras.Sequential([keras.layers.Dense(5)])
-        return trained(tfembloss.EmbeddingModel(encoder, **options), loss, x)
+        return trained(tfembloss.EmbeddingModel(encoder, **options), loss, x, y)
 
 
 def several_tasks():
@@ -446,6 +447,12 @@ MODELS = {
 }
 LABELS = [0, 1, 1] * 4
 MODELS |= {
+    "histogram": lambda: embedding_model(
+        tfembloss.losses.DynamicSoftMarginLoss(),
+        len(LABELS),
+        np.array(LABELS),
+        memory=tfembloss.layers.TripletHistogram(momentum=0.5),
+    ),
     "mining": hard_negatives,
     "DenoisingAutoEncoderLoss": lambda: text_model(
         tfembloss.DenoisingAutoEncoder,

@@ -1,7 +1,8 @@
 """Losses of a batch against other rows than its own, by the peer's values and gradients.
 
 pytorch-metric-learning's losses take a separate reference set, and its CrossBatchMemory
-compares a batch with a queue that has a copy of the batch without gradient.
+compares a batch with a queue that has a copy of the batch without gradient. Its
+DynamicSoftMarginLoss mixes the histograms of batches.
 """
 
 import functools
@@ -14,6 +15,7 @@ from golden_table import PML
 from goldens import plain_kernels  # noqa: F401
 
 from tfembloss import layers, losses, miners
+from tfembloss.losses.labeled.histograms import GapHistogram
 from tfembloss.masks import MemoryRows
 
 LOSSES = {
@@ -94,3 +96,24 @@ def test_a_shorter_memory_beside_the_batch_is_the_peers(name, case):
     held = of_layer.contents()
     np.testing.assert_allclose(held.embeddings, golden["memory"], rtol=1e-6)
     np.testing.assert_array_equal(held.ids, golden["label_memory"])
+
+
+@pytest.mark.parametrize("case", goldens.ROWS)
+def test_a_histogram_of_several_batches_is_the_peers(case):
+    golden = goldens.arrays(PML, "seq_dynsoftmargin", case)
+    loss, parts = losses.DynamicSoftMarginLoss(dtype="float64"), tf.zeros([10], "float64")
+    for step, labels in enumerate(golden["labels"]):
+        same = labels[:, None] == labels
+        number = (same.sum(axis=1) - 1) @ (~same).sum(axis=1)  # of triplets
+        # By which the peer multiplies the momentum of 0.01.
+        memory = GapHistogram(parts, 0.01 * number / (0.99 + 0.01 * number))
+        ids, rows = tf.constant(labels), tf.constant(golden["embeddings"][step])
+        with tf.GradientTape() as tape:
+            tape.watch(rows)
+            value = loss(ids, rows, memory=memory)
+        np.testing.assert_allclose(value, golden["loss"][step], rtol=1e-9)
+        expected = golden["grad"][step]
+        error = np.linalg.norm(tape.gradient(value, rows) - expected)
+        assert error <= 1e-9 * np.linalg.norm(expected)
+        parts = memory.moved(loss.counts(ids, rows))
+    np.testing.assert_allclose(parts, golden["hist"], rtol=1e-9, atol=1e-12)

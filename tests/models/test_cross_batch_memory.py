@@ -238,3 +238,46 @@ def test_wrong_arguments():
     fit(model, columns())
     with pytest.raises(ValueError, match=r"shape that the memory holds, \[B, 2, 4\]"):
         model.memory.enqueue(np.zeros([3, 4]), np.zeros(3))
+
+
+def histogram_model():
+    keras.utils.set_random_seed(0)
+    memory = layers.TripletHistogram(momentum=0.5)
+    encoder = keras.Sequential([keras.layers.Dense(4)])
+    model = tfembloss.EmbeddingModel(encoder, memory=memory)
+    model.compile(keras.optimizers.SGD(0.0), losses.DynamicSoftMarginLoss())
+    return model
+
+
+def test_a_histogram_of_triplets_is_moved_by_each_step_and_saved(tmp_path):
+    x, ids = columns()[0], np.arange(24) % 3
+    model, loss = histogram_model(), losses.DynamicSoftMarginLoss()
+    history = fit(model, x, y=ids, batch_size=12)
+    first, second = (model(x)[part] for part in (slice(12), slice(12, 24)))
+    before = layers.TripletHistogram(momentum=0.5)
+    before.enqueue(first, ids[:12])
+    values = loss(ids[:12], first), loss(ids[12:], second, memory=before.contents())
+    np.testing.assert_allclose(history[0], np.mean(values), rtol=1e-5)
+    alone = loss.counts(tf.constant(ids[12:]), second)
+    mixed = (before.parts.numpy() + alone / tf.reduce_sum(alone)) / 2
+    np.testing.assert_allclose(model.memory.parts, mixed, rtol=1e-5)
+    model.evaluate(x, ids, verbose=0)
+    np.testing.assert_allclose(model.memory.parts, mixed, rtol=1e-5)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(again.memory.parts, model.memory.parts)
+    assert again.memory.momentum == 0.5
+
+
+def test_a_histogram_and_its_loss_go_together():
+    x, ids = columns()[0], np.arange(24) % 3
+    model = histogram_model()
+    for loss in (losses.SupConLoss(), losses.CLIPLoss()):
+        model.compile("sgd", loss)
+        with pytest.raises(ValueError, match=r"takes no memory .* or not a GapHistogram"):
+            fit(model, x if isinstance(loss, losses.SupConLoss) else columns(), y=ids)
+    with pytest.raises(ValueError, match=r"TripletHistogram\(10\).*Received: MemoryRows"):
+        fit(make_model(losses.DynamicSoftMarginLoss()), x, y=ids)
+    with pytest.raises(ValueError, match=r"TripletHistogram\(5\), with as many bins"):
+        model.compile("sgd", losses.DynamicSoftMarginLoss(5))
+        fit(model, x, y=ids)

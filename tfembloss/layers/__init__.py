@@ -4,7 +4,8 @@
   pairs with a relation, `MarginHead` for the learned boundaries of `MarginLoss`. Of the
   centers of a `CosineHead`: `RegularFaceRegularizer`, `CenterInvariantRegularizer`,
   `SparseCentersRegularizer`.
-- `CrossBatchMemory`: more negatives than a batch has, for `tfembloss.EmbeddingModel`.
+- `CrossBatchMemory`: more negatives than a batch has, for `tfembloss.EmbeddingModel`; and
+  `TripletHistogram` for `DynamicSoftMarginLoss`.
 - In an encoder of token ids: `PositionEmbedding` and `TokenPooling`.
 - In the encoder of a pretrained checkpoint: `TransformerEmbeddings`, `TransformerBlock`,
   `RelativePositions` and `Pooling`; in DeBERTa's `RelativeEmbeddings` and
@@ -15,7 +16,7 @@
 from tfembloss.layers.decoder import SentenceDecoder
 from tfembloss.layers.disentangled import DisentangledBlock, RelativeEmbeddings
 from tfembloss.layers.heads import CosineHead, MarginHead, PairHead
-from tfembloss.layers.memory import CrossBatchMemory
+from tfembloss.layers.memory import CrossBatchMemory, TripletHistogram
 from tfembloss.layers.pooling import Pooling, PositionEmbedding, TokenPooling
 from tfembloss.layers.regularizers import (
     CenterInvariantRegularizer,
@@ -48,4 +49,5 @@ __all__ = [
     "TokenPooling",
     "TransformerBlock",
     "TransformerEmbeddings",
+    "TripletHistogram",
 ]

@@ -1,11 +1,12 @@
-"""A queue of the embeddings of earlier batches."""
+"""What a model remembers of earlier batches for its loss: embeddings, or a histogram."""
 
 import keras
 import tensorflow as tf
 
 from tfembloss import replicas
-from tfembloss.checks import integer
+from tfembloss.checks import fraction, integer
 from tfembloss.config import Configurable
+from tfembloss.losses.labeled.histograms import DynamicSoftMarginLoss, GapHistogram
 from tfembloss.masks import MemoryRows
 
 
@@ -131,3 +132,61 @@ class CrossBatchMemory(Configurable, keras.layers.Layer):
         for state, new in ((self.embeddings, rows), (self.ids, row_ids)):
             state.assign(tf.tensor_scatter_nd_update(state.value, places, new))
         self.num_rows.assign(before + tf.shape(rows, tf.int64)[0])
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class TripletHistogram(Configurable, keras.layers.Layer):
+    """A moving histogram of the gaps of triplets, for `DynamicSoftMarginLoss`.
+
+    `tfembloss.EmbeddingModel(encoder, memory=TripletHistogram())` mixes in each batch in
+    training. `evaluate` neither uses nor changes it, and it is saved with the model.
+
+    Args:
+        num_bins: number of bins, as in the loss.
+        momentum: the weight of a new batch, 0 to 1.
+        **kwargs: as in `keras.layers.Layer`, `name` and `dtype`.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+
+    >>> import numpy as np
+    >>> memory = TripletHistogram(num_bins=4)
+    >>> memory.enqueue(np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]), np.array([0, 1, 1]))
+    >>> [round(part, 2) for part in memory.contents().parts.numpy().tolist()]
+    [0.41, 0.59, 0.0, 0.0]
+
+    Relations:
+        The `hist_` of pytorch-metric-learning's DynamicSoftMarginLoss, which is not saved.
+    """
+
+    def __init__(self, num_bins=10, momentum=0.01, **kwargs):
+        super().__init__(**kwargs)
+        self.num_bins = integer("num_bins", num_bins, 1)
+        self.momentum = fraction("momentum", momentum)
+        self.parts = self.add_weight(
+            shape=(self.num_bins,),
+            initializer="zeros",
+            dtype="float32",
+            trainable=False,
+            autocast=False,
+            aggregation="only_first_replica",
+            name="parts",
+        )
+        self.built = True
+
+    def contents(self):
+        """Returns the histogram, as the loss takes it."""
+        return GapHistogram(tf.convert_to_tensor(self.parts), self.momentum)
+
+    def enqueue(self, embeddings, ids):
+        """Mixes in the triplets of the rows of all replicas.
+
+        Args:
+            embeddings: this replica's `[B, D]`.
+            ids: their ids `[B]`, int64.
+        """
+        loss = DynamicSoftMarginLoss(self.num_bins, dtype="float32")
+        ids, rows = tf.convert_to_tensor(ids), tf.stop_gradient(embeddings)
+        self.parts.assign(self.contents().moved(loss.counts(ids, rows)))

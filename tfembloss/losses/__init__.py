@@ -11,7 +11,7 @@
 | pairs, and their relation | label `[B]` from 0 | `SoftmaxLoss` |
 | labeled rows | label `[B]` | on triplets: `TripletMarginLoss`, `BatchAllTripletLoss`, \
 `BatchHardTripletLoss`, `BatchHardSoftMarginTripletLoss`, `BatchSemiHardTripletLoss`, \
-`QuadrupletLoss` |
+`QuadrupletLoss`, `DynamicSoftMarginLoss` |
 | | | on pairs: `SupConLoss`, `NTXentLoss`, `MultiSimilarityLoss`, `CircleLoss`, \
 `MarginLoss`, `NPairsLoss`, `LiftedStructureLoss`, `GeneralizedLiftedStructureLoss`, \
 `LabelContrastiveLoss`, `SignalToNoiseRatioContrastiveLoss`, `IntraPairVarianceLoss`, \
@@ -86,7 +86,7 @@ from tfembloss.losses.labeled.contrastive import (
     SignalToNoiseRatioContrastiveLoss,
     ThresholdConsistentMarginLoss,
 )
-from tfembloss.losses.labeled.histograms import HistogramLoss
+from tfembloss.losses.labeled.histograms import DynamicSoftMarginLoss, HistogramLoss
 from tfembloss.losses.labeled.pairs import (
     CircleLoss,
     GeneralizedLiftedStructureLoss,
@@ -165,6 +165,7 @@ __all__ = [
     "DecoupledContrastiveLoss",
     "DenoisingAutoEncoderLoss",
     "DistillKLDivLoss",
+    "DynamicSoftMarginLoss",
     "ElasticFaceLoss",
     "EmbeddingLoss",
     "FastAPLoss",

@@ -105,7 +105,8 @@ class EmbeddingLoss(Configurable, keras.losses.Loss):
             y_true: the targets, or None.
             y_pred: the embeddings.
             sample_weight: weights of the anchors `[B]`, or None.
-            memory: the contents of a `tfembloss.layers.CrossBatchMemory`, or None.
+            memory: the contents of a `tfembloss.layers.CrossBatchMemory`, or of another
+                memory that the loss takes; or None.
         """
         if memory is not None:
             memory = self._check_memory(memory)
@@ -142,10 +143,11 @@ class EmbeddingLoss(Configurable, keras.losses.Loss):
         return None
 
     def _check_memory(self, memory):
-        if self.takes_memory:
+        if self.takes_memory and isinstance(memory, masks.MemoryRows):
             return memory._replace(embeddings=tf.cast(memory.embeddings, self.dtype))
         raise ValueError(
-            f"{type(self).__name__} takes no memory of earlier batches. Expected a loss "
+            f"{type(self).__name__} takes no memory of earlier batches, or not a "
+            f"{type(memory).__name__}. Expected a CrossBatchMemory, and a loss "
             "that compares each row with all others, on ids or on columns in one "
             "direction, such as SupConLoss, TripletMarginLoss or "
             "MultipleNegativesRankingLoss, and no miner that needs the distances between "

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tfembloss.checks import flag, number
 from tfembloss.data.column_datasets import as_columns
-from tfembloss.layers import CrossBatchMemory
+from tfembloss.layers import CrossBatchMemory, TripletHistogram
 from tfembloss.losses.base import EmbeddingLoss
 from tfembloss.losses.inputs import check_ids, no_targets
 from tfembloss.losses.wrappers import single_losses
@@ -62,7 +62,8 @@ class EmbeddingModel(EncoderModel):
             `jit_compile=True`, such states and draws make the loss NaN instead.
         memory: `tfembloss.layers.CrossBatchMemory`: in training, the loss also compares
             each row with those of earlier batches. For losses on ids, or on columns in one
-            direction; `CrossBatchMemory` lists those that cannot use it.
+            direction; `CrossBatchMemory` lists those that cannot use it. Or a
+            `tfembloss.layers.TripletHistogram` for `DynamicSoftMarginLoss`.
         learn_scale: whether the scale of the loss, the inverse of its temperature, is
             learned. It stays between 1 and 100, weight decay leaves it alone, and the logs
             have it as `scale`. For losses with a `scale` or a `temperature` of cosines:
@@ -124,7 +125,7 @@ class EmbeddingModel(EncoderModel):
         dtype=None,
     ):
         super().__init__(encoder, preprocessor, mini_batch_size, name, dtype)
-        if memory is not None and not isinstance(memory, CrossBatchMemory):
+        if not isinstance(memory, CrossBatchMemory | TripletHistogram | None):
             raise ValueError(
                 "`memory` holds the rows of earlier batches: expected a "
                 "tfembloss.layers.CrossBatchMemory(size) or None. Received: "
