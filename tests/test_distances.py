@@ -1,12 +1,15 @@
 import resource
 
 import goldens
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfembloss import distances
+from tfembloss import distances, losses, miners
+from tfembloss.distances import LpDistance
 
+L3 = LpDistance(3, normalize_embeddings=False)
 NAMES = (
     "cosine",
     "dot",
@@ -14,6 +17,16 @@ NAMES = (
     "euclidean",
     "normalized_euclidean",
     "manhattan",
+    "angular",
+    L3,
+)
+FURTHER = (  # whose forms are those of others
+    "hamming",
+    "snr",
+    LpDistance(),
+    LpDistance(1),
+    LpDistance(2, power=2),
+    LpDistance(1.5, power=2, normalize_embeddings=False),
 )
 
 
@@ -28,6 +41,14 @@ FORMULAS = {
     "euclidean": lambda a, b: np.sqrt(((a - b) ** 2).sum()),
     "normalized_euclidean": lambda a, b: np.linalg.norm(unit(a) - unit(b)),
     "manhattan": lambda a, b: np.abs(a - b).sum(),
+    "angular": lambda a, b: np.arccos(unit(a) @ unit(b)),
+    L3: lambda a, b: (np.abs(a - b) ** 3).sum() ** (1 / 3),
+    "hamming": lambda a, b: ((a > 0) != (b > 0)).sum(),
+    "snr": lambda a, b: np.var(unit(a) - unit(b)) / np.var(unit(a)),
+    FURTHER[2]: lambda a, b: np.linalg.norm(unit(a) - unit(b)),
+    FURTHER[3]: lambda a, b: np.abs(a / np.abs(a).sum() - b / np.abs(b).sum()).sum(),
+    FURTHER[4]: lambda a, b: ((unit(a) - unit(b)) ** 2).sum(),
+    FURTHER[5]: lambda a, b: (np.abs(a - b) ** 1.5).sum() ** (2 / 1.5),
 }
 
 
@@ -35,7 +56,7 @@ def points(rows, dim=7, seed=0):
     return np.random.default_rng(seed).normal(size=[rows, dim])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES + FURTHER)
 def test_both_forms_are_the_formula(name):
     a, b = points(5), points(8, seed=1)
     distance = distances.get(name)
@@ -86,14 +107,26 @@ def test_gradients_are_the_slopes(name, jit_compile):
         lambda a, b: tf.reduce_sum(upstream * distance.pairwise(a, b)),
         jit_compile=jit_compile,
     )
+    assert_slopes(run)
+
+
+def assert_slopes(run):
     arguments = [tf.constant(points(4)), tf.constant(points(5, seed=1))]
     exact, numeric = tf.test.compute_gradient(run, arguments, delta=1e-6)
     for got, expected in zip(exact, numeric, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("distance", ["angular", LpDistance(3, power=2)])
+def test_gradients_row_by_row_are_the_slopes(distance):
+    rowwise, upstream = distances.get(distance).rowwise, tf.constant(points(4, 5, seed=2))
+    assert_slopes(
+        tf.function(lambda a, b: tf.reduce_sum(upstream * rowwise(a[:, None], b)))
+    )
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES + FURTHER[1:])
 def test_equal_and_zero_rows(name, dtype):
     a = points(6, dim=300).astype(dtype)
     a[1], a[2] = 0, a[0]
@@ -107,11 +140,12 @@ def test_equal_and_zero_rows(name, dtype):
             values = form(x)
         gradient = tape.gradient(values, x).numpy()
         assert np.isfinite(values).all() and np.isfinite(gradient).all()
-        if name in ("cosine", "normalized_euclidean"):
+        if name in ("cosine", "normalized_euclidean", "angular", LpDistance()):
             np.testing.assert_array_equal(gradient[1], 0)  # a zero row has no direction
-    if "euclidean" in name or name == "manhattan":
+    if name not in ("cosine", "dot"):
         equal = distances.get(name).pairwise(a, a).numpy()
-        assert np.diag(equal).max() == 0 and equal[0, 2] == 0
+        own = np.delete(np.diag(equal), 1)  # a zero row is at a right angle to itself
+        assert own.max() == 0 and equal[0, 2] == 0
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e-13, 1e20, 1e30])
@@ -142,7 +176,7 @@ def test_no_rows(name, jit_compile):
             np.testing.assert_array_equal(gradient, row)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES + FURTHER)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_bad_values_show(name, bad):
     a, b = points(3), points(4)
@@ -181,6 +215,103 @@ def test_manhattan_does_not_hold_the_cube():
     assert np.isfinite(tape.gradient(value, a)).all()
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before  # KiB
     assert grown < 2**20
+
+
+@pytest.mark.parametrize("name, distance", {
+    "dist_cos": "cosine", "dist_dot_raw": "dot", "dist_snr": "snr",
+    "dist_l1": LpDistance(1), "dist_l1raw": LpDistance(1, normalize_embeddings=False),
+    "dist_l2": LpDistance(), "dist_l2sq": LpDistance(power=2),
+    "dist_raw": LpDistance(normalize_embeddings=False),
+}.items())  # fmt: skip
+def test_equals_the_peer(name, distance):
+    # Ours of a similarity is its negative, or 1 minus it; the peer's rows are not at
+    # a distance of exactly 0 from themselves.
+    golden = goldens.arrays("pytorch_metric_learning", name, goldens.ROWS[-1])
+    values = distances.get(distance).pairwise(*[golden["embeddings"]] * 2).numpy()
+    expected = {"dist_cos": 1 - golden["mat"], "dist_dot_raw": -golden["mat"]}
+    np.testing.assert_allclose(
+        values, expected.get(name, golden["mat"]), rtol=1e-9, atol=1e-7
+    )
+
+
+def test_an_angle_near_0_and_pi():
+    a = tf.constant([[1.0, 0.0]])
+    for angle, exact in [(1e-6, True), (1e-2, False), (np.pi - 1e-2, False)]:
+        b = tf.constant([[np.cos(angle), np.sin(angle)]], "float32")
+        for form in (distances.angular.rowwise, distances.angular.pairwise):
+            if form == distances.angular.rowwise or not exact:
+                np.testing.assert_allclose(np.squeeze(form(a, b)), angle, rtol=2e-3)
+    opposite = tf.constant([[-2.0, 0.0]])
+    for form in (distances.angular.rowwise, distances.angular.pairwise):
+        with tf.GradientTape() as tape:
+            tape.watch(opposite)
+            value = form(a, opposite)
+        np.testing.assert_allclose(np.squeeze(value), np.pi, rtol=1e-6)
+        np.testing.assert_array_equal(tape.gradient(value, opposite), [[0, 0]])
+
+
+def test_norms_of_any_length():
+    a, b = points(5).astype("float32"), points(8, seed=1).astype("float32")
+    for p in (1.5, 40.0):
+        distance = LpDistance(p, normalize_embeddings=False).forms
+        expected = distance.pairwise(a, b)
+        for size in map(np.float32, (1e-30, 1e30)):
+            np.testing.assert_allclose(
+                distance.pairwise(size * a, size * b) / size, expected, rtol=1e-5
+            )
+
+
+def test_a_loss_of_an_lp_distance_is_saved():
+    loss = losses.TripletMarginLoss(
+        distance=LpDistance(3), miner=miners.BatchHardMiner(distance=LpDistance(1))
+    )
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
+    assert (again.distance, again.miner) == (
+        LpDistance(3),
+        miners.BatchHardMiner(LpDistance(1)),
+    )
+    ids, rows = np.arange(12) % 3, points(12).astype("float32")
+    np.testing.assert_array_equal(again(ids, rows), loss(ids, rows))
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"p": 0.5}, "`p` must be a finite number >= 1. Received: p=0.5"),
+    ({"p": float("inf")}, "`p` must be a finite number >= 1"),
+    ({"power": 0}, "`power` must be a number > 0"),
+    ({"normalize_embeddings": 1}, "`normalize_embeddings` must be True or False"),
+])  # fmt: skip
+def test_bad_options_of_lp_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        LpDistance(**options)
+
+
+def test_packed_codes_are_those_of_the_signs():
+    a, b = points(4, dim=24), points(5, dim=24, seed=1)
+    expected = distances.hamming.pairwise(a, b)
+    packed = [np.packbits(x > 0, axis=1) for x in (a, b)]
+    forms = {
+        "packed": packed,
+        "bits": [(x > 0).astype("uint8") for x in (a, b)],
+        "booleans": [x > 0 for x in (a, b)],
+        "signs": [np.sign(x).astype("int32") for x in (a, b)],
+    }
+    for codes in forms.values():
+        a, b = map(tf.constant, codes)
+        np.testing.assert_array_equal(distances.hamming.pairwise(a, b), expected)
+        np.testing.assert_array_equal(distances.hamming.rowwise(a[:, None], b), expected)
+    with pytest.raises(ValueError, match=r"codes.view\('uint8'\)"):
+        distances.hamming.pairwise(*(x.view("int8") for x in packed))
+
+
+def test_hamming_trains_nothing():
+    loss = losses.SupConLoss(distance="hamming")
+    ids, rows = np.arange(12) % 3, tf.constant(points(12))
+    assert np.isfinite(loss(ids, rows))
+    with tf.GradientTape() as tape:
+        tape.watch(rows)
+        value = loss(ids, rows)
+    with pytest.raises(ValueError, match="'hamming' has no gradient"):
+        tape.gradient(value, rows)
 
 
 def test_unknown_names_are_refused():

@@ -28,6 +28,21 @@ def test_is_the_sorted_distances(distance, num_queries, num_rows, k, chunk_size)
     )
 
 
+def test_packed_codes():
+    queries, corpus = (np.tile(points(n, seed=n), 5)[:, :24] for n in (4, 60))
+    queries[:, 5:] *= -1
+    expected = search.top_k(queries, corpus, 9, "hamming")
+    packed = [np.packbits(x > 0, axis=1) for x in (queries, corpus)]
+    for chunk_size in (1000, 20):
+        found = search.top_k(*packed, 9, "hamming", chunk_size)
+        for got, want in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(got, want)
+    with pytest.raises(ValueError, match=r"or neither\. Received: float32 and uint8"):
+        search.top_k(queries[:, :3], packed[1], 9, "hamming")
+    with pytest.raises(ValueError, match="int8, which may be either"):
+        distances.get("hamming").prepare(tf.constant(packed[0].view("int8")))
+
+
 def test_ties_keep_the_order_of_the_corpus():
     corpus = np.ones([50, 5], "float32")
     _, rows = search.top_k(points(2), corpus, 6, chunk_size=4)
