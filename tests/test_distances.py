@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfembloss import distances, losses, miners
+from tfembloss import distances, layers, losses, miners
 from tfembloss.distances import LpDistance
 
 L3 = LpDistance(3, normalize_embeddings=False)
@@ -312,6 +312,31 @@ def test_hamming_trains_nothing():
         value = loss(ids, rows)
     with pytest.raises(ValueError, match="'hamming' has no gradient"):
         tape.gradient(value, rows)
+
+
+def test_a_mahalanobis_layer_is_the_distance_of_its_matrix(tmp_path):
+    a, b = points(5), points(4, seed=1)
+    layer = layers.Mahalanobis(dtype="float64")
+    expected = distances.euclidean.pairwise(a, b)
+    np.testing.assert_allclose(distances.euclidean.pairwise(layer(a), layer(b)), expected)
+    narrow = layers.Mahalanobis(3, "glorot_uniform", keras.regularizers.L2(0.1))
+    model = keras.Sequential([keras.Input([7]), narrow])
+    got = distances.euclidean.pairwise(*(model(x.astype("float32")) for x in (a, b)))
+    matrix = narrow.matrix.numpy().astype("float64")
+    assert (
+        np.linalg.eigvalsh(matrix).min() > -1e-6
+        and np.linalg.matrix_rank(matrix, 1e-5) == 3
+    )
+    gap = a[:, None] - b
+    np.testing.assert_allclose(
+        got, np.sqrt(np.einsum("bnd,de,bne->bn", gap, matrix, gap)), rtol=1e-4
+    )
+    assert model.losses and model.output_shape == (None, 3)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(again(points(5)), model(points(5)))
+    with pytest.raises(ValueError, match="`units` must be an integer >= 1, or None"):
+        layers.Mahalanobis(0)
 
 
 def test_unknown_names_are_refused():

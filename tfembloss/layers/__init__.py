@@ -4,6 +4,7 @@
   pairs with a relation, `MarginHead` for the learned boundaries of `MarginLoss`. Of the
   centers of a `CosineHead`: `RegularFaceRegularizer`, `CenterInvariantRegularizer`,
   `SparseCentersRegularizer`.
+- `Mahalanobis`: a learned distance.
 - `CrossBatchMemory`: more negatives than a batch has, for `tfembloss.EmbeddingModel`; and
   `TripletHistogram` for `DynamicSoftMarginLoss`.
 - In an encoder of token ids: `PositionEmbedding` and `TokenPooling`.
@@ -16,6 +17,7 @@
 from tfembloss.layers.decoder import SentenceDecoder
 from tfembloss.layers.disentangled import DisentangledBlock, RelativeEmbeddings
 from tfembloss.layers.heads import CosineHead, MarginHead, PairHead
+from tfembloss.layers.mahalanobis import Mahalanobis
 from tfembloss.layers.memory import CrossBatchMemory, TripletHistogram
 from tfembloss.layers.pooling import Pooling, PositionEmbedding, TokenPooling
 from tfembloss.layers.regularizers import (
@@ -35,6 +37,7 @@ __all__ = [
     "CosineHead",
     "CrossBatchMemory",
     "DisentangledBlock",
+    "Mahalanobis",
     "MarginHead",
     "PairHead",
     "Pooling",
