@@ -49,6 +49,16 @@ def ids(rng, num_rows):
     return 2**24 + rng.integers(max(1, num_rows // 3), size=num_rows)
 
 
+def labels(rng, num_rows):
+    """Of each row some of five labels, or none, multi-hot."""
+    return rng.integers(3, size=[num_rows, 5]) // 2
+
+
+def label_ids(rng, num_rows):
+    """Ids of up to four labels of each row, some of them twice, padded with -1."""
+    return np.maximum(rng.integers(-4, 5, size=[num_rows, 4]), -1)
+
+
 def texts(num_columns):
     """Ids of each column's text; some texts occur in several rows and columns."""
     return lambda rng, num_rows: (
@@ -81,6 +91,21 @@ def _labels(loss, oracle, has_constants=False, **options):
         ids,
         has_constants,
     )
+
+
+def _several_labels(loss, oracle, targets=labels, **options):
+    """A loss on rows of several labels: its oracle takes the labels as sets."""
+
+    def of_sets(y_true, y_pred):
+        if targets is labels:
+            sets = [set(np.flatnonzero(row)) for row in y_true]
+        else:
+            sets = [set(row) - {-1} for row in y_true]
+        return oracle(oracles.overlaps(sets), y_pred, **options)
+
+    form = "multi_hot" if targets is labels else "ids"
+    make = functools.partial(loss, multi_label=form, **options)
+    return Case(make, of_sets, 0, targets)
 
 
 def _mined(loss, oracle, miner, select, kind, **options):
@@ -332,6 +357,21 @@ CASES = {
         miners.MultiSimilarityMiner(),
         oracles.mine_multi_similarity,
         "pairs",
+    ),
+    "NTXentLoss-labels": _in_tiles(
+        _several_labels(
+            losses.NTXentLoss, oracles.nt_xent_of_overlaps, label_ids, temperature=0.5
+        ),
+        4,
+    ),
+    "SupConLoss-labels": _in_tiles(
+        _several_labels(losses.SupConLoss, oracles.sup_con_of_overlaps, temperature=0.5), 4
+    ),
+    "MultiSimilarityLoss-labels": _several_labels(
+        losses.MultiSimilarityLoss, oracles.multi_similarity_of_overlaps
+    ),
+    "LabelContrastiveLoss-labels": _several_labels(
+        losses.LabelContrastiveLoss, oracles.label_contrastive_of_overlaps, label_ids
     ),
     "CircleLoss": _labels(losses.CircleLoss, oracles.circle, has_constants=True, gamma=8.0),
     "LiftedStructureLoss": _labels(losses.LiftedStructureLoss, oracles.lifted),

@@ -383,6 +383,60 @@ def label_contrastive(ids, x, pos_margin=0.0, neg_margin=1.0,
     return shares(*pull) + shares(*push)
 
 
+def overlaps(sets):
+    """Jaccard indices [B, B] of the rows' sets of labels; -1 of a row with itself."""
+    index = [[len(a & b) / max(len(a | b), 1) for b in sets] for a in sets]
+    return np.array(index, "float64").reshape([len(sets)] * 2) - 2 * np.eye(len(sets))
+
+
+def nt_xent_of_overlaps(weights, x, temperature=0.07):
+    """Values [B]: the mean over positive pairs, weighted."""
+    logits = -distances("cosine", x) / temperature
+    sums, counts = np.zeros(len(x)), np.zeros(len(x))
+    for a, p in np.argwhere(weights > 0):
+        others = [logits[a, n] for n in np.flatnonzero(weights[a] == 0)]
+        sums[a] += weights[a, p] * (log_sum_exp([logits[a, p], *others]) - logits[a, p])
+        counts[a] += weights[a, p]
+    return shares(sums, counts)
+
+
+def sup_con_of_overlaps(weights, x, temperature=0.1):
+    """Values [B]: MultiSupCon, the mean over positives of weighted terms."""
+    logits = -distances("cosine", x) / temperature
+    sums, counts = np.zeros(len(x)), np.zeros(len(x))
+    for a in range(len(x)):
+        near, others = np.flatnonzero(weights[a] > 0), np.flatnonzero(weights[a] >= 0)
+        if len(near) and len(near) < len(others):
+            total = log_sum_exp(logits[a, others])
+            sums[a] = np.mean([weights[a, p] * (total - logits[a, p]) for p in near])
+            counts[a] = 1
+    return shares(sums, counts)
+
+
+def multi_similarity_of_overlaps(weights, x, alpha=2.0, beta=50.0, base=0.5):
+    """Values [B]: each positive's exponential is weighted."""
+    s = 1 - distances("cosine", x)
+    values = np.zeros(len(x))
+    for a in range(len(x)):
+        near, far = np.flatnonzero(weights[a] > 0), np.flatnonzero(weights[a] == 0)
+        pull = sum(weights[a, p] * np.exp(-alpha * (s[a, p] - base)) for p in near)
+        push = sum(np.exp(beta * (s[a, n] - base)) for n in far)
+        values[a] = np.log(1 + pull) / alpha + np.log(1 + push) / beta
+    return values
+
+
+def label_contrastive_of_overlaps(weights, x, pos_margin=0.0, neg_margin=1.0):
+    """Values [B]: the mean over positive pairs that are not 0 is weighted."""
+    d = distances("normalized_euclidean", x)
+    pull, push = ((np.zeros(len(x)), np.zeros(len(x))) for _ in range(2))
+    for a, b in np.argwhere(weights >= 0):
+        side, weight = (pull, weights[a, b]) if weights[a, b] else (push, 1.0)
+        hinge = max(0, d[a, b] - pos_margin if side is pull else neg_margin - d[a, b])
+        side[0][a] += weight * hinge
+        side[1][a] += weight * (hinge > 0)
+    return shares(*pull) + shares(*push)
+
+
 def threshold_consistent_margin(ids, x, pos_weight=1.0, neg_weight=1.0, pos_margin=0.9,
                                 neg_margin=0.5):  # fmt: skip
     """Values [B]: contrastive on cosines, each part with a weight."""

@@ -84,7 +84,74 @@ class LabelPairs(NamedTuple):
 
     def all_rows(self):
         """Returns the same for all rows instead of this replica's, `[N, N]`."""
-        return LabelPairs(self.key_ids, self.key_ids, tf.range(tf.shape(self.key_ids)[0]))
+        return type(self)(self.key_ids, self.key_ids, tf.range(tf.shape(self.key_ids)[0]))
+
+
+class _SharedLabels(LabelPairs):
+    """The same for rows of several labels, which `ids [B, L]` and `key_ids [N, L]` are.
+
+    A pair that shares a label is a positive one, any other pair of two rows a negative one.
+    """
+
+    @property
+    def positive(self):
+        """Pairs of two different rows that share a label `[B, N]`."""
+        return _of_present((self.num_shared() > 0) & ~self._own, self.present)
+
+    @property
+    def negative(self):
+        """Pairs of two different rows that share no label `[B, N]`."""
+        return _of_present((self.num_shared() == 0) & ~self._own, self.present)
+
+    def weighted(self, dtype):
+        """Returns `Pairs`: positive ones by the labels that they share of all they have."""
+        shared = tf.cast(self.num_shared(), dtype)  # [B, N]
+        sizes, of_keys = (tf.cast(self.sizes(x), dtype) for x in (self.ids, self.key_ids))
+        both = sizes[:, None] + of_keys[None, :] - shared
+        counts = _of_present(~self._own, self.present)
+        overlap = tf.where(counts, tf.math.divide_no_nan(shared, both), 0)
+        return Pairs(overlap, tf.cast(counts & (shared == 0), dtype))
+
+    @property
+    def _own(self):
+        return at_positions(self.positions, tf.shape(self.key_ids)[0])
+
+
+class MultiHotPairs(_SharedLabels):
+    """Pairs of rows with labels `[B, C]`, 1.0 where a row has one and 0.0 elsewhere."""
+
+    def num_shared(self):
+        """Returns how many labels each pair shares `[B, N]`."""
+        return tf.matmul(self.ids, self.key_ids, transpose_b=True)
+
+    @staticmethod
+    def sizes(labels):
+        """Returns how many labels each row has `[B]`."""
+        return tf.reduce_sum(labels, axis=1)
+
+
+class LabelSetPairs(_SharedLabels):
+    """Pairs of rows whose labels are different ids, int64 `[B, L]`, padded with -1."""
+
+    def num_shared(self):
+        """Returns how many labels each pair shares `[B, N]`."""
+        ids, key_ids = self.ids[:, None, :], self.key_ids[None, :, :]
+
+        def add(i, count):  # one label of each key at a time
+            one = key_ids[:, :, i, None]
+            shares = tf.reduce_any((ids == one) & (one != -1), axis=2)  # [B, N]
+            return i + 1, count + tf.cast(shares, tf.int32)
+
+        shape = tf.shape(self.ids)[0], tf.shape(self.key_ids)[0]
+        num_labels = tf.shape(self.key_ids)[1]
+        return tf.while_loop(
+            lambda i, _: i < num_labels, add, (0, tf.zeros(shape, tf.int32))
+        )[1]
+
+    @staticmethod
+    def sizes(labels):
+        """Returns how many labels each row has `[B]`."""
+        return tf.reduce_sum(tf.cast(labels != -1, tf.int32), axis=1)
 
 
 class ColumnPairs(NamedTuple):

@@ -26,13 +26,13 @@ def inputs(case):
     return y_true, tf.constant(y_pred)
 
 
-def memory_of(y_true, y_pred):
+def memory_of(loss, y_true, y_pred):
     """Rows of a memory, with two places that are empty."""
     nothing = tf.fill([2, *y_pred.shape[1:]], tf.constant(3.0, y_pred.dtype))
-    ids = y_true if y_true.ndim == 1 else np.zeros(NOW + THEN, "int64")
+    ids = loss.memory_ids(tf.constant(y_true), y_pred)
     return MemoryRows(
         tf.concat([nothing, y_pred[NOW:]], axis=0),
-        tf.constant([*ids[:2], *ids[NOW:]], tf.int64),
+        tf.concat([ids[:2], ids[NOW:]], axis=0),
         tf.constant([False] * 2 + [True] * THEN),
     )
 
@@ -78,7 +78,7 @@ def test_two_means_are_of_the_batchs_own_anchors(name):
     parts = loss.sums_and_counts(batch)
     pull, num_pull, push, num_push = (tf.reduce_sum(part[:NOW]) for part in parts)
     expected = float(pull / num_pull + push / num_push)
-    found = loss(y_true[:NOW], y_pred[:NOW], memory=memory_of(y_true, y_pred))
+    found = loss(y_true[:NOW], y_pred[:NOW], memory=memory_of(loss, y_true, y_pred))
     assert float(found) == pytest.approx(expected, rel=1e-9)
     assert abs(float(loss(y_true[:NOW], y_pred[:NOW])) - expected) > 1e-3
 
@@ -94,7 +94,7 @@ def test_memory_rows_are_rows_without_values_of_their_own(name):
     now = y_pred[:NOW]
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(now)
-        values = loss(y_true[:NOW], now, memory=memory_of(y_true, y_pred))
+        values = loss(y_true[:NOW], now, memory=memory_of(loss, y_true, y_pred))
     for ours, theirs in zip(shares(values, now, tape), expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-9)
     alone = loss(y_true[:NOW], now)

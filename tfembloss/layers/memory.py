@@ -66,10 +66,15 @@ class CrossBatchMemory(Configurable, keras.layers.Layer):
                 f"Received: size={size}"
             )
 
-    def build(self, shape):
-        """Builds the queue for embeddings `[B, D]` or `[B, n, D]` of this shape."""
+    def build(self, shape, labels_shape=()):
+        """Builds the queue for embeddings `[B, D]` or `[B, n, D]` of this shape.
+
+        Args:
+            shape: that of the embeddings.
+            labels_shape: `(L,)` if rows have several labels, `()` if they have one id.
+        """
         self.embeddings = self._state((self.size, *shape[1:]), "embeddings", "float32")
-        self.ids = self._state((self.size,), "ids", "int64")
+        self.ids = self._state((self.size, *labels_shape), "ids", "int64")
         self.num_rows = self._state((), "num_rows", "int64")  # enqueued so far
         self.built = True
 
@@ -77,7 +82,7 @@ class CrossBatchMemory(Configurable, keras.layers.Layer):
         """Loads the saved queue; one that is not built takes its shape from the file."""
         names = set(store.keys())
         if "0" in names and not self.built:
-            self.build((None, *store["0"].shape[1:]))
+            self.build((None, *store["0"].shape[1:]), tuple(store["1"].shape[1:]))
         if "0" in names:
             self._saved_size = store["0"].shape[0]
         # Keras then tries a second path in the file, and would show that path's error.
@@ -111,11 +116,11 @@ class CrossBatchMemory(Configurable, keras.layers.Layer):
 
         Args:
             embeddings: this replica's `[B, D]` or `[B, n, D]`.
-            ids: their ids `[B]`, int64.
+            ids: their ids `[B]`, or labels `[B, L]`, int64.
         """
         embeddings = tf.cast(tf.stop_gradient(embeddings), tf.float32)
         if not self.built:
-            self.build(embeddings.shape)
+            self.build(embeddings.shape, tuple(tf.convert_to_tensor(ids).shape[1:]))
         expected = tuple(self.embeddings.shape[1:])
         if tuple(embeddings.shape[1:]) != expected:
             raise ValueError(

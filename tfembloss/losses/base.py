@@ -17,6 +17,7 @@ from tfembloss.losses.inputs import (
     as_tensor,
     as_weights,
     check_columns,
+    check_ids,
     check_ids_or_columns,
     no_targets,
 )
@@ -115,12 +116,22 @@ class EmbeddingLoss(Configurable, keras.losses.Loss):
             if y_true is None:
                 y_true = no_targets(embeddings)
             elif not self.takes_named_targets:
-                y_true = as_tensor(y_true, "y_true")
+                y_true = as_tensor(self.dense_targets(y_true), "y_true")
             of_memory = () if memory is None else (memory,)
             values = self.call(y_true, embeddings, *of_memory)  # [B]
             if tf.executing_eagerly() and replicas.count() == 1 and memory is None:
                 check_first_batch(self, y_true, embeddings.shape)
             return self.reduced(values, sample_weight)
+
+    def dense_targets(self, y_true):
+        """Returns `y_true`, which a loss on ragged targets makes dense."""
+        return y_true
+
+    def memory_ids(self, y_true, y_pred):
+        """Returns what a memory keeps of the targets of rows: ids, int64 `[B]`."""
+        if y_true.dtype.is_floating:  # or none
+            return tf.zeros(tf.shape(y_pred)[:1], tf.int64)
+        return check_ids(y_true, y_pred)
 
     def reduced(self, values, sample_weight=None):
         """Returns values `[B]`, as `call` returns them, weighted and reduced."""

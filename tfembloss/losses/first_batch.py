@@ -55,6 +55,28 @@ def ids_warning(ids, positives):
     return None
 
 
+def labels_warning(labels):
+    """Returns a warning of rows that share no label, or of which all pairs do.
+
+    Args:
+        labels: booleans `[B, C]`.
+    """
+    labels = labels.astype("float32")
+    share = np.delete(labels @ labels.T > 0, np.arange(len(labels)) * (len(labels) + 1))
+    if not share.size or (share.any() and not share.all()):
+        return None
+    if share.all():
+        return (
+            f"all rows of a batch of {len(labels)} share a label, so that there is no "
+            "negative to learn from. Expected batches of rows with different labels: "
+            "shuffle the rows, or leave out labels that nearly all rows have."
+        )
+    return (
+        f"no two rows of a batch of {len(labels)} share a label, so that there is no "
+        "positive pair to learn from. Expected larger batches, or broader labels."
+    )
+
+
 def in_batch_warning(ids, shape):
     """Returns a warning of a batch in which no row has negatives, or None.
 

@@ -23,7 +23,7 @@ def as_tensor(x, name):
     raise ValueError(
         f"Expected {name} as one dense tensor or array. Received: {type(x).__name__}"
         f"{reason}. Stack columns into one, tf.stack((anchors, positives), axis=1); "
-        "convert ragged and sparse ones by to_tensor()."
+        "convert ragged and sparse ones by to_tensor(), ids of labels by to_tensor(-1)."
     )
 
 
@@ -213,10 +213,10 @@ def check_scores(y_true, y_pred):
     return tf.cast(scores, tf.int64)
 
 
-def check_ids(y_true, y_pred):
+def check_ids(y_true, y_pred, advice="Give one id for each row."):
     """Returns integer ids `[B]`, one for each row of `y_pred`. Raises ValueError otherwise.
 
-    See `masks.integer_ids`.
+    See `masks.integer_ids`. The advice is for ids of another shape.
     """
     missing = are_missing(y_true)
     y_true = y_true if missing else _exact_ids(y_true)
@@ -224,9 +224,7 @@ def check_ids(y_true, y_pred):
         y_true,
         y_pred,
         "ids y_true of shape [B], integers or strings, one for each row of embeddings",
-        "This loss compares ids: give them as y."
-        if missing
-        else "Give one id for each row.",
+        "This loss compares ids: give them as y." if missing else advice,
         not missing and not y_true.dtype.is_complex,
     )
     return masks.integer_ids(ids)

@@ -62,6 +62,11 @@ class SelfSupervisedLoss(EmbeddingLoss):
                 "`loss` must be an instance of a loss on labeled rows, such as "
                 f"NTXentLoss(). Received: loss={loss!r}"
             )
+        if loss.multi_label is not None:
+            raise ValueError(
+                "Expected a loss on rows of one id each, since a row is a class of its own "
+                f"here. Received: multi_label={loss.multi_label!r}. Leave it out."
+            )
         super().__init__(reduction=reduction, name=name, dtype=dtype or loss.dtype)
         self.loss = loss
         self.symmetric = flag("symmetric", symmetric)

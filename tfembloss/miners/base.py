@@ -329,10 +329,9 @@ def nearest(x, mask):
 
 def seed_of_batch(seed, labels, number=0):
     """Returns a seed `[2]` of a batch from the miner's seed, the ids, and a number."""
-    odd = 2 * tf.range(tf.size(labels.key_ids, tf.int64), dtype=tf.int64) + 1
-    mixed = (
-        tf.cast(labels.key_ids, tf.int64) * 0x5851F42D4C957F2D + odd * 0x14057B7EF767814F
-    )
+    ids = tf.cast(tf.reshape(labels.key_ids, [-1]), tf.int64)
+    odd = 2 * tf.range(tf.size(ids, tf.int64), dtype=tf.int64) + 1
+    mixed = ids * 0x5851F42D4C957F2D + odd * 0x14057B7EF767814F
     digest = tf.reduce_sum(odd * (mixed ^ tf.bitwise.right_shift(mixed, 29)))
     return tf.stack(
         [tf.constant(seed, tf.int64) + tf.cast(number, tf.int64) * 7919, digest]

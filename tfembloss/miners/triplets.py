@@ -188,7 +188,7 @@ class DistanceWeightedMiner(TripletMiner):
         cumulative = tf.cumsum(probabilities, axis=1)
         labels = candidates.labels
         seed = seed_of_batch(self.seed, labels, positive.number)
-        shares = uniform(tf.shape(labels.key_ids), seed, cumulative.dtype)  # [N]
+        shares = uniform(tf.shape(labels.key_ids)[:1], seed, cumulative.dtype)  # [N]
         drawn = tf.gather(shares, labels.positions)[:, None] * cumulative[:, -1:]
         # The first above the draw; rounding may increase the sum where probability is 0.
         return _first((cumulative > drawn) & (probabilities > 0))

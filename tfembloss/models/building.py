@@ -39,6 +39,10 @@ class WholeModel(keras.Model):
         """Returns layers that are built for embeddings of a step, not of `predict`."""
         return []
 
+    def _build_of_step(self, layer, y, y_pred):
+        """Builds one of them for symbolic targets and embeddings."""
+        layer.build(tuple(y_pred.shape))
+
     def _build_known(self):
         """Builds the model if its inputs are known without data."""
         x = None if self._is_complete() else self._known_inputs()
@@ -106,7 +110,7 @@ class WholeModel(keras.Model):
         with self.distribute_strategy.scope():
             y_pred = self._build_all(x, y, sample_weight)
             for layer in of_steps:
-                layer.build(tuple(y_pred.shape))
+                self._build_of_step(layer, y, y_pred)
 
     def compile_from_config(self, config):
         """Compiles from the result of `get_compile_config`, as Keras requires it."""

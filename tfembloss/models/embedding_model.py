@@ -9,7 +9,7 @@ from tfembloss.checks import flag, number
 from tfembloss.data.column_datasets import as_columns
 from tfembloss.layers import CrossBatchMemory, TripletHistogram
 from tfembloss.losses.base import EmbeddingLoss
-from tfembloss.losses.inputs import check_ids, no_targets
+from tfembloss.losses.inputs import no_targets
 from tfembloss.losses.wrappers import single_losses
 from tfembloss.models import inputs
 from tfembloss.models.batches import with_ids_of_texts
@@ -219,10 +219,14 @@ class EmbeddingModel(EncoderModel):
         """Returns the memory, whose shape depends on the columns in training."""
         return [] if self.memory is None else [self.memory]
 
+    def _build_of_step(self, layer, y, y_pred):
+        """Builds the memory for these embeddings, and for y of one or several labels."""
+        several = getattr(self.loss, "multi_label", None) is not None
+        labels = tuple(y.shape[1:]) if several and y is not None else ()
+        layer.build(tuple(y_pred.shape), () if None in labels else labels)
+
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Computes the compiled loss of the embeddings, and in training of the memory."""
-        if self.memory is not None and not self.memory.built:
-            self.memory.build(tuple(y_pred.shape))
         if self.memory is None or not training:
             if not self.learn_scale:
                 return super().compute_loss(x, y, y_pred, sample_weight, training)
@@ -237,10 +241,14 @@ class EmbeddingModel(EncoderModel):
                 "With `memory`, which keeps the ids of rows, expected y as one array of "
                 f"them. Received: a dict of {list(y)}."
             )
-        y = no_targets(y_pred) if y is None else tf.convert_to_tensor(y)
+        if y is None:
+            y = no_targets(y_pred)
+        else:
+            y = tf.convert_to_tensor(self.loss.dense_targets(y))
+        ids = self.loss.memory_ids(y, y_pred)
+        if not self.memory.built:
+            self.memory.build(tuple(y_pred.shape), tuple(ids.shape[1:]))
         loss = self._loss_of(y, y_pred, sample_weight, self.memory.contents())
-        has_ids = not y.dtype.is_floating
-        ids = check_ids(y, y_pred) if has_ids else tf.zeros(tf.shape(y_pred)[:1], tf.int64)
         self.memory.enqueue(y_pred, ids)
         return self._with_added_losses(loss)
 

@@ -11,7 +11,7 @@ from tfembloss.models.batches import is_batches, mapped_batches
 
 def check(model, x, y):
     """Warns of a batch of arrays that teaches little, once per loss."""
-    if _is_awaited(model) and (y is None or hasattr(y, "dtype")):
+    if _is_awaited(model) and (y is None or _is_array(y)):
         check_first_batch(model.loss, y, _shape(x))
 
 
@@ -50,7 +50,7 @@ def _check_some(model, x, y=None, sample_weight=None, batch_size=None, shuffle=T
         return
     order = np.random.default_rng(0).permutation if shuffle else np.arange
     rows = order(num_rows)[: batch_size or 32]
-    if y is None or (hasattr(y, "dtype") and len(y) == num_rows):
+    if y is None or (_is_array(y) and len(y) == num_rows):
         y = None if y is None else np.asarray(y)[rows]
         check_first_batch(model.loss, y, (len(rows), *rest))
 
@@ -87,6 +87,10 @@ def _watched_batches(model, batches):
     if isinstance(batches, tf.distribute.DistributedDataset):
         return batches
     return mapped_batches(batches, look)
+
+
+def _is_array(y):
+    return hasattr(y, "dtype") and not isinstance(y, tf.RaggedTensor)
 
 
 def _shape(x):

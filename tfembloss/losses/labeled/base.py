@@ -1,12 +1,16 @@
 """What the losses on labeled rows have in common."""
 
+import inspect
+
 import tensorflow as tf
 
 from tfembloss import distances, masks, replicas
+from tfembloss.checks import one_of
 from tfembloss.kernels import compiled, differentiable
 from tfembloss.losses.base import Batch, InBatchLoss, keys_and_pairs, nan_where_not_finite
-from tfembloss.losses.first_batch import ids_warning
+from tfembloss.losses.first_batch import ids_warning, labels_warning
 from tfembloss.losses.inputs import check_ids, check_rows
+from tfembloss.losses.labeled import several_labels
 from tfembloss.miners import base as mining
 
 
@@ -30,6 +34,14 @@ class LabelLoss(InBatchLoss):
         distance: see `tfembloss.distances`.
         miner: a miner of `tfembloss.miners` for the subclasses that take one.
         tile_size: see `InBatchLoss`, for the subclasses that take one.
+        multi_label: for the subclasses that take rows of several labels: `"multi_hot"` if
+            `y_true` is `[B, C]`, 1 for each label that a row has and 0 elsewhere; `"ids"`
+            if it is `[B, L]`, the ids of each row's labels, integers padded with -1 or
+            strings padded with `""`, or a `tf.RaggedTensor` of them; None for one id of
+            each row. Rows that share a label are positives, whose pair counts by the labels
+            that they share of all labels that they have (the Jaccard index); all others are
+            negatives, also of a row without labels. With `"ids"` and a memory, L must be
+            known and the same in each step.
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
@@ -46,9 +58,11 @@ class LabelLoss(InBatchLoss):
         name=None,
         dtype=None,
         tile_size=None,
+        multi_label=None,
     ):
         super().__init__(False, tile_size, reduction, name, dtype)
         self.distance = distance
+        self.multi_label = one_of("multi_label", multi_label, several_labels.FORMS)
         self.miner = None if miner is None else mining.known(miner)
         distances.get(distance)
         if not isinstance(miner, mining.PairMiner | mining.TripletMiner | None):
@@ -76,9 +90,36 @@ class LabelLoss(InBatchLoss):
     def batch(self, y_true, y_pred, memory):
         """Returns the rows `y_pred [B, D]` with ids `y_true [B]` as a `Batch`."""
         rows = check_rows(y_pred)  # [B, D]
-        ids = check_ids(y_true, rows)  # [B]
+        ids = self._ids(y_true, rows)  # [B], or labels [B, L]
+        if self.multi_label is not None:
+            ids, memory = several_labels.aligned(self.multi_label, ids, memory)
         keys, pairs, num_rows, first = keys_and_pairs(rows, ids, memory)  # [N, D]
-        return Batch(rows, keys, masks.LabelPairs(**pairs), num_rows, first)
+        if self.multi_label is None:
+            pairs = masks.LabelPairs(**pairs)
+        else:
+            pairs = several_labels.pairs_of(self.multi_label, **pairs)
+        return Batch(rows, keys, pairs, num_rows, first)
+
+    def _ids(self, y_true, rows):
+        if self.multi_label is not None:
+            return several_labels.check_labels(self.multi_label, y_true, rows)
+        advice = "Give one id for each row."
+        if "multi_label" in inspect.signature(type(self)).parameters:
+            advice += (
+                " For several labels of a row, make the loss with "
+                'multi_label="multi_hot" or multi_label="ids".'
+            )
+        return check_ids(y_true, rows, advice)
+
+    def dense_targets(self, y_true):
+        """Returns `y_true`; ragged ids of labels are padded."""
+        if self.multi_label == "ids" and isinstance(y_true, tf.RaggedTensor):
+            return several_labels.padded(y_true)
+        return y_true
+
+    def memory_ids(self, y_true, y_pred):
+        """Returns what a memory keeps: ids `[B]`, or labels `[B, L]`, int64."""
+        return tf.cast(self._ids(y_true, y_pred), tf.int64)
 
     def values(self, batch):
         """Returns each anchor's part of the loss `[B]`."""
@@ -102,7 +143,9 @@ class LabelLoss(InBatchLoss):
 
     def first_batch_warning(self, y_true, shape):
         """Returns a warning of a batch without positives or without negatives, or None."""
-        return ids_warning(y_true, positives=True)
+        if self.multi_label is None:
+            return ids_warning(y_true, positives=True)
+        return labels_warning(several_labels.as_multi_hot(self.multi_label, y_true))
 
     def candidates(self, batch, x=None, key_distances=False):
         """Returns `miners.base.Candidates`: what a miner selects from, by this distance.
@@ -159,7 +202,16 @@ class PairLoss(LabelLoss):
         return tf.unstack(self.by_tiles(batch), self.num_parts, axis=1)
 
     def selected_pairs(self, batch, x):
-        """Returns `masks.LabelPairs` for all pairs, or `masks.Pairs` as mined."""
+        """Returns `masks.LabelPairs` for all pairs, or `masks.Pairs` of weights."""
+        pairs = self._mined_pairs(batch, x)
+        if self.multi_label is None:
+            return pairs
+        weights = several_labels.weighted(batch.pairs, x)
+        if pairs is batch.pairs:
+            return weights
+        return pairs._replace(positive=pairs.positive * weights.positive)
+
+    def _mined_pairs(self, batch, x):
         if self.miner is None and not self.counts_triplets:
             return batch.pairs
         candidates = self.miner_candidates(batch, self.candidates(batch, x))

@@ -16,9 +16,12 @@ class LabelContrastiveLoss(PairMeansLoss):
     $$L = \mathrm{mean}_{(a,p)} \max(0,\; d(a,p) - m_p) +
           \mathrm{mean}_{(a,n)} \max(0,\; m_n - d(a,n))$$
 
-    Each mean is over the pairs of the batch whose term is not 0, see `mean_over`.
+    Each mean is over the pairs of the batch whose term is not 0, see `mean_over`. With
+    several labels, that of the positives is weighted by the labels that a pair shares of
+    all that both have.
 
-    Call arguments: `y_pred [B, D]`; `y_true` class ids `[B]`, integers or strings.
+    Call arguments: `y_pred [B, D]`; `y_true` class ids `[B]`, integers or strings, or
+    rows of labels, see `multi_label`.
 
     Args:
         pos_margin: $m_p$, the distance up to which a positive pair costs nothing.
@@ -29,6 +32,7 @@ class LabelContrastiveLoss(PairMeansLoss):
         mean_over: `"nonzero"` pairs, those whose term is not 0; `"all"` pairs; or
             `"anchors"`: the mean over the rows of the mean over the pairs of each row.
         reduction, name, dtype: see `EmbeddingLoss`.
+        multi_label: for rows of several labels, `"multi_hot"` or `"ids"`: see `LabelLoss`.
 
     Raises:
         ValueError: if an argument or the ids are invalid.
@@ -62,8 +66,9 @@ class LabelContrastiveLoss(PairMeansLoss):
         reduction="sum_over_batch_size",
         name=None,
         dtype=None,
+        multi_label=None,
     ):
-        super().__init__(distance, miner, reduction, name, dtype)
+        super().__init__(distance, miner, reduction, name, dtype, multi_label=multi_label)
         self.pos_margin = number("pos_margin", pos_margin)
         self.neg_margin = number("neg_margin", neg_margin)
         self.mean_over = one_of("mean_over", mean_over, ("nonzero", "all", "anchors"))

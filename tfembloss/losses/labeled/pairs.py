@@ -20,9 +20,12 @@ class MultiSimilarityLoss(PairLoss):
         + \frac{1}{\beta} \log(1 + \sum_n e^{\beta (b - d(a,n))})$$
 
     with b = 1 - base for the cosine, whose similarity is 1 - d. The mean is over all rows;
-    an anchor without positives has only the second term.
+    an anchor without positives has only the second term. With several labels, the
+    exponential of a positive is multiplied by the labels that it shares with the anchor of
+    all that both have.
 
-    Call arguments: `y_pred [B, D]`; `y_true` class ids `[B]`, integers or strings.
+    Call arguments: `y_pred [B, D]`; `y_true` class ids `[B]`, integers or strings, or
+    rows of labels, see `multi_label`.
 
     Args:
         alpha, beta: scales of the positives and of the negatives, > 0.
@@ -32,6 +35,7 @@ class MultiSimilarityLoss(PairLoss):
         miner: of `tfembloss.miners`: only pairs that it selects; the paper's is
             `MultiSimilarityMiner`.
         reduction, name, dtype: see `EmbeddingLoss`.
+        multi_label: for rows of several labels, `"multi_hot"` or `"ids"`: see `LabelLoss`.
 
     Raises:
         ValueError: if an argument or the ids are invalid.
@@ -61,8 +65,9 @@ class MultiSimilarityLoss(PairLoss):
         reduction="sum_over_batch_size",
         name=None,
         dtype=None,
+        multi_label=None,
     ):
-        super().__init__(distance, miner, reduction, name, dtype)
+        super().__init__(distance, miner, reduction, name, dtype, multi_label=multi_label)
         self.alpha = positive("alpha", alpha)
         self.beta = positive("beta", beta)
         self.base = number("base", base)

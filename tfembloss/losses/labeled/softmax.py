@@ -18,10 +18,12 @@ class NTXentLoss(PairLoss):
     $$L = \mathrm{mean}_{(a,p)} -\log \frac{e^{-d(a,p)/T}}
           {e^{-d(a,p)/T} + \sum_n e^{-d(a,n)/T}}$$
 
-    The anchor's other positives do not occur in the denominator.
+    The anchor's other positives do not occur in the denominator. With several labels, the
+    mean is weighted by the labels that a pair shares of all that both have.
 
-    Call arguments: `y_pred [B, D]`; `y_true` class ids `[B]`, integers or strings. For two
-    views of each row, give the rows of both with the same ids.
+    Call arguments: `y_pred [B, D]`; `y_true` class ids `[B]`, integers or strings, or
+    rows of labels, see `multi_label`. For two views of each row, give the rows of both with
+    the same ids.
 
     Args:
         temperature: T, > 0.
@@ -31,6 +33,7 @@ class NTXentLoss(PairLoss):
         tile_size: how many of the B rows are compared with all rows at a time; see
             `MultipleNegativesRankingLoss`.
         reduction, name, dtype: see `EmbeddingLoss`.
+        multi_label: for rows of several labels, `"multi_hot"` or `"ids"`: see `LabelLoss`.
 
     Raises:
         ValueError: if an argument or the ids are invalid, or if `tile_size` is given with a
@@ -69,8 +72,9 @@ class NTXentLoss(PairLoss):
         reduction="sum_over_batch_size",
         name=None,
         dtype=None,
+        multi_label=None,
     ):
-        super().__init__(distance, miner, reduction, name, dtype, tile_size)
+        super().__init__(distance, miner, reduction, name, dtype, tile_size, multi_label)
         self.temperature = positive("temperature", temperature)
 
     @staticmethod
@@ -150,9 +154,11 @@ class SupConLoss(PairLoss):
           \frac{e^{-d(a,p)/T}}{\sum_{k \in K} e^{-d(a,k)/T}}$$
 
     The mean is over the anchors whose value is not 0. The value of an anchor without a
-    positive or without a negative is 0.
+    positive or without a negative is 0. With several labels, the term of a positive is
+    multiplied by the labels that it shares with the anchor of all that both have.
 
-    Call arguments: `y_pred [B, D]`; `y_true` class ids `[B]`, integers or strings.
+    Call arguments: `y_pred [B, D]`; `y_true` class ids `[B]`, integers or strings, or
+    rows of labels, see `multi_label`.
 
     Args:
         temperature: T, > 0.
@@ -161,6 +167,7 @@ class SupConLoss(PairLoss):
         tile_size: how many of the B rows are compared with all rows at a time; see
             `MultipleNegativesRankingLoss`.
         reduction, name, dtype: see `EmbeddingLoss`.
+        multi_label: for rows of several labels, `"multi_hot"` or `"ids"`: see `LabelLoss`.
 
     Raises:
         ValueError: if an argument or the ids are invalid, or if `tile_size` is given with a
@@ -181,7 +188,8 @@ class SupConLoss(PairLoss):
     Relations:
         Equal to pytorch-metric-learning's loss of the same name, which also keeps anchors
         that a miner leaves with positives but no negatives. With its MeanReducer, anchors
-        without positives count in the mean, as 0.
+        without positives count in the mean, as 0. With several labels it is MultiSupCon,
+        without that loss's threshold.
     """
 
     tiled = True
@@ -197,16 +205,19 @@ class SupConLoss(PairLoss):
         reduction="sum_over_batch_size",
         name=None,
         dtype=None,
+        multi_label=None,
     ):
-        super().__init__(distance, miner, reduction, name, dtype, tile_size)
+        super().__init__(distance, miner, reduction, name, dtype, tile_size, multi_label)
         self.temperature = positive("temperature", temperature)
 
     @staticmethod
     def formula(distances, positive, negative, *, temperature):
         """Returns the value of each anchor, and 1 where it is not 0."""
         logits = -distances / temperature  # [B, N]
-        log_sum = masks.row_logsumexp(logits, positive + negative)  # [B]
-        values = log_sum - masks.row_mean(logits, positive)  # [B]
+        log_sum = masks.row_logsumexp(logits, (positive > 0) | (negative > 0))  # [B]
+        num_positives = tf.reduce_sum(tf.cast(positive > 0, logits.dtype), axis=1)  # [B]
+        overlap = tf.math.divide_no_nan(tf.reduce_sum(positive, axis=1), num_positives)
+        values = overlap * (log_sum - masks.row_mean(logits, positive))  # [B]
         valid = masks.row_any(positive > 0) & masks.row_any(negative > 0)
         values = tf.where(valid, values, 0)
         return values, tf.cast(values > 0, values.dtype)
