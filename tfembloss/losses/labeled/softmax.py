@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tfembloss import distances, masks
 from tfembloss.checks import positive
-from tfembloss.kernels import compiled
+from tfembloss.kernels import in_xla
 from tfembloss.losses.labeled.base import PairLoss
 
 
@@ -271,8 +271,10 @@ class NPairsLoss(PairLoss):
     def sums_and_counts(self, batch):
         """Returns those of the formula, for the rows that are first in their class."""
         rows, columns, pairs = _first_two_of_classes(batch.pairs)  # [F], [S]
-        anchors, positives = _take(batch.anchors, rows), _take(batch.keys, columns)
-        x = distances.get(self.distance).pairwise(anchors, positives)  # [F, S]
+        distance = distances.get(self.distance)
+        places = tf.concat([tf.gather(batch.pairs.positions, rows), columns], axis=0)
+        both = distance.prepare(_take(batch.keys, places))  # [F + S, D]
+        x = distance.of_prepared(*tf.split(both, [tf.size(rows), tf.size(columns)]))
         shape = [tf.shape(batch.anchors)[0], 2]
         both = tf.scatter_nd(rows[:, None], self._kernel(x, pairs), shape)  # [B, 2]
         return tf.unstack(both, 2, axis=1)
@@ -308,25 +310,32 @@ class _FirstTwo(NamedTuple):
         return self.is_first[:, None] & self.is_second[None, :]
 
 
-@compiled
 def _first_two_of_classes(labels):
-    """Rows that are first in their class, keys that are second, and their pairs.
-
-    At most half of all rows are one of either, so there is room for as many.
-    """
-    columns = tf.range(tf.shape(labels.key_ids)[0])
-    same = masks.equal_ids(labels.key_ids, labels.key_ids)  # [N, N]
-    count = lambda mask: tf.reduce_sum(tf.cast(mask, tf.int32), axis=1)  # noqa: E731
-    earlier = count(same & (columns < columns[:, None]))  # [N], of the same class
-    first = (earlier == 0) & (count(same) > 1)
-    room = tf.minimum(tf.maximum(tf.size(columns) // 2, 1), tf.size(columns))
-    room_here = tf.minimum(tf.size(labels.positions), room)
-    is_first = tf.cast(tf.gather(first, labels.positions), tf.int32)
-    firsts = tf.math.top_k(is_first, room_here)
-    seconds = tf.math.top_k(tf.cast(earlier == 1, tf.int32), room)
-    rows, columns = firsts.indices, seconds.indices  # [F], [S]
+    """Returns rows that are first in their class, keys that are second, and their pairs."""
+    ids, num_keys = labels.key_ids, tf.size(labels.key_ids)
+    order = tf.argsort(ids, stable=True)
+    in_order = tf.gather(ids, order)
+    same = tf.concat([[False], in_order[1:] == in_order[:-1], [False, False]], axis=0)
+    starts = ~same[:num_keys] & same[1 : num_keys + 1]  # and has a second row
+    follows = same[:num_keys] & ~tf.concat([[False], same], axis=0)[:num_keys]
+    both = tf.cast(tf.stack([starts, follows], axis=1), tf.int32)
+    both = tf.scatter_nd(order[:, None], both, [num_keys, 2]) > 0
+    rows, is_first = _places(tf.gather(both[:, 0], labels.positions), num_keys // 2)
+    columns, is_second = _places(both[:, 1], num_keys // 2)
     ids, key_ids = tf.gather(labels.ids, rows), tf.gather(labels.key_ids, columns)
-    return rows, columns, _FirstTwo(ids, firsts.values > 0, key_ids, seconds.values > 0)
+    return rows, columns, _FirstTwo(ids, is_first, key_ids, is_second)
+
+
+def _places(mask, at_most):
+    """Returns where a mask is true, and whether each place is one of these.
+
+    XLA, which needs to know how many there are, gets as many as there may be.
+    """
+    if not in_xla():
+        places = tf.cast(tf.where(mask)[:, 0], tf.int32)
+        return places, tf.fill(tf.shape(places), True)
+    found = tf.math.top_k(tf.cast(mask, tf.int32), tf.minimum(tf.size(mask), at_most))
+    return found.indices, found.values > 0
 
 
 def _take(x, rows):
