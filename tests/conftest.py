@@ -23,8 +23,8 @@ PROCESSES = [
     "test_synthesis.py",
     "test_export.py",
 ]
-# Folders whose tests use losses and are not about them: there a loss's kernels are graphs of
-# TensorFlow. Choosing between these and XLA's would trace each twice, and compile it.
+# Folders whose tests use losses and are not about them: there a loss's kernels are graphs
+# of TensorFlow. Choosing between these and XLA's would trace each twice, and compile it.
 WITHOUT_XLA = ["callbacks", "data", "evaluation", "export", "models", "synthesis", "text"]
 
 
