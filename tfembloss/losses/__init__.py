@@ -70,12 +70,9 @@ from tfembloss.losses.distillation import (
     MSELoss,
 )
 from tfembloss.losses.in_batch import (
-    CLIPLoss,
-    ContrastiveTensionLossInBatchNegatives,
     MegaBatchMarginLoss,
     MultipleNegativeRankingLoss,
     MultipleNegativesRankingLoss,
-    SigLIPLoss,
 )
 from tfembloss.losses.in_batch_guided import GISTEmbedLoss
 from tfembloss.losses.labeled.angular import AngularLoss
@@ -138,6 +135,11 @@ from tfembloss.losses.self_supervised import (
     SelfSupervisedLoss,
     UniformityLoss,
     VICRegLoss,
+)
+from tfembloss.losses.two_encoders import (
+    CLIPLoss,
+    ContrastiveTensionLossInBatchNegatives,
+    SigLIPLoss,
 )
 from tfembloss.losses.wrappers import MatryoshkaLoss, WeightedSum
 

@@ -2,12 +2,7 @@
 
 from tfembloss.losses.classification.softmax import ArcFaceLoss, CosFaceLoss, SoftmaxLoss
 from tfembloss.losses.distillation import DistillKLDivLoss, MarginMSELoss, MSELoss
-from tfembloss.losses.in_batch import (
-    CLIPLoss,
-    ContrastiveTensionLossInBatchNegatives,
-    MultipleNegativesRankingLoss,
-    SigLIPLoss,
-)
+from tfembloss.losses.in_batch import MultipleNegativesRankingLoss
 from tfembloss.losses.labeled.triplets import TripletLoss, TripletMarginLoss
 from tfembloss.losses.ranked_pairs import AnglELoss, CoSENTLoss
 from tfembloss.losses.reconstruction import DenoisingAutoEncoderLoss
@@ -15,6 +10,11 @@ from tfembloss.losses.scored_pairs import (
     ContrastiveLoss,
     CosineSimilarityLoss,
     OnlineContrastiveLoss,
+)
+from tfembloss.losses.two_encoders import (
+    CLIPLoss,
+    ContrastiveTensionLossInBatchNegatives,
+    SigLIPLoss,
 )
 
 # The kinds of data, by what a row holds, and the losses for them, the best choice first.
