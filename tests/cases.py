@@ -70,16 +70,18 @@ def _ranking(num_columns, targets=None, **options):
     oracle_options = {("similarity_name" if k == "similarity" else k): v
                       for k, v in options.items()}  # fmt: skip
 
-    def oracle(y_true, y_pred):
+    def oracle(y_true, y_pred, **constant):
         y_true = None if targets is None else y_true
-        return oracles.multiple_negatives_ranking(y_true, y_pred, **oracle_options)
+        return oracles.multiple_negatives_ranking(
+            y_true, y_pred, **oracle_options, **constant
+        )
 
     make = functools.partial(
         losses.MultipleNegativesRankingLoss,
         exclude_equal_ids=targets is not None,
         **options,
     )
-    return Case(make, oracle, num_columns, targets)
+    return Case(make, oracle, num_columns, targets, has_constants="hardness" in options)
 
 
 def _labels(loss, oracle, has_constants=False, **options):
@@ -215,6 +217,7 @@ def _weighted_sum(dtype=None, **options):
     return losses.WeightedSum(parts, {"length": 0.5}, dtype=dtype, **options)
 
 
+DIRECTIONS = ("query_to_doc", "doc_to_query", "query_to_query", "doc_to_doc")
 CASES = {
     "MultipleNegativesRankingLoss": _ranking(2),
     "MultipleNegativesRankingLoss-negatives": _in_tiles(_ranking(4), 4),
@@ -238,6 +241,15 @@ CASES = {
     ),
     "MultipleNegativesRankingLoss-symmetric-texts": _in_tiles(
         _ranking(3, symmetric=True, targets=texts(3)), 2
+    ),
+    "MultipleNegativesRankingLoss-joint-ids": _in_tiles(
+        _ranking(3, targets=ids, directions=DIRECTIONS, scale=5.0), 4
+    ),
+    "MultipleNegativesRankingLoss-joint-texts": _ranking(
+        3, targets=texts(3), directions=DIRECTIONS, similarity="euclidean", scale=1.0
+    ),
+    "MultipleNegativesRankingLoss-hardness": _ranking(
+        3, directions=DIRECTIONS[:3], hardness="all", hardness_strength=4.0, scale=5.0
     ),
     "MegaBatchMarginLoss": _columns(
         losses.MegaBatchMarginLoss, oracles.mega_batch_margin, None

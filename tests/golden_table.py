@@ -188,27 +188,46 @@ def squares_of_directions(a, b):
     return distances.squared_euclidean.rowwise(*rows)
 
 
+def _ranking(name, options):
+    """Another name of the peer's for its MultipleNegativesRankingLoss."""
+    make = functools.partial(losses.MultipleNegativesRankingLoss, **options)
+    GOLDENS.append(Golden(SBERT, name, make, _without_targets))
+
+
 COSINE, SQUARED = {"distance": "cosine"}, {"distance": "squared_euclidean"}
 EUCLIDEAN, MANHATTAN = {"distance": peers_distance(2)}, {"distance": peers_distance(1)}
 SUM = {"reduction": "sum"}
 
-_sbert(
-    losses.MultipleNegativesRankingLoss,
-    {
-        "": {},
-        "-sym": {"symmetric": True},
-        "-dot": {"similarity": "dot", "scale": 1.0},
-        "-s50": {"scale": 50.0},
-        "-triplet": {},
-        "-ntuple": {},
-    },
-    _without_targets,
-    runs=tuple(
-        (case, dtype, rtol, False)  # test_contract compares what XLA makes of them
-        for case in ("case0", "case1", "case2")
-        for dtype, rtol in (("float64", 1e-9), ("float32", 1e-5))
-    ),
-)
+BOTH_WAYS = {"directions": ("query_to_doc", "doc_to_query")}
+ALL_DIRECTIONS = {
+    "directions": ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
+}
+RANKING = {
+    "": {},
+    "-dot": {"similarity": "dot", "scale": 1.0},
+    "-s50": {"scale": 50.0},
+    "-sym": {"symmetric": True},
+    "-symjoint": BOTH_WAYS,
+    "-q2q": {"directions": ("query_to_doc", "query_to_query")},
+    "-d2d": {"directions": ("query_to_doc", "doc_to_doc")},
+    "-gte": ALL_DIRECTIONS,
+    "-hardinbatch": {"hardness": "in_batch", "hardness_strength": 9.0},
+    "-hardneg": {"hardness": "hard", "hardness_strength": 5.0},
+    "-hardall": {"hardness": "all", "hardness_strength": 5.0},
+    "-hardallgte": {"hardness": "all", "hardness_strength": 5.0, **ALL_DIRECTIONS},
+}
+for tile_size in (None, 4):
+    for kind in ("", "-triplet", "-ntuple"):
+        variants = {
+            f"{kind}{suffix}": {**options, "tile_size": tile_size}
+            for suffix, options in RANKING.items()
+        }
+        _sbert(losses.MultipleNegativesRankingLoss, variants, _without_targets)
+        for suffix in ("", "-sym", "-gte", "-hardall"):
+            name = f"CachedMultipleNegativesRankingLoss{kind}{suffix}"
+            _ranking(name, variants[f"{kind}{suffix}"])
+for name in ("", "Cached"):
+    _ranking(f"{name}MultipleNegativesSymmetricRankingLoss", {"symmetric": True})
 for tile_size in (None, 4):
     _sbert(
         losses.MegaBatchMarginLoss,

@@ -36,37 +36,56 @@ def may_be_negative(ids, i, j, column=1):
 
 
 def multiple_negatives_ranking(ids, columns, scale=20.0, similarity_name="cosine",
-                               symmetric=False, absolute_margin=None,
-                               relative_margin=None):  # fmt: skip
+                               symmetric=False, absolute_margin=None, relative_margin=None,
+                               directions=("query_to_doc",), partition="joint",
+                               hardness=None, hardness_strength=0.0,
+                               constant=None):  # fmt: skip
     """Values [B]. `ids` None: every other row's documents are negatives."""
+    constant = columns if constant is None else constant
     num_rows, num_columns, _ = columns.shape
     all_documents = [(j, c) for j in range(num_rows) for c in range(1, num_columns)]
+    if symmetric:
+        directions, partition = ("query_to_doc", "doc_to_query"), "per_direction"
 
-    def is_negative_anchor(i, j):  # of the positive of row i
+    def similar(a, b):
+        return similarity(similarity_name, columns[a], columns[b])
+
+    def is_other_anchor(i, j):  # for the texts of row i
         if i == j or ids is None or ids.ndim == 1:
             return i != j and (ids is None or ids[i] != ids[j])
         return ids[j, 0] not in ids[i, :2] and ids[j, 1] != ids[i, 1]
 
-    def value(query, own, candidates):
-        scores = [scale * similarity(similarity_name, query, c) for c in candidates]
-        own_score = scale * similarity(similarity_name, query, own)
-        return np.log(sum(np.exp(s - own_score) for s in scores))
+    def bonus(i, document):
+        kind = "hard" if document[0] == i else "in_batch"
+        if document == (i, 1) or hardness not in (kind, "all"):
+            return 0
+        of_constant = similarity(similarity_name, constant[i, 0], constant[document])
+        return hardness_strength * of_constant
 
     values = np.zeros(num_rows)
     for i in range(num_rows):
-        anchor, positive = columns[i, 0], columns[i, 1]
-        negatives = [columns[d] for d in all_documents if may_be_negative(ids, i, *d)]
+        anchor, positive = (i, 0), (i, 1)
+        own = similar(anchor, positive)
+        negatives = [d for d in all_documents if may_be_negative(ids, i, *d)]
         if absolute_margin is not None or relative_margin is not None:
-            own = similarity(similarity_name, anchor, positive)
             limit = own - max(absolute_margin or 0, (relative_margin or 0) * abs(own))
-            negatives = [
-                x for x in negatives if similarity(similarity_name, anchor, x) <= limit
-            ]
-        values[i] = value(anchor, positive, [positive, *negatives])
-        if symmetric:
-            anchors = [columns[j, 0] for j in range(num_rows) if is_negative_anchor(i, j)]
-            backward = value(positive, anchor, [anchor, *anchors])
-            values[i] = (values[i] + backward) / 2
+            negatives = [d for d in negatives if similar(anchor, d) <= limit]
+        to_documents = [
+            scale * similar(anchor, d) + bonus(i, d) for d in [positive, *negatives]
+        ]
+        anchors = [(j, 0) for j in range(num_rows) if is_other_anchor(i, j)]
+        others = [d for d in negatives if d[0] != i]
+        logits = {
+            "query_to_doc": to_documents,
+            "doc_to_query": [scale * similar(positive, a) for a in [anchor, *anchors]],
+            "query_to_query": [scale * similar(anchor, a) for a in anchors],
+            "doc_to_doc": [scale * similar(positive, d) for d in others],
+        }
+        chosen = [logits[direction] for direction in directions]
+        if partition == "joint":
+            chosen = [[x for of_one in chosen for x in of_one]]
+        sums = [sum(np.exp(x - scale * own) for x in of_one) for of_one in chosen]
+        values[i] = np.mean(np.log(sums))
     return values
 
 

@@ -194,11 +194,16 @@ class ColumnPairs(NamedTuple):
             mask &= ~self._of_equal_ids()
         return self._of_rows(mask)
 
+    @property
+    def own_row(self):
+        """Each anchor with all documents of its row `[B, N * m]`."""
+        rows = tf.range(self.num_keys * self.num_documents) // self.num_documents
+        return self.positions[:, None] == rows[None, :]
+
     def _of_equal_ids(self):
         """Documents of other rows with the same id `[B, N * m]`."""
-        own = at_positions(self.positions, self.num_keys)  # [B, N]
-        others = equal_ids(self.ids, self.key_ids) & ~own
-        return tf.repeat(others, self.num_documents, axis=1)
+        equal = equal_ids(self.ids, self.key_ids)  # [B, N]
+        return tf.repeat(equal, self.num_documents, axis=1) & ~self.own_row
 
     def _of_rows(self, mask):
         return mask if self.is_row is None else mask & self.is_row[:, None]

@@ -216,7 +216,7 @@ def test_a_margin_leaves_out_what_may_be_an_answer():
 @pytest.mark.parametrize(
     "options, message",
     [
-        (dict(relative_margin=0.05, symmetric=True), "`symmetric` or a margin"),
+        (dict(relative_margin=0.05, symmetric=True), r"\('query_to_doc',\) only"),
         (dict(absolute_margin=-0.1), "`absolute_margin` must be a number >= 0"),
         (dict(relative_margin=5), "relative_margin"),
     ],
@@ -224,3 +224,32 @@ def test_a_margin_leaves_out_what_may_be_an_answer():
 def test_bad_margins(options, message):
     with pytest.raises(ValueError, match=message):
         MultipleNegativesRankingLoss(**options)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(directions=["doc_to_doc"]), "`directions` among.*'doc_to_doc'"),
+        (dict(directions="query_to_docs"), "`directions` among.*'query_to_docs'"),
+        (dict(directions=["query_to_doc"] * 2), "`directions` among"),
+        (dict(directions=cases.DIRECTIONS, symmetric=True), "`symmetric` is short for"),
+        (dict(partition="separate"), "`partition` must be one of 'joint'"),
+        (dict(directions=cases.DIRECTIONS, partition="per_direction"), "partition='joint'"),
+        (dict(hardness="easy", hardness_strength=5), "`hardness` must be one of None"),
+        (dict(hardness="all"), "`hardness_strength` > 0"),
+        (dict(hardness_strength=5), "`hardness_strength` > 0"),
+        (dict(directions=cases.DIRECTIONS, absolute_margin=0.1), "only"),
+    ],
+)
+def test_bad_directions_and_hardness(options, message):
+    with pytest.raises(ValueError, match=message):
+        MultipleNegativesRankingLoss(**options)
+
+
+def test_symmetric_is_a_softmax_in_each_of_two_directions():
+    columns = columns_of(5, num_columns=3)
+    both = {"directions": ["doc_to_query", "query_to_doc"], "partition": "per_direction"}
+    value = MultipleNegativesRankingLoss(symmetric=True)(None, columns)
+    np.testing.assert_array_equal(
+        MultipleNegativesRankingLoss(**both)(None, columns), value
+    )

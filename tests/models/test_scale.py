@@ -7,6 +7,7 @@ import numpy as np
 import oracles
 import pytest
 import tensorflow as tf
+from cases import DIRECTIONS
 from goldens import kernels, plain_kernels  # noqa: F401
 
 import tfembloss
@@ -51,6 +52,10 @@ CASES = {
     ),
     "margin": (
         functools.partial(losses.MultipleNegativesRankingLoss, relative_margin=0.1),
+        "scale", PAIRS, None,
+    ),
+    "directions": (
+        functools.partial(losses.MultipleNegativesRankingLoss, directions=DIRECTIONS),
         "scale", PAIRS, None,
     ),
     "ntxent": (losses.NTXentLoss, "temperature", X, IDS),
@@ -244,6 +249,10 @@ def test_saved_it_trains_on_and_compiled_again_it_keeps_the_scale(tmp_path):
         (
             losses.MultipleNegativesRankingLoss(absolute_margin=0.1),
             "expected a relative_margin",
+        ),
+        (
+            losses.MultipleNegativesRankingLoss(hardness="all", hardness_strength=5),
+            "without hardness",
         ),
         (
             losses.WeightedSum({"a": losses.TripletMarginLoss()}),

@@ -22,10 +22,10 @@ class CrossBatchMemory(Configurable, keras.layers.Layer):
     Embeddings become outdated as the encoder learns: a queue of the steps of a few epochs
     suits a low learning rate, and is best added after a few epochs without it.
 
-    It cannot be used with losses in both directions (`symmetric=True`, `CLIPLoss`), with
-    `SigLIPLoss`, `GISTEmbedLoss`, `LiftedStructureLoss`, `NPairsLoss`, `AngularLoss`,
-    `IntraPairVarianceLoss`, `HistogramLoss` or `QuadrupletLoss`, or with miners of all
-    pairs (`HDCMiner`, `UniformHistogramMiner`, `AngularMiner`).
+    It cannot be used with `SigLIPLoss`, `GISTEmbedLoss`, `LiftedStructureLoss`,
+    `NPairsLoss`, `AngularLoss`, `IntraPairVarianceLoss`, `HistogramLoss` or
+    `QuadrupletLoss`, or with miners of all pairs (`HDCMiner`, `UniformHistogramMiner`,
+    `AngularMiner`).
 
     Args:
         size: M, the number of rows that it holds, from 1 to 2^24.

@@ -159,10 +159,9 @@ class EmbeddingLoss(Configurable, keras.losses.Loss):
         raise ValueError(
             f"{type(self).__name__} takes no memory of earlier batches, or not a "
             f"{type(memory).__name__}. Expected a CrossBatchMemory, and a loss "
-            "that compares each row with all others, on ids or on columns in one "
-            "direction, such as SupConLoss, TripletMarginLoss or "
-            "MultipleNegativesRankingLoss, and no miner that needs the distances between "
-            "all keys."
+            "that compares each row with all others, such as SupConLoss, TripletMarginLoss "
+            "or MultipleNegativesRankingLoss, and no miner that needs the distances "
+            "between all keys."
         )
 
     def of_unit_scale(self):
@@ -307,13 +306,15 @@ class InBatchLoss(EmbeddingLoss):
         """Returns the formula's values `[B]`."""
         return self.by_tiles(batch)
 
-    def by_tiles(self, batch, log_sums=False):
+    def by_tiles(self, batch, compare=None, log_sums=False):
         """Returns what the formula does, in tiles of anchors if there are many.
 
         Args:
             batch: `Batch`.
+            compare: function like the method of this name, which is the default.
             log_sums: see `tiling.by_tiles`.
         """
+        compare = compare or self.compare
         prepare = distances.get(self.distance).prepare
         keys = prepare(batch.keys)
         anchors = keys if batch.anchors is batch.keys else prepare(batch.anchors)
@@ -325,17 +326,25 @@ class InBatchLoss(EmbeddingLoss):
             in_tile = dict(zip(of_rows, of_tile_rows, strict=True))
             pairs = batch.pairs._replace(**in_tile)
             tile = batch._replace(anchors=unprepared, pairs=pairs)
-            return self.compare(anchors, keys, tile)
+            return compare(anchors, keys, tile)
 
         constants = [unprepared, *of_rows.values()]
         if not self.tiled or self.mines_all_pairs:
             return of_tile(anchors, keys, *constants)
         return tiling.by_tiles(of_tile, anchors, keys, constants, self.tile_size, log_sums)
 
-    def compare(self, anchors, keys, batch):
-        """Applies the formula to prepared anchors and keys, and the pairs of a `Batch`."""
+    def compare(self, anchors, keys, batch, **changed):
+        """Applies the formula to prepared anchors and keys, and the pairs of a `Batch`.
+
+        Args:
+            anchors: `[B, ...]`.
+            keys: `[N, ...]`.
+            batch: `Batch`.
+            **changed: the formula's arguments that are not the loss's attributes.
+        """
         x = distances.get(self.distance).of_prepared(anchors, keys)  # [B, N]
-        return self._kernel(x, self.selected_pairs(batch, x), **self.options)
+        options = {**self.options, **changed}
+        return self._kernel(x, self.selected_pairs(batch, x), **options)
 
     def selected_pairs(self, batch, x):
         """Returns the pairs that count in a `Batch` with distances x `[B, N]`."""

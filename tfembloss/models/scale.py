@@ -86,6 +86,11 @@ def _check_scale_of_cosines(loss):
             "With `learn_scale`, expected a relative_margin, which does not depend on the "
             f"scale. Received: absolute_margin={loss.absolute_margin}."
         )
+    if getattr(loss, "hardness", None) is not None:
+        raise ValueError(
+            "With `learn_scale`, expected a loss without hardness, which is a multiple of "
+            f"the cosines themselves. Received: hardness={loss.hardness!r}."
+        )
     miner = getattr(loss, "miner", None)
     distance = getattr(miner, "distance", "cosine")
     if distance not in ("cosine", "normalized_euclidean"):
