@@ -472,6 +472,17 @@ CASES = {
     "CoSENTLoss": _columns(losses.CoSENTLoss, oracles.co_sent, _scores, scale=5.0),
     "AnglELoss": _columns(losses.AnglELoss, oracles.angle, _scores, scale=5.0),
     "AnglELoss-negatives": _columns(losses.AnglELoss, oracles.angle, None, 4, scale=5.0),
+    "EmbedDistillLoss": _columns(
+        losses.EmbedDistillLoss,
+        functools.partial(oracles.embed_distill, distance_name="cosine"),
+        _numbers(2, 6),
+    ),
+    "EmbedDistillLoss-l2": Case(
+        functools.partial(losses.EmbedDistillLoss, "l2"),
+        functools.partial(oracles.embed_distill, distance_name="euclidean"),
+        2,
+        _numbers(2, 6),
+    ),
     "MSELoss": _columns(losses.MSELoss, oracles.mse, _numbers(2, 6)),
     "MarginMSELoss": _columns(losses.MarginMSELoss, oracles.margin_mse, _numbers(2), 4),
     "DistillKLDivLoss": _columns(

@@ -188,10 +188,9 @@ def squares_of_directions(a, b):
     return distances.squared_euclidean.rowwise(*rows)
 
 
-def _ranking(name, options):
-    """Another name of the peer's for its MultipleNegativesRankingLoss."""
-    make = functools.partial(losses.MultipleNegativesRankingLoss, **options)
-    GOLDENS.append(Golden(SBERT, name, make, _without_targets))
+def _also(loss, name, options, inputs=_without_targets):
+    """Another name of the peer's for one of its losses."""
+    GOLDENS.append(Golden(SBERT, name, functools.partial(loss, **options), inputs))
 
 
 COSINE, SQUARED = {"distance": "cosine"}, {"distance": "squared_euclidean"}
@@ -216,28 +215,26 @@ RANKING = {
     "-hardall": {"hardness": "all", "hardness_strength": 5.0},
     "-hardallgte": {"hardness": "all", "hardness_strength": 5.0, **ALL_DIRECTIONS},
 }
-for tile_size in (None, 4):
-    for kind in ("", "-triplet", "-ntuple"):
-        variants = {
-            f"{kind}{suffix}": {**options, "tile_size": tile_size}
-            for suffix, options in RANKING.items()
-        }
-        _sbert(losses.MultipleNegativesRankingLoss, variants, _without_targets)
-        for suffix in ("", "-sym", "-gte", "-hardall"):
-            name = f"CachedMultipleNegativesRankingLoss{kind}{suffix}"
-            _ranking(name, variants[f"{kind}{suffix}"])
-for name in ("", "Cached"):
-    _ranking(f"{name}MultipleNegativesSymmetricRankingLoss", {"symmetric": True})
+for kind in ("", "-triplet", "-ntuple"):
+    variants = {f"{kind}{suffix}": options for suffix, options in RANKING.items()}
+    _sbert(losses.MultipleNegativesRankingLoss, variants, _without_targets)
+    for suffix in ("", "-sym", "-gte", "-hardall"):
+        name = f"CachedMultipleNegativesRankingLoss{kind}{suffix}"
+        options = {**RANKING[suffix], "tile_size": 4}
+        _also(losses.MultipleNegativesRankingLoss, name, options)
+for kind in ("", "Cached"):
+    name = f"{kind}MultipleNegativesSymmetricRankingLoss"
+    _also(losses.MultipleNegativesRankingLoss, name, {"symmetric": True})
 for tile_size in (None, 4):
     _sbert(
         losses.MegaBatchMarginLoss,
         {
-            "": {"tile_size": tile_size},
-            "-p0.9n0.0": {
-                "positive_margin": 0.9,
-                "negative_margin": 0.0,
-                "tile_size": tile_size,
-            },
+            f"{kind}{suffix}": {**options, "tile_size": tile_size}
+            for kind in ("", "-full")
+            for suffix, options in {
+                "": {},
+                "-p0.9n0.0": {"positive_margin": 0.9, "negative_margin": 0.0},
+            }.items()
         },
         _without_targets,
     )
@@ -320,9 +317,19 @@ GOLDENS.append(
         _without_targets,
     )
 )
-_sbert(losses.MSELoss, {"": {}, "-broadcast": {}})
-_sbert(losses.MSELoss, {"-1col": {}}, _first_column)
-_sbert(losses.MSELoss, {"-projection": {}}, _first_column, head=_projection)
+for loss, variants in {
+    losses.MSELoss: {"": {}},
+    losses.EmbedDistillLoss: {
+        "": {},
+        "-l2": {"distance": "l2"},
+        "-mse": {"distance": "mse"},
+    },
+}.items():
+    for suffix, options in variants.items():
+        _sbert(loss, {suffix: options, f"{suffix}-broadcast": options})
+        _sbert(loss, {f"{suffix}-1col": options}, _first_column)
+        projected = {f"{suffix}-projection": options}
+        _sbert(loss, projected, _first_column, head=_projection)
 _sbert(
     losses.DistillKLDivLoss,
     {
@@ -353,6 +360,8 @@ GIST = {
 }
 GIST = {f"{kind}{suffix}": GIST[suffix] for kind in ("", "-triplet") for suffix in GIST}
 _sbert(losses.GISTEmbedLoss, GIST, _guided)
+for suffix, options in GIST.items():
+    _also(losses.GISTEmbedLoss, f"CachedGISTEmbedLoss{suffix}", options, _guided)
 for suffix, options in {
     "": {},
     "-probs": {},
@@ -365,6 +374,7 @@ for suffix, options in {
 for suffix, loss, inputs in (
     ("", losses.MultipleNegativesRankingLoss, _columns),
     ("-weights", losses.MultipleNegativesRankingLoss, _columns),
+    ("-cachedmnrl", losses.MultipleNegativesRankingLoss, _columns),
     ("-cosent", losses.CoSENTLoss, _columns),
     ("-mse", losses.MSELoss, _first_column),
     ("-triplet", functools.partial(losses.TripletLoss, margin=1.0), _columns),

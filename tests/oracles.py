@@ -826,6 +826,14 @@ def mse(teacher, embeddings):
     return values
 
 
+def embed_distill(teacher, embeddings, distance_name):
+    """Values [B] of columns."""
+    return np.array([
+        np.mean([distance(distance_name, u, t) for u, t in zip(row, targets, strict=True)])
+        for row, targets in zip(embeddings, teacher, strict=True)
+    ])  # fmt: skip
+
+
 def margin_mse(targets, columns, similarity="dot"):
     """Values [B]; targets are margins, or as many scores as there are documents."""
     scores = -columns_distances(similarity, columns)

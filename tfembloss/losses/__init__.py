@@ -25,7 +25,7 @@
 `SphereFaceLoss`, `LargeMarginSoftmaxLoss` |
 | a teacher's scores | `[B, n]` | `DistillKLDivLoss` |
 | a teacher's margins | `[B]` or `[B, n]` | `MarginMSELoss` |
-| a teacher's embeddings | `[B, D]` | `MSELoss` |
+| a teacher's embeddings | `[B, D]` | `MSELoss`, `EmbedDistillLoss` |
 | two views or more of unlabeled rows | none | `SelfSupervisedLoss` around a loss on \
 labels, `VICRegLoss`, `BarlowTwinsLoss`, `AlignmentLoss` |
 | texts | none | `ContrastiveTensionLossInBatchNegatives`, `DenoisingAutoEncoderLoss` |
@@ -66,6 +66,7 @@ from tfembloss.losses.classification.softmax import (
 )
 from tfembloss.losses.distillation import (
     DistillKLDivLoss,
+    EmbedDistillLoss,
     MarginMSELoss,
     MSELoss,
 )
@@ -169,6 +170,7 @@ __all__ = [
     "DistillKLDivLoss",
     "DynamicSoftMarginLoss",
     "ElasticFaceLoss",
+    "EmbedDistillLoss",
     "EmbeddingLoss",
     "FastAPLoss",
     "FlopsLoss",

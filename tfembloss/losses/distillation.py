@@ -4,52 +4,70 @@ import keras
 import tensorflow as tf
 
 from tfembloss import distances
-from tfembloss.checks import positive
+from tfembloss.checks import one_of, positive
 from tfembloss.kernels import differentiable
 from tfembloss.losses.base import EmbeddingLoss
 from tfembloss.losses.inputs import check_known_columns, described_both, of_shape
 
+_TO_TEACHER = {
+    "cosine": distances.cosine.rowwise,
+    "l2": distances.euclidean.rowwise,
+    "mse": distances.squared_euclidean.rowwise,
+}
+
 
 @differentiable
-def _mean_squared_error(columns, targets):
-    errors = distances.sum_last(tf.math.squared_difference(columns, targets))  # [B, n]
-    return tf.reduce_mean(errors, axis=1) / tf.cast(tf.shape(columns)[2], columns.dtype)
+def _distances_to_teacher(columns, targets, distance):
+    """Returns each row's mean distance of its columns `[B, n, D]` to the targets `[B]`."""
+    values = tf.reduce_mean(_TO_TEACHER[distance](columns, targets), axis=1)
+    return values / tf.cast(tf.shape(columns)[2] if distance == "mse" else 1, values.dtype)
 
 
 @keras.saving.register_keras_serializable("tfembloss")
-class MSELoss(EmbeddingLoss):
-    r"""Mean squared error between the embeddings and a teacher's.
+class EmbedDistillLoss(EmbeddingLoss):
+    r"""Distance between the embeddings and a teacher's.
 
-    $$L_i = \frac{1}{n D} \sum_{c=1}^n |u_{ic} - t_{ic}|^2$$
+    $$L_i = \frac{1}{n} \sum_{c=1}^n d(u_{ic}, t_{ic})$$
 
     Call arguments: `y_pred [B, D]` or columns `[B, n, D]`; `y_true` the teacher's
     embeddings of the same shape, or `[B, D]` for all columns, as for a text and its
-    translations. If the teacher's dimension differs, train a projection with the encoder:
-    `tfembloss.EmbeddingClassifier(encoder, keras.layers.Dense(dimension))`.
+    translations. If the teacher's dimension differs, train a projection with the encoder,
+    and save it with it: `tfembloss.EmbeddingClassifier(encoder,
+    keras.layers.Dense(dimension))`.
 
     Args:
+        distance: `"cosine"`, $1 - \cos(u, t)$; `"l2"`, $|u - t|$; or `"mse"`,
+            $|u - t|^2 / D$.
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: if the shapes do not match.
+        ValueError: if `distance` is unknown, or the shapes do not match.
 
     Example:
 
     >>> import tensorflow as tf
     >>> teacher = tf.constant([[1.0, 0.0], [0.0, 1.0]])
-    >>> float(MSELoss()(teacher, tf.constant([[1.0, 2.0], [0.0, 1.0]])))
-    1.0
+    >>> student = tf.constant([[3.0, 4.0], [0.0, 2.0]])
+    >>> round(float(EmbedDistillLoss()(teacher, student)), 4)   # 1 - 0.6, and 0
+    0.2
 
     Reference:
-        Reimers and Gurevych, "Making Monolingual Sentence Embeddings Multilingual using
-        Knowledge Distillation", 2020, https://arxiv.org/abs/2004.09813
+        Kim et al., "EmbedDistill: A Geometric Knowledge Distillation for Information
+        Retrieval", 2023, https://arxiv.org/abs/2301.12005
 
     Relations:
-        Equal to sentence-transformers' class of the same name, whose `projection_dim` is
-        the projection above.
+        Equal to sentence-transformers' class of the same name, whose `distance_metric` is
+        `distance` and whose `projection_dim` is the projection above, which the loss owns
+        there. With `"mse"` it is `MSELoss`.
     """
 
     targets_are_embeddings = True
+
+    def __init__(
+        self, distance="cosine", reduction="sum_over_batch_size", name=None, dtype=None
+    ):
+        super().__init__(reduction=reduction, name=name, dtype=dtype)
+        self.distance = one_of("distance", distance, list(_TO_TEACHER))
 
     def call(self, y_true, y_pred):
         """Returns values `[B]` of embeddings `y_pred` with the teacher's `y_true`."""
@@ -71,7 +89,42 @@ class MSELoss(EmbeddingLoss):
             expected = [expected[0], 1, columns.shape[2]]
         targets = of_shape(y_true, expected, y_pred, message)
         targets = targets[:, None] if targets.shape.rank == 2 else targets  # [B, n or 1, D]
-        return _mean_squared_error(columns, tf.cast(targets, self.dtype))
+        targets = tf.cast(targets, self.dtype)
+        return _distances_to_teacher(columns, targets, distance=self.distance)
+
+
+@keras.saving.register_keras_serializable("tfembloss")
+class MSELoss(EmbedDistillLoss):
+    r"""Mean squared error between the embeddings and a teacher's.
+
+    $$L_i = \frac{1}{n D} \sum_{c=1}^n |u_{ic} - t_{ic}|^2$$
+
+    Call arguments: those of `EmbedDistillLoss`.
+
+    Args:
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: if the shapes do not match.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> teacher = tf.constant([[1.0, 0.0], [0.0, 1.0]])
+    >>> float(MSELoss()(teacher, tf.constant([[1.0, 2.0], [0.0, 1.0]])))
+    1.0
+
+    Reference:
+        Reimers and Gurevych, "Making Monolingual Sentence Embeddings Multilingual using
+        Knowledge Distillation", 2020, https://arxiv.org/abs/2004.09813
+
+    Relations:
+        Equal to sentence-transformers' class of the same name, whose `projection_dim` is
+        the projection of `EmbedDistillLoss`.
+    """
+
+    def __init__(self, reduction="sum_over_batch_size", name=None, dtype=None):
+        super().__init__("mse", reduction=reduction, name=name, dtype=dtype)
 
 
 @differentiable
