@@ -578,6 +578,50 @@ CASES = {
     ),
 }
 
+
+def _of_layers(loss, oracle, make=losses.CoSENTLoss, **options):
+    """A loss on the embeddings of three layers: the thirds of what it is given."""
+
+    def layers(x):
+        return tf.reshape(x, [tf.shape(x)[0], 2, 3, x.shape[2] // 3])
+
+    @keras.saving.register_keras_serializable("cases", name=loss.__name__)
+    class OfThirds(loss):
+        def call(self, y_true, y_pred):
+            return super().call(y_true, layers(y_pred))
+
+    def of_thirds(y_true, y_pred, **constant):
+        constant = {k: np.array(layers(x)) for k, x in constant.items()}
+        return oracle(y_true, np.array(layers(y_pred)), **constant)
+
+    def made(dtype=None, **further):
+        return OfThirds(make(scale=5.0, dtype=dtype), **options, **further)
+
+    return Case(made, of_thirds, 2, _scores, has_constants=True)
+
+
+_co_sent = functools.partial(oracles.co_sent, scale=5.0)
+CASES |= {
+    "AdaptiveLayerLoss": _of_layers(
+        losses.AdaptiveLayerLoss,
+        functools.partial(
+            oracles.adaptive_layer,
+            _co_sent,
+            prior_layers_weight=0.5,
+            kl_temperature=0.5,
+            layer_weighting="log",
+        ),
+        num_layers_per_step=1,
+        prior_layers_weight=0.5,
+        kl_temperature=0.5,
+        layer_weighting="log",
+    ),
+    "Matryoshka2dLoss": _of_layers(
+        losses.Matryoshka2dLoss,
+        functools.partial(oracles.adaptive_layer, oracles.matryoshka(_co_sent, [2, 1])),
+        dims=[2, 1],
+    ),
+}
 CASES |= {
     "GlobalOrthogonalRegularizationLoss": _columns(
         losses.GlobalOrthogonalRegularizationLoss,

@@ -91,6 +91,14 @@ def _logits(golden):
     return targets, golden["logits"], golden["grad_logits"]
 
 
+def _layers(golden):
+    parts = [
+        np.stack([golden[f"{kind}_{column}"] for column in range(2)])  # [2, L + 1, B, D]
+        for kind in ("layers", "grad_layers")
+    ]
+    return (None, *(np.moveaxis(part, 2, 0) for part in parts))
+
+
 def _rows(golden):
     return golden["labels"], golden["embeddings"], golden["grad"]
 
@@ -392,6 +400,45 @@ for suffix, loss, inputs in (
             inputs,
         )
     )
+LAYERS = {
+    "": {},
+    "-linear": {"layer_weighting": "linear"},
+    "-log": {"layer_weighting": "log"},
+    "-nokl": {"kl_temperature": 0.0},
+    "-weights": {
+        "last_layer_weight": 2.0,
+        "prior_layers_weight": 0.5,
+        "kl_div_weight": 0.25,
+        "kl_temperature": 1.0,
+    },
+}
+
+
+def _adaptive_layer(golden, dtype, **options):
+    inner = losses.MultipleNegativesRankingLoss(dtype=dtype)
+    return losses.AdaptiveLayerLoss(inner, None, **options)
+
+
+def _matryoshka_2d(golden, dtype):
+    inner = losses.MultipleNegativesRankingLoss(dtype=dtype)
+    dims = golden["config"]["dims"]
+    return losses.Matryoshka2dLoss(
+        inner, dims, num_layers_per_step=None, num_dims_per_step=None
+    )
+
+
+for suffix, options in LAYERS.items():
+    make = functools.partial(_adaptive_layer, **options)
+    make = _FromArrays(losses.AdaptiveLayerLoss, make)
+    GOLDENS.append(Golden(SBERT, f"AdaptiveLayerLoss{suffix}", make, _layers))
+GOLDENS.append(
+    Golden(
+        SBERT,
+        "Matryoshka2dLoss",
+        _FromArrays(losses.Matryoshka2dLoss, _matryoshka_2d),
+        _layers,
+    )
+)
 GOLDENS.append(
     Golden(
         SBERT,

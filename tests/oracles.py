@@ -1219,3 +1219,23 @@ def denoising_auto_encoder(tokens, logits, padding=0):
                 p = np.exp(logits[i, t]) / np.exp(logits[i, t]).sum()
                 sums[i] -= np.log(p[token])
     return sums * len(tokens) / max(num_tokens, 1)
+
+
+def adaptive_layer(oracle, y_true, layers, last_layer_weight=1.0, prior_layers_weight=1.0,
+                   kl_div_weight=1.0, kl_temperature=0.3, layer_weighting="uniform",
+                   constant=None):  # fmt: skip
+    """Values [B] of columns `[B, n, L + 1, D]`, with every layer before the last."""
+    constant = layers if constant is None else constant
+    num_prior = layers.shape[2] - 1
+    values = last_layer_weight * oracle(y_true, layers[:, :, -1])
+    for i in range(num_prior):
+        weight = {"uniform": 1, "linear": 1 / (1 + i), "log": 1 / (1 + np.log(1 + i))}
+        part = prior_layers_weight * weight[layer_weighting] / num_prior
+        values = values + part * oracle(y_true, layers[:, :, i])
+        for row in range(len(layers)):
+            for column in range(layers.shape[1]):
+                log_p = log_softmax(constant[row, column, -1] / kl_temperature)
+                log_q = log_softmax(layers[row, column, i] / kl_temperature)
+                divergence = np.sum(np.exp(log_p) * (log_p - log_q)) / layers.shape[1]
+                values[row] += kl_div_weight * kl_temperature * divergence
+    return values

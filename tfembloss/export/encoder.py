@@ -10,7 +10,7 @@ import tensorflow as tf
 from tfembloss.checks import integer, one_of
 from tfembloss.distances import l2_normalize
 from tfembloss.export import files, folders, signatures
-from tfembloss.models import CrossEncoder, DualEncoder, EmbeddingModel
+from tfembloss.models import CrossEncoder, DualEncoder, EmbeddingModel, layerwise
 from tfembloss.models.base import one_tensor
 from tfembloss.models.encoder_model import EncoderModel
 from tfembloss.pretrained import hub
@@ -23,6 +23,7 @@ def export_encoder(
     dimensions=None,
     input_signature=None,
     format="saved_model",
+    num_layers=None,
 ):
     """Exports a model's encoder, including its preprocessor, as a SavedModel.
 
@@ -64,6 +65,8 @@ def export_encoder(
         format: `"saved_model"`; or `"onnx"` or `"litert"`, one file at `path` without the
             preprocessor, from the encoder's inputs (token ids) to embeddings. ONNX needs
             `pip install tf2onnx onnx`.
+        num_layers: to export only the first blocks of the encoder, 0 to all; for models
+            trained with `tfembloss.losses.AdaptiveLayerLoss`. None for all.
 
     Raises:
         ValueError: `path` is a file, or a folder that contains anything but an export; the
@@ -93,6 +96,8 @@ def export_encoder(
             "`dimensions` is for embeddings, and a CrossEncoder gives scores. Received: "
             f"dimensions={dimensions!r}"
         )
+    if num_layers is not None:
+        model = _of_first_layers(model, num_layers)
     if format != "saved_model":
         if input_signature is not None:
             raise ValueError(
@@ -105,6 +110,13 @@ def export_encoder(
     with folders.replaced(path) as folder:
         endpoints = _endpoints(model, normalize, dimensions, input_signature)
         _write(model, endpoints, str(folder))
+
+
+def _of_first_layers(model, num_layers):
+    if isinstance(model, EncoderModel):
+        encoder = layerwise.first_layers(model.encoder, num_layers)
+        return EmbeddingModel(encoder, model.preprocessor)
+    return layerwise.first_layers(model, num_layers)
 
 
 def _endpoints(model, normalize, dimensions, input_signature):

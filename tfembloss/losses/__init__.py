@@ -34,8 +34,9 @@ labels, `VICRegLoss`, `BarlowTwinsLoss`, `AlignmentLoss` |
 The first loss of a row is the first to try; `for_data` makes them by the kind of data.
 `tfembloss.models` says which model goes with them, `tfembloss.miners` which pairs and
 triplets of labeled rows count. Around a loss, `MatryoshkaLoss` trains embeddings that can
-be cut short; `WeightedSum` adds losses up, also regularizers, which are losses of
-embeddings alone: `GlobalOrthogonalRegularizationLoss`, `FlopsLoss`,
+be cut short, `AdaptiveLayerLoss` encoders whose last layers can be left out,
+`Matryoshka2dLoss` both; `WeightedSum` adds losses up, also regularizers, which are losses
+of embeddings alone: `GlobalOrthogonalRegularizationLoss`, `FlopsLoss`,
 `LpRegularizationLoss`, `ZeroMeanRegularizationLoss`, `UniformityLoss`. Bases for your own:
 `EmbeddingLoss`, `InBatchLoss`, `LabelLoss`, `PairLoss`.
 """
@@ -114,6 +115,7 @@ from tfembloss.losses.labeled.triplets import (
     TripletMarginLoss,
 )
 from tfembloss.losses.labeled.tuplets import NCALoss, RankedListLoss, TupletMarginLoss
+from tfembloss.losses.layerwise import AdaptiveLayerLoss, Matryoshka2dLoss
 from tfembloss.losses.names import make_known
 from tfembloss.losses.ranked_pairs import AnglELoss, CoSENTLoss
 from tfembloss.losses.recommended import for_data
@@ -146,6 +148,7 @@ from tfembloss.losses.wrappers import MatryoshkaLoss, WeightedSum
 
 __all__ = [
     "AdaFaceLoss",
+    "AdaptiveLayerLoss",
     "AlignmentLoss",
     "AnglELoss",
     "AngularLoss",
@@ -189,6 +192,7 @@ __all__ = [
     "MagFaceLoss",
     "MarginLoss",
     "MarginMSELoss",
+    "Matryoshka2dLoss",
     "MatryoshkaLoss",
     "MegaBatchMarginLoss",
     "MultiSimilarityLoss",

@@ -49,6 +49,8 @@ class EmbeddingLoss(Configurable, keras.losses.Loss):
     takes_scores = False  # whether y_pred are class scores [B, C], not embeddings
     takes_memory = False  # whether `call` has another argument, `memory`
     takes_named_targets = False  # whether y_true may be a dict
+    counts_dimensions = True  # whether it may depend on how many dimensions are 0
+    takes_layers = False  # whether y_pred may be those of all layers of an encoder
     scaled_by = None  # "scale" or "temperature", if the loss has one of similarities
 
     # Makes a kernel of the static method `formula` that subclasses of some bases define.
@@ -177,7 +179,7 @@ class EmbeddingLoss(Configurable, keras.losses.Loss):
 
     def truncate(self, y_pred, dim):
         """Returns the first `dim` dimensions of embeddings, normalized to length 1."""
-        return distances.l2_normalize(y_pred[..., :dim])
+        return distances.l2_normalize(first_dimensions(y_pred, dim))
 
     def _share_of_the_mean(self, values, sample_weight):
         """Returns the factor from the mean of replicas' means to the mean over anchors.
@@ -248,6 +250,11 @@ class InBatchLoss(EmbeddingLoss):
 
     targets_are_ids = True
     takes_memory = True
+
+    @property
+    def counts_dimensions(self):
+        """Whether the loss may depend on how many dimensions are 0, as its distance."""
+        return not isinstance(self.distance, str) or self.distance == "snr"
 
     @staticmethod
     def _kernel_of(formula):
@@ -384,6 +391,13 @@ def keys_and_pairs(rows, ids, memory=None):
     positions = first + tf.range(tf.shape(rows)[0])  # [B]
     pairs = {"ids": ids, "key_ids": key_ids, "positions": positions, "present": present}
     return keys, pairs, num_rows, first
+
+
+def first_dimensions(x, dim):
+    """Returns the first `dim` dimensions; if that is a tensor, all, and the others 0."""
+    if not tf.is_tensor(dim):
+        return x[..., :dim]
+    return tf.where(tf.range(tf.shape(x)[-1]) < dim, x, tf.zeros_like(x))
 
 
 class _Reduce(keras.losses.Loss):

@@ -6,7 +6,7 @@ import tensorflow as tf
 from tfembloss import distances, replicas
 from tfembloss.checks import integer, non_negative, number, one_of, positive
 from tfembloss.kernels import differentiable
-from tfembloss.losses.base import EmbeddingLoss, nan_where_not_finite
+from tfembloss.losses.base import EmbeddingLoss, first_dimensions, nan_where_not_finite
 from tfembloss.losses.inputs import described
 
 
@@ -17,7 +17,7 @@ class Regularizer(EmbeddingLoss):
 
     def truncate(self, y_pred, dim):
         """Returns the first `dim` dimensions, at the length that they have."""
-        return y_pred[..., :dim]
+        return first_dimensions(y_pred, dim)
 
     def columns(self, y_pred):
         """Returns columns `[B, n, D]`. Raises ValueError otherwise."""

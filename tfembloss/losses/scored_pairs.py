@@ -8,7 +8,7 @@ import tensorflow as tf
 from tfembloss import distances, replicas
 from tfembloss.checks import non_negative
 from tfembloss.kernels import differentiable
-from tfembloss.losses.base import EmbeddingLoss
+from tfembloss.losses.base import EmbeddingLoss, first_dimensions
 from tfembloss.losses.first_batch import range_warning
 from tfembloss.losses.inputs import are_missing, check_columns, check_scores, require
 
@@ -285,4 +285,4 @@ class ContrastiveTensionLoss(EmbeddingLoss):
 
     def truncate(self, y_pred, dim):
         """Returns the first `dim` dimensions as they are: dot products depend on length."""
-        return y_pred[..., :dim]
+        return first_dimensions(y_pred, dim)

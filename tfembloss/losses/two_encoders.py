@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfembloss import distances, masks
 from tfembloss.checks import number, positive
-from tfembloss.losses.base import InBatchLoss
+from tfembloss.losses.base import InBatchLoss, first_dimensions
 from tfembloss.losses.in_batch import MultipleNegativesRankingLoss
 
 
@@ -72,7 +72,7 @@ class CLIPLoss(MultipleNegativesRankingLoss):
 
     def truncate(self, y_pred, dim):
         """Returns the first `dim` dimensions, at the old length, which has the scale."""
-        return distances.l2_normalize(y_pred[..., :dim]) * tf.norm(
+        return distances.l2_normalize(first_dimensions(y_pred, dim)) * tf.norm(
             y_pred, axis=-1, keepdims=True
         )
 

@@ -5,7 +5,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfembloss.checks import integer, non_negative
-from tfembloss.losses.base import EmbeddingLoss
+from tfembloss.losses import drawing
+from tfembloss.losses.base import EmbeddingLoss, nan_where_not_finite
 from tfembloss.losses.inputs import as_predictions, as_tensor, described, no_targets
 
 
@@ -29,6 +30,10 @@ class MatryoshkaLoss(EmbeddingLoss):
         dims: distinct numbers of dimensions, 1 to D, such as `[384, 128, 32]`.
         weights: $w_d$, one for each of `dims`, >= 0; by default 1 each.
         reduction, name: see `EmbeddingLoss`. The dtype is that of `loss`.
+        num_dims_per_step: how many of `dims` are drawn in each step that a model of
+            `tfembloss` trains, without replacement, >= 1; None for all. Evaluation, and a
+            call of the loss by itself, compute all.
+        seed: integer >= 0 that defines, with the number of the step, what is drawn.
 
     Raises:
         ValueError: if an argument is invalid or the embeddings have fewer dimensions than
@@ -48,30 +53,23 @@ class MatryoshkaLoss(EmbeddingLoss):
         https://arxiv.org/abs/2205.13147
 
     Relations:
-        Equal to sentence-transformers' class of the same name when that uses all
-        dimensions in every step. `CLIPLoss` keeps the learned scale of a `DualEncoder`, and
-        with `tfembloss.EmbeddingModel(..., learn_scale=True)` every loss has that of all
-        `dims`.
+        Equal to sentence-transformers' class of the same name, whose `n_dims_per_step` is
+        -1 for all, and which also draws in evaluation. `CLIPLoss` keeps the learned scale
+        of a `DualEncoder`, and with `tfembloss.EmbeddingModel(..., learn_scale=True)` every
+        loss has that of all `dims`.
     """
 
     def __init__(
-        self, loss, dims, weights=None, reduction="sum_over_batch_size", name=None
+        self,
+        loss,
+        dims,
+        weights=None,
+        reduction="sum_over_batch_size",
+        name=None,
+        num_dims_per_step=None,
+        seed=0,
     ):
-        if not isinstance(loss, EmbeddingLoss):
-            raise ValueError(
-                "`loss` must be an instance of a loss of tfembloss.losses, such as "
-                f"MultipleNegativesRankingLoss(). Received: loss={loss!r}"
-            )
-        if isinstance(loss, WeightedSum):
-            raise ValueError(
-                "Expected one loss, as each truncates in its own way. Received: a "
-                "WeightedSum: wrap its parts, each in a MatryoshkaLoss."
-            )
-        if loss.takes_scores:
-            raise ValueError(
-                f"{type(loss).__name__} takes class scores, which cannot be truncated: "
-                "expected another loss, on embeddings."
-            )
+        check_wrapped(loss)
         super().__init__(reduction=reduction, name=name, dtype=loss.dtype)
         self.loss = loss
         self.dims = [integer("dims", dim, 1) for dim in dims]
@@ -87,6 +85,13 @@ class MatryoshkaLoss(EmbeddingLoss):
                 f"weights={weights!r}, dims={self.dims!r}"
             )
         self.weights = [non_negative("weights", weight) for weight in weights]
+        if num_dims_per_step is not None:
+            hint = ", or None for all"
+            num_dims_per_step = integer(
+                "num_dims_per_step", num_dims_per_step, 1, len(self.dims), hint
+            )
+        self.num_dims_per_step = num_dims_per_step
+        self.seed = integer("seed", seed, 0)
 
     @property
     def targets_are_ids(self):
@@ -105,16 +110,35 @@ class MatryoshkaLoss(EmbeddingLoss):
                 f"Expected embeddings of at least {max(self.dims)} dimensions, the largest "
                 f"of `dims`. Received: {described(y_pred, 'y_pred')}"
             )
-        total = 0
-        for dim, weight in zip(self.dims, self.weights, strict=True):
-            targets = y_true[..., :dim] if self.loss.targets_are_embeddings else y_true
+        total = nan_where_not_finite(y_pred)  # also in dimensions that are left out
+        for dim, weight in self._terms():
             of_memory = ()
             if memory is not None:
                 rows = self.loss.truncate(memory.embeddings, dim)
                 of_memory = (memory._replace(embeddings=rows),)
+            targets = y_true[..., :dim] if self.loss.targets_are_embeddings else y_true
             rows = self.loss.truncate(y_pred, dim)
             total += weight * self.loss.call(targets, rows, *of_memory)
         return total
+
+    def _terms(self):
+        """Returns pairs of a number of dimensions and its weight, as drawn for this step.
+
+        A drawn number is a tensor: the shapes that XLA compiles, and the collectives of
+        replicas, must be the same in each step, so that the other dimensions become 0. Only
+        where a loss counts them, all of its terms are computed, and some have weight 0.
+        """
+        draw = drawing.drawn(self.num_dims_per_step, len(self.dims), self.seed)
+        if draw is None:
+            return zip(self.dims, self.weights, strict=True)
+        weights = tf.constant(self.weights, self.dtype)
+        if self.loss.counts_dimensions:
+            is_drawn = tf.reduce_any(tf.range(len(self.dims)) == draw[:, None], axis=0)
+            weights = tf.where(is_drawn, weights, tf.zeros_like(weights))
+            return zip(self.dims, tf.unstack(weights), strict=True)
+        dims = tf.gather(self.dims, draw)
+        weights = tf.gather(weights, draw)
+        return zip(tf.unstack(dims), tf.unstack(weights), strict=True)
 
     def first_batch_warning(self, y_true, shape):
         """Returns the warning of the wrapped loss."""
@@ -260,9 +284,33 @@ class WeightedSum(EmbeddingLoss):
         return None
 
 
+def check_wrapped(loss):
+    """Raises ValueError if this is not a loss of embeddings that others can wrap."""
+    if not isinstance(loss, EmbeddingLoss) or loss.takes_layers:
+        raise ValueError(
+            "`loss` must be an instance of a loss of tfembloss.losses, such as "
+            f"MultipleNegativesRankingLoss(). Received: loss={loss!r}"
+        )
+    if isinstance(loss, WeightedSum):
+        raise ValueError(
+            "Expected one loss, as each truncates in its own way. Received: a "
+            "WeightedSum: wrap its parts, each in a MatryoshkaLoss."
+        )
+    if loss.takes_scores:
+        raise ValueError(
+            f"{type(loss).__name__} takes class scores, which cannot be truncated: "
+            "expected another loss, on embeddings."
+        )
+
+
+def is_wrapper(loss):
+    """Whether a loss applies another one, its attribute `loss`."""
+    return isinstance(loss, MatryoshkaLoss) or getattr(loss, "takes_layers", False)
+
+
 def single_losses(loss):
     """Returns the losses that a loss wraps or adds up, or the loss itself."""
-    if isinstance(loss, MatryoshkaLoss):
+    if is_wrapper(loss):
         return single_losses(loss.loss)
     if isinstance(loss, WeightedSum):
         parts = (loss.losses[name] for name in loss.counted)

@@ -10,6 +10,7 @@ from tfembloss import data, replicas
 from tfembloss.checks import integer
 from tfembloss.config import Configurable
 from tfembloss.data.column_datasets import as_columns
+from tfembloss.losses import drawing
 from tfembloss.losses.base import EmbeddingLoss
 from tfembloss.losses.inputs import no_targets
 from tfembloss.losses.names import one_of_ours
@@ -111,7 +112,9 @@ class ColumnModel(Configurable, WholeModel):
 
     def _compute_loss(self, *args, **kwargs):
         """Computes the loss for a step: the weight of a task is in its gradient only."""
-        loss = super()._compute_loss(*args, **kwargs)
+        optimizer = self.optimizer if kwargs.get("training", True) else None
+        with drawing.at_step(getattr(optimizer, "iterations", None)):
+            loss = super()._compute_loss(*args, **kwargs)
         if self._loss_weight == 1:
             return loss
         weighted = self._loss_weight * loss

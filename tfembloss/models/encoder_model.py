@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfembloss import pretrained
-from tfembloss.models import inputs
+from tfembloss.models import inputs, layerwise
 from tfembloss.models.base import (
     ColumnModel,
     check_no_strings,
@@ -157,20 +157,40 @@ class EncoderModel(ColumnModel):
         self.built = True
 
     def call(self, x, training=None):
-        """Returns embeddings `[B, D]` of one column, `[B, n, D]` of a tuple of n."""
+        """Returns embeddings `[B, D]` of one column, `[B, n, D]` of a tuple of n.
+
+        In training with a loss that takes layers, those of all layers `[B, n, L + 1, D]`.
+        """
         check_no_strings(x)
         if training:
             self._trained_columns = len(x) if isinstance(x, (tuple, list)) else 1
+        of_layers = training and self._of_layers() is not None
 
         def embed(rows):
+            if of_layers:
+                return self._of_layers()(rows, training=True)
             return one_tensor(self.encoder(rows, training=training), rank=2)
 
         if not isinstance(x, (tuple, list)):
-            return embed(x)
+            return embed(x)[:, None] if of_layers else embed(x)
         if _alike(x):  # one call of the encoder for all columns
             rows = tf.nest.map_structure(lambda *column: tf.concat(column, axis=0), *x)
             return tf.stack(tf.split(embed(rows), len(x)), axis=1)  # of [n * B, D]
         return tf.stack([embed(column) for column in x], axis=1)
+
+    def _of_layers(self):
+        """Returns the encoder of all layers, if the loss takes them, or None."""
+        if not (self.compiled and getattr(self.loss, "takes_layers", False)):
+            return None
+        if getattr(self._parts, "of_layers", None) is None:
+            self._parts.of_layers = layerwise.embeddings_of_layers(self.encoder)
+        return self._parts.of_layers
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """Computes the compiled metrics, of the last layer."""
+        if y_pred.shape.rank == 4:
+            y_pred = y_pred[:, :, -1] if y_pred.shape[1] != 1 else y_pred[:, 0, -1]
+        return super().compute_metrics(x, y, y_pred, sample_weight)
 
     def _known_inputs(self):
         """Returns one column of the encoder's own inputs."""

@@ -9,7 +9,7 @@ from tfembloss import checks
 from tfembloss.distances import directions
 from tfembloss.losses.base import EmbeddingLoss
 from tfembloss.losses.inputs import check_columns
-from tfembloss.losses.wrappers import MatryoshkaLoss, WeightedSum, single_losses
+from tfembloss.losses.wrappers import WeightedSum, is_wrapper, single_losses
 
 LARGEST_SCALE = 100.0  # CLIP's; above it training becomes unstable
 
@@ -136,7 +136,7 @@ def with_learned_scale(loss, log_scale, bias=None):
     def learned(part):
         return with_learned_scale(part, log_scale, bias)
 
-    if isinstance(loss, MatryoshkaLoss):
+    if is_wrapper(loss):
         return _changed(loss, loss=learned(loss.loss))
     if isinstance(loss, WeightedSum):
         return _changed(loss, losses={x: learned(loss.losses[x]) for x in loss.losses})
@@ -166,6 +166,11 @@ class _LearnedScale(EmbeddingLoss):
     def takes_memory(self):
         """Whether the loss takes a memory."""
         return self.loss.takes_memory
+
+    @property
+    def counts_dimensions(self):
+        """Whether the loss may depend on how many dimensions are 0."""
+        return self.loss.counts_dimensions
 
     def _check_memory(self, memory):
         return self.loss._check_memory(memory)

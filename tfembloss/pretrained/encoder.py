@@ -205,6 +205,18 @@ class CheckpointEncoder(Configurable, keras.Model):
     def _blocks(self):
         return [layer for layer in self.layers if layer.name.startswith("block_")]
 
+    def hidden_states(self):
+        """Returns symbolic tensors `[B, T, D]`: before the blocks, and of each block."""
+        blocks = self._blocks()
+        calls = [
+            call
+            for depth in sorted(self._nodes_by_depth, reverse=True)
+            for call in self._nodes_by_depth[depth]
+            if call.operation in blocks  # once for each layer that shares its weights
+        ]
+        after = self.get_layer("pooling")._inbound_nodes[0]
+        return [call.arguments.keras_tensors[0] for call in [*calls, after]]
+
     def get_config(self):
         """Returns the arguments, LoRA's, which layers are frozen, and `quantize`'s mode."""
         state = {

@@ -1,5 +1,7 @@
 """A small text encoder that trains from scratch."""
 
+import types
+
 import keras
 import tensorflow as tf
 from keras import layers, ops
@@ -83,11 +85,13 @@ class TextEncoder(keras.Model):
         x = embed(tokens)
         if num_layers:
             x = PositionEmbedding(sequence_length, dtype=dtype)(x)
-        x = layers.Dropout(dropout, dtype=dtype)(x)
+        states = [layers.Dropout(dropout, dtype=dtype)(x)]
         for _ in range(num_layers):
-            x = _transformer_block(x, tokens, dim, num_heads, dropout, dtype)
+            x = _transformer_block(states[-1], tokens, dim, num_heads, dropout, dtype)
+            states.append(x)
         pooling = TokenPooling(vocabulary_size, sequence_length, dtype=dtype)
-        super().__init__(tokens, pooling(tokens, x), name=name)
+        super().__init__(tokens, pooling(tokens, states[-1]), name=name)
+        self._states = types.SimpleNamespace(hidden=states)  # which Keras does not track
         self._config = {
             "dtype": dtype.name,
             "vocabulary_size": vocabulary_size,
@@ -138,6 +142,10 @@ class TextEncoder(keras.Model):
                 tf.shape(embeddings), dtype=table.dtype, seed=dropout.seed_generator
             )
         return tf.cast(embeddings, pooling.compute_dtype)
+
+    def hidden_states(self):
+        """Returns symbolic tensors `[B, T, dim]`: of the tokens, and of each block."""
+        return self._states.hidden
 
     @property
     def token_embedding(self):
