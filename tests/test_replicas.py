@@ -128,6 +128,7 @@ def test_classifiers_and_towers_on_several_replicas(tmp_path):
         "sum",
         "SigLIPLoss",
         "texts",
+        "layers",
         "DenoisingAutoEncoderLoss",
     ]
     options = {1: ["--eager", "--models"], 2: ["--no-xla", "--models", *in_graph]}

@@ -294,6 +294,20 @@ def text_model(model_class, loss, *others, y=None):
         return trained(model, loss, x, y)
 
 
+def layers():
+    """An encoder with blocks, of which one is drawn in each step, and dimensions."""
+    x = np.random.default_rng(0).integers(1, 12, size=[2, arguments.rows - 1, 4])
+    with strategy.scope():
+        keras.utils.set_random_seed(0)
+        encoder = tfembloss.text.TextEncoder(
+            12, dim=6, sequence_length=4, num_layers=2, num_heads=1, dropout=0.0
+        )
+        loss = tfembloss.losses.Matryoshka2dLoss(
+            tfembloss.losses.MultipleNegativesRankingLoss(scale=2.0), dims=[6, 4, 2]
+        )
+        return trained(tfembloss.EmbeddingModel(encoder), loss, tuple(x))
+
+
 def hard_negatives():
     """A model on the negatives that it mines itself before each epoch."""
     rng = np.random.default_rng(0)
@@ -454,6 +468,7 @@ MODELS |= {
         memory=tfembloss.layers.TripletHistogram(momentum=0.5),
     ),
     "mining": hard_negatives,
+    "layers": layers,
     "DenoisingAutoEncoderLoss": lambda: text_model(
         tfembloss.DenoisingAutoEncoder,
         tfembloss.losses.DenoisingAutoEncoderLoss(),
