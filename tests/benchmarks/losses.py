@@ -20,6 +20,7 @@ import peers
 from harness import DIM, Layout, Loss
 
 DIMS = [256, 128, 64, 32, 16]
+DIRECTIONS = ("query_to_doc", "doc_to_query", "query_to_query", "doc_to_doc")
 SCALE = 1 / 0.07  # with which CLIP begins
 CLASSES = ["10,000 classes", "100,000 classes"]
 BY_ROW = [8, 128, 512, 4096, 16384]  # what takes the time of B
@@ -90,6 +91,22 @@ LOSSES = {
     "MultipleNegativesRankingLoss": Loss(
         lambda t: t.losses.MultipleNegativesRankingLoss(),
         peers.sentence_transformers("MultipleNegativesRankingLoss"),
+        ["pairs"],
+    ),
+    "MultipleNegativesRankingLoss, 4 directions": Loss(
+        lambda t: t.losses.MultipleNegativesRankingLoss(directions=DIRECTIONS),
+        peers.sentence_transformers("MultipleNegativesRankingLoss", directions=DIRECTIONS),
+        ["pairs"],
+    ),
+    "MultipleNegativesRankingLoss, hardness": Loss(
+        lambda t: t.losses.MultipleNegativesRankingLoss(
+            hardness="all", hardness_strength=5.0
+        ),
+        peers.sentence_transformers(
+            "MultipleNegativesRankingLoss",
+            hardness_mode="all_negatives",
+            hardness_strength=5.0,
+        ),
         ["pairs"],
     ),
     "MatryoshkaLoss, 5 dims": Loss(

@@ -174,3 +174,14 @@ def test_an_exported_encoder_of_fewer_layers(tmp_path):
 def test_wrong_arguments(make, message):
     with pytest.raises(ValueError, match=message):
         make(losses.MultipleNegativesRankingLoss())
+
+
+def test_models_without_layers_are_refused():
+    loss = losses.AdaptiveLayerLoss(losses.MultipleNegativesRankingLoss())
+    dense = keras.Sequential([keras.Input([3]), keras.layers.Dense(2)])
+    with pytest.raises(ValueError, match=r"expected an EmbeddingModel.*DualEncoder"):
+        tfembloss.DualEncoder({"a": dense, "b": dense}).compile("sgd", loss)
+    with pytest.raises(ValueError, match=r"an encoder with blocks.*Sequential"):
+        tfembloss.EmbeddingModel(dense).compile("sgd", loss)
+    with pytest.raises(ValueError, match="AdaptiveLayerLoss takes all layers' embeddings"):
+        losses.WeightedSum({"a": loss})

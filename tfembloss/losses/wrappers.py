@@ -204,10 +204,11 @@ class WeightedSum(EmbeddingLoss):
                     "`losses` must be instances of losses of tfembloss.losses. Received: "
                     f"{name_of_loss!r}: {loss!r}"
                 )
-            if loss.takes_scores:
+            if loss.takes_scores or loss.takes_layers:
+                what = "class scores" if loss.takes_scores else "all layers' embeddings"
                 raise ValueError(
-                    f"{type(loss).__name__} takes class scores, others embeddings: "
-                    "expected losses of embeddings."
+                    f"{type(loss).__name__} takes {what}, others embeddings: expected "
+                    "losses of embeddings."
                 )
         dtypes = {loss.dtype for loss in losses.values()}
         super().__init__(reduction=reduction, name=name, dtype=dtype or max(dtypes))

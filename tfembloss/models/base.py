@@ -53,6 +53,7 @@ class ColumnModel(Configurable, WholeModel):
     # Loss from embeddings.
 
     loss_sees_scores = False  # whether the loss gets a head's scores, not embeddings
+    shows_layers = False  # whether it may get the embeddings of all layers
 
     def compile(self, optimizer="rmsprop", loss=None, *args, **kwargs):
         """`keras.Model.compile`, with one loss: an instance, or the name of its class."""
@@ -91,6 +92,11 @@ class ColumnModel(Configurable, WholeModel):
                 f"with a head that returns them. Received: {type(self).__name__}, which "
                 "returns embeddings. Use tfembloss.EmbeddingClassifier(encoder, "
                 "tfembloss.layers.CosineHead(num_classes)), or PairHead for SoftmaxLoss."
+            )
+        if getattr(loss, "takes_layers", False) and not self.shows_layers:
+            raise ValueError(
+                f"{type(loss).__name__} takes the embeddings of all layers: expected an "
+                f"EmbeddingModel. Received: {type(self).__name__}, which gives the last."
             )
         return loss
 

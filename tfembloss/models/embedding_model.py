@@ -11,7 +11,7 @@ from tfembloss.layers import CrossBatchMemory, TripletHistogram
 from tfembloss.losses.base import EmbeddingLoss
 from tfembloss.losses.inputs import no_targets
 from tfembloss.losses.wrappers import single_losses
-from tfembloss.models import inputs
+from tfembloss.models import inputs, layerwise
 from tfembloss.models.batches import with_ids_of_texts
 from tfembloss.models.encoder_model import EncoderModel
 from tfembloss.models.scale import (
@@ -182,6 +182,8 @@ class EmbeddingModel(EncoderModel):
 
     def _checked_loss(self, loss):
         loss = super()._checked_loss(loss)
+        if getattr(loss, "takes_layers", False):
+            layerwise.hidden_states(self.encoder)
         if self.learn_scale:
             check_has_scale(loss)
         if self.learned_bias is not None and not any(map(has_bias, single_losses(loss))):
@@ -214,6 +216,8 @@ class EmbeddingModel(EncoderModel):
         return super().step_batch(x, y, sample_weight, training)
 
     # Loss from embeddings.
+
+    shows_layers = True
 
     def _layers_of_steps(self):
         """Returns the memory, whose shape depends on the columns in training."""

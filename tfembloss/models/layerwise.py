@@ -18,7 +18,7 @@ def embeddings_of_layers(encoder):
     Raises:
         ValueError: the encoder does not show its layers.
     """
-    states = _hidden_states(encoder)
+    states = hidden_states(encoder)
     head = _after_blocks(encoder, states)
     earlier = [head([state, *encoder.inputs]) for state in states[:-1]]
     stacked = keras.ops.stack([*earlier, encoder.outputs[0]], axis=1)
@@ -35,14 +35,15 @@ def first_layers(encoder, num_layers):
     Raises:
         ValueError: the encoder does not show its layers, or does not have as many.
     """
-    states = _hidden_states(encoder)
+    states = hidden_states(encoder)
     hint = ", as many as the encoder has"
     num_layers = integer("num_layers", num_layers, 0, len(states) - 1, hint)
     embeddings = _after_blocks(encoder, states)([states[num_layers], *encoder.inputs])
     return keras.Model(encoder.input, embeddings, name=encoder.name)
 
 
-def _hidden_states(encoder):
+def hidden_states(encoder):
+    """Returns the encoder's hidden states. Raises ValueError if it does not show them."""
     states = encoder.hidden_states() if hasattr(encoder, "hidden_states") else []
     if len(states) > 1:
         return states
