@@ -15,9 +15,9 @@ class CrossBatchMemory(Configurable, keras.layers.Layer):
     """A queue of the embeddings of earlier batches, which a loss compares with each row.
 
     `tfembloss.EmbeddingModel(encoder, memory=CrossBatchMemory(size))` fills it in training
-    with the rows of all replicas and their ids, as they were embedded then. They get no
-    gradient, and are not anchors of the loss. `evaluate` neither uses nor changes the
-    queue, and it is saved and loaded with the model.
+    with the rows of all replicas and their ids, or labels, as they were embedded then. They
+    get no gradient, and are not anchors of the loss. `evaluate` neither uses nor changes
+    the queue, and it is saved and loaded with the model.
 
     Embeddings become outdated as the encoder learns: a queue of the steps of a few epochs
     suits a low learning rate, and is best added after a few epochs without it.
