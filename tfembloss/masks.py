@@ -17,6 +17,14 @@ def integer_ids(ids):
     return tf.bitcast(ids, tf.int64) if ids.dtype == tf.uint64 else tf.cast(ids, tf.int64)
 
 
+def integer_labels(labels):
+    """Returns the same of labels of rows; "" and -1 stand for none, and become -1."""
+    ids = integer_ids(labels)
+    if labels.dtype != tf.string:
+        return ids
+    return tf.where(labels == "", tf.constant(-1, tf.int64), ids)
+
+
 def equal_ids(ids, key_ids):
     """Returns the pairs with equal ids, a mask `[B, N]`.
 

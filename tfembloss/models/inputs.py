@@ -189,7 +189,11 @@ def hashed_targets(y, loss):
         return y
     if not getattr(loss, "targets_are_ids", False):
         return tf.convert_to_tensor(y)  # whose dtype the loss's error names
-    ids = masks.integer_ids(tf.convert_to_tensor(y))
+    if isinstance(y, tf.RaggedTensor):
+        return tf.ragged.map_flat_values(masks.integer_labels, y)
+    several = getattr(loss, "multi_label", None) is not None
+    hashed = masks.integer_labels if several else masks.integer_ids
+    ids = hashed(tf.convert_to_tensor(y))
     return ids.numpy() if isinstance(y, np.ndarray) else ids
 
 

@@ -130,6 +130,17 @@ def test_a_memory_keeps_them(form, tmp_path):
         model.fit(rows(16).astype("f"), np.concatenate([y, y], axis=1), verbose=0)
 
 
+@pytest.mark.parametrize("form", ["strings", "ragged strings"])
+def test_a_model_takes_names_of_labels(form):
+    x, losses_of = rows(16).astype("f"), []
+    for name in (form, "ids"):
+        kind, y = forms(SETS * 2)[name]
+        keras.utils.set_random_seed(0)
+        model = make_model(losses.SupConLoss(multi_label=kind))
+        losses_of += model.fit(x, y, batch_size=16, verbose=0).history["loss"]
+    assert losses_of[0] == losses_of[1] > 0
+
+
 def test_a_stock_keras_model_trains_on_them():
     y = forms(SETS * 4)["ragged"][1]
     model = keras.Sequential([keras.Input([6]), keras.layers.Dense(4)])

@@ -88,8 +88,7 @@ def _check_label_ids(y_true, rows):
         'of each label, use multi_label="multi_hot"; for one id of each row, None.'
     )
     if y_true.dtype == tf.string:
-        no_label, y_true = y_true == "", masks.integer_ids(y_true)
-        y_true = tf.where(no_label, tf.constant(-1, tf.int64), y_true)
+        y_true = masks.integer_labels(y_true)
     ids = of_shape(check_integers(y_true, message), [rows.shape[0], None], rows, message)
     # A label counts once, however often it is given.
     places = tf.range(tf.shape(ids)[1])
