@@ -160,6 +160,14 @@ def _tokens(rng, num_rows):
     return tokens * (np.arange(4) < rng.integers(5, size=[num_rows, 1]))
 
 
+def _grades(rng, num_rows):
+    """Of lists of 6 documents, some shorter, one empty, one with equal grades alone."""
+    grades = rng.integers(4, size=[num_rows, 6]).astype("float64")
+    grades[rng.random([num_rows, 6]) < 0.2] = np.nan
+    grades[3:4], grades[5:6] = 1, np.nan
+    return grades
+
+
 def _numbers(*shape):
     return lambda rng, num_rows: rng.normal(size=[num_rows, *shape])
 
@@ -644,6 +652,49 @@ CASES |= {
         ),
         2,
         _scores,
+    ),
+}
+
+CASES |= {
+    "ListNetLoss": _columns(losses.ListNetLoss, oracles.list_net, _grades, 0),
+    "ListMLELoss-given-order": _columns(losses.ListMLELoss, oracles.list_mle, _grades, 0),
+    "ListMLELoss": _columns(
+        losses.ListMLELoss, oracles.list_mle, _grades, 0, respect_input_order=False
+    ),
+    "PositionAwareListMLELoss": Case(
+        losses.PositionAwareListMLELoss,
+        functools.partial(oracles.list_mle, position_aware=True),
+        0,
+        _grades,
+    ),
+    "RankNetLoss": _columns(
+        losses.RankNetLoss,
+        functools.partial(oracles.lambda_loss, weighting_scheme=None),
+        _grades,
+        0,
+        sigma=2.0,
+    ),
+    **{
+        f"LambdaLoss-{scheme}": _columns(
+            losses.LambdaLoss,
+            oracles.lambda_loss,
+            _grades,
+            0,
+            weighting_scheme=scheme,
+            k=k,
+        )
+        for scheme, k in (("ndcg_loss1", 2), ("ndcg_loss2", None), ("lambda_rank", 3))
+    },
+    "LambdaLoss": _columns(
+        losses.LambdaLoss, oracles.lambda_loss, _grades, 0, k=2, sigma=0.5, mu=2.0
+    ),
+    "ADRMSELoss": _columns(losses.ADRMSELoss, oracles.adr_mse, _grades, 0, alpha=2.0),
+    "CrossEncoderMultipleNegativesRankingLoss": _columns(
+        losses.CrossEncoderMultipleNegativesRankingLoss,
+        oracles.surprise_of_first,
+        None,
+        0,
+        scale=2.0,
     ),
 }
 

@@ -464,6 +464,89 @@ _sbert(
 )
 _sbert(losses.FlopsLoss, {"": {}, "-threshold": {"threshold": 1}}, _without_targets)
 
+# Of cross-encoders: `table` has the scores that the peer's stub of a model gives.
+
+
+def _ce(make, name, inputs, rtol=1e-9, **more):
+    """A loss of cross-encoders; some are computed in float32 there."""
+    runs = tuple(
+        (case, dtype, max(rtol, exact), compiled)
+        for _, case, dtype, exact, compiled in goldens.runs([f"CE-{name}"])
+    )
+    GOLDENS.append(Golden(SBERT, f"CE-{name}", make, inputs, runs=runs, **more))
+
+
+def _table(golden):
+    return golden["labels"], golden["table"], golden["grad_table"]
+
+
+def _of_pairs(golden, num_columns=1, kinds=("table", "grad_table")):
+    """Scores of each row's own pairs, `[B, n]`; the first row's column j is j * B."""
+    rows = np.arange(len(golden["table"]))[:, None]
+    own = rows + len(rows) * np.arange(num_columns)
+    return [golden[kind][rows, own] for kind in kinds]
+
+
+def _pairs(golden):
+    return golden["labels"][:, None], *_of_pairs(golden)
+
+
+def _margins(golden):
+    return golden["labels"], *_of_pairs(golden, 3)
+
+
+def _logits_of_pairs(golden):
+    return golden["labels"], *(x[:, 0] for x in _of_pairs(golden))
+
+
+def _positive_first(golden):
+    """All pairs of the batch's positives and negatives, each row's own positive first."""
+    size = len(golden["table"])
+    order = [[i, *(j for j in range(2 * size) if j != i)] for i in range(size)]
+    kinds = (golden[kind] for kind in ("table", "grad_table"))
+    return (None, *(np.take_along_axis(x, np.array(order), axis=1) for x in kinds))
+
+
+for name, loss, options in (
+    ("ListNetLoss", losses.ListNetLoss, {}),
+    ("ListMLELoss", losses.ListMLELoss, {}),
+    ("ListMLELoss-sorted", losses.ListMLELoss, {"respect_input_order": False}),
+    ("PListMLELoss", losses.PositionAwareListMLELoss, {}),
+    ("LambdaLoss", losses.LambdaLoss, {}),
+    ("LambdaLoss-k2", losses.LambdaLoss, {"k": 2}),
+    ("LambdaLoss-ndcg1", losses.LambdaLoss, {"weighting_scheme": "ndcg_loss1"}),
+    ("LambdaLoss-ndcg2", losses.LambdaLoss, {"weighting_scheme": "ndcg_loss2"}),
+    ("LambdaLoss-lambdarank", losses.LambdaLoss, {"weighting_scheme": "lambda_rank"}),
+    ("LambdaLoss-natural", losses.LambdaLoss, {"reduction_log": "natural"}),
+    ("RankNetLoss", losses.RankNetLoss, {}),
+    ("RankNetLoss-k2", losses.RankNetLoss, {"k": 2}),
+    ("ADRMSELoss", losses.ADRMSELoss, {}),
+):
+    _ce(functools.partial(loss, **options), name, _table, rtol=1e-6)
+for prefix in ("", "Cached"):
+    _ce(
+        losses.CrossEncoderMultipleNegativesRankingLoss,
+        f"{prefix}MultipleNegativesRankingLoss",
+        _positive_first,
+    )
+_ce(losses.MarginMSELoss, "MarginMSELoss", _margins)
+# Keras's own losses are these.
+_ce(keras.losses.MeanSquaredError, "MSELoss", _pairs)
+_ce(
+    functools.partial(keras.losses.SparseCategoricalCrossentropy, from_logits=True),
+    "CrossEntropyLoss",
+    _logits_of_pairs,
+)
+BINARY = functools.partial(keras.losses.BinaryCrossentropy, from_logits=True)
+_ce(BINARY, "BinaryCrossEntropyLoss", _pairs, rtol=1e-6)
+_ce(
+    BINARY,
+    "BinaryCrossEntropyLoss-pw4",
+    _pairs,
+    rtol=1e-6,
+    weights=lambda golden: 1 + 3 * golden["labels"],
+)
+
 SEMIHARD = miners.TripletMarginMiner(type_of_triplets="semihard")
 ALL_TRIPLETS = miners.TripletMarginMiner()
 HARD = miners.TripletMarginMiner(type_of_triplets="hard")

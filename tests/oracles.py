@@ -1239,3 +1239,105 @@ def adaptive_layer(oracle, y_true, layers, last_layer_weight=1.0, prior_layers_w
                 divergence = np.sum(np.exp(log_p) * (log_p - log_q)) / layers.shape[1]
                 values[row] += kl_div_weight * kl_temperature * divergence
     return values
+
+
+def _lists(labels, scores):
+    """For each list the labels and scores of its documents, where a label is no NaN."""
+    for of_labels, of_scores in zip(labels, scores, strict=True):
+        there = ~np.isnan(of_labels)
+        yield of_labels[there], of_scores[there]
+
+
+def _mean_of_all(terms, counts):
+    """Values [B] whose mean is the sum of all terms divided by that of all counts."""
+    return np.array(terms) * len(terms) / max(sum(counts), 1)
+
+
+def list_net(labels, scores):
+    """Values [B]; their mean is the mean over lists that are not empty."""
+    terms, counts = [], []
+    for y, s in _lists(labels, scores):
+        p, q = np.exp(y) / np.exp(y).sum(), np.exp(s) / np.exp(s).sum()
+        terms.append(-np.sum(p * np.log(q)))
+        counts.append(len(y) > 0)
+    return _mean_of_all(terms, counts)
+
+
+def list_mle(labels, scores, respect_input_order=True, position_aware=False):
+    """Values [B]; their mean is the mean over lists that are not empty."""
+    terms, counts = [], []
+    for y, s in _lists(labels, scores):
+        n = len(y)
+        if not respect_input_order:
+            s = s[sorted(range(n), key=lambda i: -y[i])]
+        weights = [2.0 ** (n - k) - 1 for k in range(1, n + 1)] if position_aware else []
+        value = 0.0
+        for k in range(n):
+            log_p = s[k] - np.log(sum(np.exp(s[k:])))
+            value -= log_p * (weights[k] / max(sum(weights), 1) if position_aware else 1)
+        terms.append(value)
+        counts.append(n > 0)
+    return _mean_of_all(terms, counts)
+
+
+def lambda_loss(labels, scores, weighting_scheme="ndcg_loss2++", k=None, sigma=1.0,
+                mu=10.0, reduction_log="binary"):  # fmt: skip
+    """Values [B]; their mean is the mean over all pairs that count."""
+    log = np.log2 if reduction_log == "binary" else np.log
+    discount = lambda place: np.log2(1 + place)  # noqa: E731
+    terms, counts = [], []
+    for y, s in _lists(labels, scores):
+        n = len(y)
+        place = {i: 1 + r for r, i in enumerate(sorted(range(n), key=lambda i: -s[i]))}
+        best = sorted(np.maximum(y, 0), reverse=True)[:k]
+        ideal = sum((2**grade - 1) / discount(1 + r) for r, grade in enumerate(best))
+        gain = (2 ** np.maximum(y, 0) - 1) / (ideal or 1)
+        value, count = 0.0, 0
+        for i in range(n):
+            for j in range(n):
+                if k is not None and place[i] > k and place[j] > k:
+                    continue
+                if weighting_scheme != "ndcg_loss1" and y[i] <= y[j]:
+                    continue
+                distance = abs(place[i] - place[j])
+                delta = abs(1 / discount(distance) - 1 / discount(distance + 1)) \
+                    if distance else 0.0  # fmt: skip
+                rho = abs(1 / discount(place[i]) - 1 / discount(place[j]))
+                weight = {
+                    "ndcg_loss1": gain[i] / discount(place[i]),
+                    "ndcg_loss2": delta * abs(gain[i] - gain[j]),
+                    "lambda_rank": rho * abs(gain[i] - gain[j]),
+                    "ndcg_loss2++": (mu * delta + rho) * abs(gain[i] - gain[j]),
+                    None: 1.0,
+                }[weighting_scheme]
+                value += weight * log(1 + np.exp(-sigma * (s[i] - s[j])))
+                count += 1
+        terms.append(value)
+        counts.append(count)
+    return _mean_of_all(terms, counts)
+
+
+def adr_mse(labels, scores, alpha=1.0):
+    """Values [B]; their mean is the mean over all documents."""
+    terms, counts = [], []
+    for y, s in _lists(labels, scores):
+        value = 0.0
+        for j in range(len(y)):
+            place = 1 + sum(
+                1 / (1 + np.exp(-alpha * (s[i] - s[j]))) for i in range(len(y)) if i != j
+            )
+            equal = [1 + r for r, x in enumerate(sorted(y, reverse=True)) if x == y[j]]
+            right = np.mean(equal)
+            value += (right - place) ** 2 / np.log2(1 + right)
+        terms.append(value)
+        counts.append(len(y))
+    return _mean_of_all(terms, counts)
+
+
+def surprise_of_first(_, scores, scale=10.0, activation="sigmoid"):
+    """Values [B]: what the first of a list's scores lacks to a probability of 1."""
+    values = []
+    for s in scores:
+        s = scale * (1 / (1 + np.exp(-s)) if activation == "sigmoid" else s)
+        values.append(np.log(sum(np.exp(s))) - s[0])
+    return np.array(values)

@@ -28,6 +28,10 @@
 | a teacher's embeddings | `[B, D]` | `MSELoss`, `EmbedDistillLoss` |
 | two views or more of unlabeled rows | none | `SelfSupervisedLoss` around a loss on \
 labels, `VICRegLoss`, `BarlowTwinsLoss`, `AlignmentLoss` |
+| queries with lists of documents, for a `CrossEncoder` | label of each `[B, L]` | \
+`LambdaLoss`, `ListNetLoss`, `RankNetLoss`, `ListMLELoss`, `PositionAwareListMLELoss`, \
+`ADRMSELoss` |
+| pairs, for a `CrossEncoder` | none | `CrossEncoderMultipleNegativesRankingLoss` |
 | texts | none | `ContrastiveTensionLossInBatchNegatives`, `DenoisingAutoEncoderLoss` |
 | | 1, 0 `[B]` | `ContrastiveTensionLoss` |
 
@@ -38,7 +42,7 @@ be cut short, `AdaptiveLayerLoss` encoders whose last layers can be left out,
 `Matryoshka2dLoss` both; `WeightedSum` adds losses up, also regularizers, which are losses
 of embeddings alone: `GlobalOrthogonalRegularizationLoss`, `FlopsLoss`,
 `LpRegularizationLoss`, `ZeroMeanRegularizationLoss`, `UniformityLoss`. Bases for your own:
-`EmbeddingLoss`, `InBatchLoss`, `LabelLoss`, `PairLoss`.
+`EmbeddingLoss`, `InBatchLoss`, `LabelLoss`, `ListLoss`, `PairLoss`.
 """
 
 from tfembloss.losses.base import EmbeddingLoss, InBatchLoss
@@ -116,6 +120,15 @@ from tfembloss.losses.labeled.triplets import (
 )
 from tfembloss.losses.labeled.tuplets import NCALoss, RankedListLoss, TupletMarginLoss
 from tfembloss.losses.layerwise import AdaptiveLayerLoss, Matryoshka2dLoss
+from tfembloss.losses.listwise import (
+    CrossEncoderMultipleNegativesRankingLoss,
+    ListLoss,
+    ListMLELoss,
+    ListNetLoss,
+    PListMLELoss,
+    PositionAwareListMLELoss,
+)
+from tfembloss.losses.listwise_pairs import ADRMSELoss, LambdaLoss, RankNetLoss
 from tfembloss.losses.names import make_known
 from tfembloss.losses.ranked_pairs import AnglELoss, CoSENTLoss
 from tfembloss.losses.recommended import for_data
@@ -147,6 +160,7 @@ from tfembloss.losses.two_encoders import (
 from tfembloss.losses.wrappers import MatryoshkaLoss, WeightedSum
 
 __all__ = [
+    "ADRMSELoss",
     "AdaFaceLoss",
     "AdaptiveLayerLoss",
     "AlignmentLoss",
@@ -167,6 +181,7 @@ __all__ = [
     "ContrastiveTensionLossInBatchNegatives",
     "CosFaceLoss",
     "CosineSimilarityLoss",
+    "CrossEncoderMultipleNegativesRankingLoss",
     "CurricularFaceLoss",
     "DecoupledContrastiveLoss",
     "DenoisingAutoEncoderLoss",
@@ -185,8 +200,12 @@ __all__ = [
     "IntraPairVarianceLoss",
     "LabelContrastiveLoss",
     "LabelLoss",
+    "LambdaLoss",
     "LargeMarginSoftmaxLoss",
     "LiftedStructureLoss",
+    "ListLoss",
+    "ListMLELoss",
+    "ListNetLoss",
     "LpRegularizationLoss",
     "MSELoss",
     "MagFaceLoss",
@@ -204,11 +223,14 @@ __all__ = [
     "NormalizedSoftmaxLoss",
     "OnlineContrastiveLoss",
     "P2SGradLoss",
+    "PListMLELoss",
     "PNPLoss",
     "PairLoss",
+    "PositionAwareListMLELoss",
     "ProxyAnchorLoss",
     "ProxyNCALoss",
     "QuadrupletLoss",
+    "RankNetLoss",
     "RankedListLoss",
     "RecallAtKSurrogateLoss",
     "SelfSupervisedLoss",
@@ -235,6 +257,6 @@ make_known(
         name: value
         for name, value in globals().items()
         if isinstance(value, type)
-        and value not in (EmbeddingLoss, InBatchLoss, LabelLoss, PairLoss)
+        and value not in (EmbeddingLoss, InBatchLoss, LabelLoss, ListLoss, PairLoss)
     }
 )

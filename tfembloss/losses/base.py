@@ -46,7 +46,7 @@ class EmbeddingLoss(Configurable, keras.losses.Loss):
 
     targets_are_embeddings = False  # of the same dimensions as y_pred
     targets_are_ids = False  # or there are none
-    takes_scores = False  # whether y_pred are class scores [B, C], not embeddings
+    takes_scores = False  # whether y_pred are scores [B, C] or [B, L], not embeddings
     takes_memory = False  # whether `call` has another argument, `memory`
     takes_named_targets = False  # whether y_true may be a dict
     counts_dimensions = True  # whether it may depend on how many dimensions are 0

@@ -133,6 +133,13 @@ def _similarities(columns, rowwise):
     return -rowwise(columns[:, :1], columns[:, 1:])  # [B, m]
 
 
+def _scores_of_documents(y_pred, rowwise):
+    """Returns scores `[B, m]`, m >= 2, of columns `[B, 1 + m, D]` or as they are given."""
+    if y_pred.shape.rank != 2 or (y_pred.shape[1] or 0) < 2:
+        return _similarities(check_known_columns(y_pred, at_least=3), rowwise=rowwise)
+    return y_pred
+
+
 @keras.saving.register_keras_serializable("tfembloss")
 class MarginMSELoss(EmbeddingLoss):
     r"""Mean squared error between the model's and a teacher's margins of triplets.
@@ -140,9 +147,10 @@ class MarginMSELoss(EmbeddingLoss):
     $$L_i = \frac{1}{n} \sum_{k=1}^n
           \big(s(q_i, p_i) - s(q_i, n_{ik}) - m_{ik}\big)^2$$
 
-    Call arguments: `y_pred` columns `[B, 2 + n, D]`: query, positive, n negatives.
-    `y_true` the teacher's margins `[B]` (n = 1) or `[B, n]`, or its scores `[B, 1 + n]` of
-    the positive and the negatives.
+    Call arguments: `y_pred` columns `[B, 2 + n, D]`: query, positive, n negatives; or
+    scores s themselves, `[B, 1 + n]`, as a `CrossEncoder` gives them for the documents of a
+    query. `y_true` the teacher's margins `[B]` (n = 1) or `[B, n]`, or its scores
+    `[B, 1 + n]` of the positive and the negatives.
 
     Args:
         similarity: the negative of any distance of `tfembloss.distances`. With `"dot"`,
@@ -164,7 +172,8 @@ class MarginMSELoss(EmbeddingLoss):
         Cross-Architecture Knowledge Distillation", 2020, https://arxiv.org/abs/2010.02666
 
     Relations:
-        Equal to sentence-transformers' class of the same name.
+        Equal to sentence-transformers' class of the same name, and on scores to that for
+        cross-encoders.
     """
 
     def __init__(
@@ -179,15 +188,14 @@ class MarginMSELoss(EmbeddingLoss):
         self._distance = distances.get(similarity, argument="similarity")
 
     def call(self, y_true, y_pred):
-        """Returns values `[B]` of columns `y_pred [B, 2 + n, D]` with margins `y_true`."""
-        columns = check_known_columns(y_pred, at_least=3)  # [B, 2 + n, D]
-        num_negatives = columns.shape[1] - 2
+        """Returns values `[B]` of columns or scores `y_pred` with margins `y_true`."""
+        scores = _scores_of_documents(y_pred, self._distance.rowwise)  # [B, 1 + n]
+        num_negatives = scores.shape[1] - 1
         margins = _teacher_scores(
-            y_true, columns, (num_negatives, num_negatives + 1), self.dtype
+            y_true, y_pred, (num_negatives, num_negatives + 1), self.dtype
         )
         if margins.shape[1] == num_negatives + 1:
             margins = margins[:, :1] - margins[:, 1:]
-        scores = _similarities(columns, self._distance.rowwise)  # [B, 1 + n]
         errors = scores[:, :1] - scores[:, 1:] - margins  # [B, n]
         return tf.reduce_mean(tf.square(errors), axis=1)
 
@@ -219,8 +227,9 @@ class DistillKLDivLoss(EmbeddingLoss):
 
     $$L_i = T_s^2 \sum_k p_{ik} (\log p_{ik} - \log q_{ik})$$
 
-    Call arguments: `y_pred` columns `[B, 1 + m, D]`, m >= 2: query and documents. `y_true`
-    the teacher's scores `[B, m]`.
+    Call arguments: `y_pred` columns `[B, 1 + m, D]`, m >= 2: query and documents; or the
+    documents' scores themselves, `[B, m]`, as a `CrossEncoder` gives them. `y_true` the
+    teacher's scores `[B, m]`.
 
     Args:
         similarity: the negative of any distance of `tfembloss.distances`.
@@ -269,11 +278,10 @@ class DistillKLDivLoss(EmbeddingLoss):
         self.teacher_temperature = positive("teacher_temperature", teacher)
 
     def call(self, y_true, y_pred):
-        """Returns values `[B]` of columns `y_pred [B, 1 + m, D]` with scores `y_true`."""
-        columns = check_known_columns(y_pred, at_least=3)  # [B, 1 + m, D]
-        scores = _teacher_scores(y_true, columns, (columns.shape[1] - 1,), self.dtype)
+        """Returns values `[B]` of columns or scores `y_pred` with scores `y_true`."""
+        logits = _scores_of_documents(y_pred, self._distance.rowwise)  # [B, m]
+        scores = _teacher_scores(y_true, y_pred, (logits.shape[1],), self.dtype)
         log_p = tf.nn.log_softmax(scores / self.teacher_temperature)  # [B, m]
-        logits = _similarities(columns, self._distance.rowwise)  # [B, m]
         log_q = tf.nn.log_softmax(logits / self.student_temperature)
         divergence = tf.reduce_sum(tf.exp(log_p) * (log_p - log_q), axis=1)  # [B]
         return self.student_temperature**2 * divergence

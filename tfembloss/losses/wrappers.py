@@ -299,7 +299,7 @@ def check_wrapped(loss):
         )
     if loss.takes_scores:
         raise ValueError(
-            f"{type(loss).__name__} takes class scores, which cannot be truncated: "
+            f"{type(loss).__name__} takes scores, which cannot be truncated: "
             "expected another loss, on embeddings."
         )
 

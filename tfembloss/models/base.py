@@ -88,10 +88,12 @@ class ColumnModel(Configurable, WholeModel):
         takes_scores = isinstance(loss, EmbeddingLoss) and loss.takes_scores
         if takes_scores and not self.loss_sees_scores:
             raise ValueError(
-                f"{type(loss).__name__} takes class scores [B, C]: expected a model "
-                f"with a head that returns them. Received: {type(self).__name__}, which "
-                "returns embeddings. Use tfembloss.EmbeddingClassifier(encoder, "
-                "tfembloss.layers.CosineHead(num_classes)), or PairHead for SoftmaxLoss."
+                f"{type(loss).__name__} takes class scores [B, C], or scores of lists of "
+                f"documents [B, L]. Received: {type(self).__name__}, which returns "
+                "embeddings. Expected a model that returns scores: of classes, "
+                "tfembloss.EmbeddingClassifier(encoder, tfembloss.layers.CosineHead("
+                "num_classes)), with PairHead for SoftmaxLoss; of documents, "
+                "tfembloss.CrossEncoder(encoder, preprocessor)."
             )
         if getattr(loss, "takes_layers", False) and not self.shows_layers:
             raise ValueError(
