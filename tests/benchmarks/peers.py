@@ -146,6 +146,38 @@ def cached_ranking(mini_batch_size=32):
     return make
 
 
+class GivenScores:
+    """Stands for a cross-encoder: it returns the given scores, whatever the pairs."""
+
+    device, num_labels = "cpu", 1
+
+    def preprocess(self, pairs, **_):
+        """No tokens."""
+        return {}
+
+    def __call__(self, _):
+        return {"scores": self.scores}
+
+
+def list_loss(name, **options):
+    """A loss of sentence-transformers on lists of documents."""
+
+    def make():
+        from sentence_transformers.cross_encoder import losses
+
+        model = GivenScores()
+        loss = getattr(losses, name)(model, mini_batch_size=-1, **options)
+
+        def function(labels, columns):
+            (model.scores,) = columns  # [B, L], of which it takes the entries
+            documents = [["a document"] * labels.shape[1]] * len(labels)
+            return loss([["a query"] * len(labels), documents], list(labels))
+
+        return function, []
+
+    return make
+
+
 def metric_learning(name, miner=None, miner_options=None, **options):
     """A loss of pytorch-metric-learning, with its miner."""
 

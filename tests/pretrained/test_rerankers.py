@@ -164,13 +164,6 @@ def test_what_is_no_cross_encoder_is_refused(golden, tmp_path):
         load("bert_tiny_en_uncased")
     shutil.copytree(golden[0] / "bert", folder)
     weights = safetensors.load_file(folder / "model.safetensors")
-    two = weights | {
-        "classifier.weight": np.zeros([2, 16], "float32"),
-        "classifier.bias": np.zeros([2], "float32"),
-    }
-    safetensors.save_file(two, folder / "model.safetensors")
-    with pytest.raises(ValueError, match="of 2 labels, which is not supported"):
-        load(folder)
     del weights["bert.pooler.dense.weight"]
     safetensors.save_file(weights, folder / "model.safetensors")
     with pytest.raises(ValueError, match=r"without \['pooler.dense.weight'\]"):
@@ -179,6 +172,30 @@ def test_what_is_no_cross_encoder_is_refused(golden, tmp_path):
     (folder / "config.json").write_text(json.dumps(config | {"hidden_act": "tanh"}))
     with pytest.raises(ValueError, match="Expected hidden_act to be gelu"):
         load(folder)
+
+
+def test_several_labels(golden, tmp_path, capsys):
+    folder, rng = tmp_path / "bert", np.random.default_rng(0)
+    shutil.copytree(golden[0] / "bert", folder)
+    weights = safetensors.load_file(folder / "model.safetensors")
+    two = {
+        "classifier.weight": rng.normal(size=[2, 16]).astype("float32"),
+        "classifier.bias": np.array([1, 2], "float32"),
+    }
+    safetensors.save_file(weights | two, folder / "model.safetensors")
+    model = load(folder)
+    assert model.num_labels == 2
+    np.testing.assert_array_equal(model.score.kernel, two["classifier.weight"].T)
+    logits = model.predict((["free"], ["born"]), verbose=0)
+    model.save_pretrained(tmp_path / "saved")
+    again = load(tmp_path / "saved")
+    np.testing.assert_allclose(
+        again.predict((["free"], ["born"]), verbose=0), logits, rtol=1e-6
+    )
+    assert capsys.readouterr().out == ""
+    of_three = load(folder, num_labels=3)
+    assert of_three.predict((["free"], ["born"]), verbose=0).shape == (1, 3)
+    assert "New: classifier" in capsys.readouterr().out
 
 
 def test_types_are_given_where_the_tokenizer_gives_them(golden, tmp_path):

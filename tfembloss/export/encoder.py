@@ -29,11 +29,11 @@ def export_encoder(
 
     The signature `serving_default` maps the inputs of the preprocessor, or those of the
     encoder if there is none, to `embedding`, float32 `[rows, D]`; for a `CrossEncoder` to
-    `score`, float32 `[rows]`, the logits that `predict` returns. The input of a text
-    preprocessor is `text`, strings `[rows]`; that of a `CrossEncoder` the two columns
-    `first` and `second`. The inputs of a preprocessor that is a Keras model are its own,
-    and those of any other function are the inputs of the encoder, images of any size if it
-    resizes them.
+    `score`, float32 `[rows]` or `[rows, num_labels]`, the logits that `predict` returns.
+    The input of a text preprocessor is `text`, strings `[rows]`; that of a `CrossEncoder`
+    the two columns `first` and `second`. The inputs of a preprocessor that is a Keras model
+    are its own, and those of any other function are the inputs of the encoder, images of
+    any size if it resizes them.
 
     A model with `prompts` has one more signature for each, of the prompt's name, such as
     `query`; `serving_default` then puts the default prompt before each text, and if there
@@ -129,7 +129,8 @@ def _endpoints(model, normalize, dimensions, input_signature):
     @functools.partial(tf.function, autograph=False)
     def outputs(x):
         if isinstance(model, CrossEncoder):
-            return {"score": tf.squeeze(tf.cast(model(x, training=False), tf.float32), 1)}
+            score = tf.cast(model(x, training=False), tf.float32)
+            return {"score": tf.squeeze(score, 1) if model.num_labels == 1 else score}
         embedding = _embeddings(model, x)
         if dimensions is not None:
             embedding = embedding[

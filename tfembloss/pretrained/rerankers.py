@@ -72,10 +72,10 @@ HEADS = {
 }  # fmt: skip
 
 
-def load(source, *, sequence_length=None, dropout=None, dtype=None):
+def load(source, *, sequence_length=None, num_labels=None, dropout=None, dtype=None):
     """Loads an encoder of pairs; see `tfembloss.CrossEncoder.from_pretrained`.
 
-    Returns the encoder, its preprocessor, and the weights of the score, None if new.
+    Returns the encoder, its preprocessor, and the weights of the scores, None if new.
     """
     if is_for_keras_hub(source):
         raise ValueError(
@@ -106,7 +106,8 @@ def load(source, *, sequence_length=None, dropout=None, dtype=None):
         name=config["model_type"].replace("-", "_"),
         dtype=dtype,
     )
-    score = _read_head(encoder, head, encoder.load_checkpoint(checkpoint), checkpoint)
+    tensors = encoder.load_checkpoint(checkpoint)
+    score = _read_head(encoder, head, tensors, checkpoint, num_labels)
     preprocessor = CheckpointPairTokenizer(
         checkpoint.tokenizer,
         length,
@@ -132,23 +133,19 @@ def _dim(config):
     return config["dim"] if config["model_type"] == "distilbert" else config["hidden_size"]
 
 
-def _read_head(encoder, head, tensors, checkpoint):
-    """Reads the dense layer; returns the score's kernel and bias, None if there is none."""
+def _read_head(encoder, head, tensors, checkpoint, num_labels):
+    """Reads the dense layer; returns the scores' kernel and bias, None if they are new."""
     weights = {
         f"{head.dense.removeprefix(head.prefix)}.{name.removeprefix('linear.')}": variable
         for name, variable in encoder.dense_weights(0).items()
     }
     kernel, bias = (tensors.get(f"{head.score}.{x}") for x in ("weight", "bias"))
-    if kernel is None:
+    if kernel is None or bias is None or num_labels not in (None, len(bias)):
         if all(name in tensors for name in weights):
             assign(weights, {name: tensors[name] for name in weights}, checkpoint.folder)
-        print_msg(f"New: {head.score}, as {checkpoint.folder} has none; to be trained")
+        has = "none" if bias is None else f"one of {len(bias)} labels"
+        print_msg(f"New: {head.score}, as {checkpoint.folder} has {has}; to be trained")
         return None
-    if kernel.shape[0] != 1 or bias is None:
-        raise ValueError(
-            "Expected a cross-encoder of one score. Received: "
-            f"{checkpoint.folder}, of {kernel.shape[0]} labels, which is not supported."
-        )
     found = {name: tensors[name] for name in weights if name in tensors}
     assign(weights, found, checkpoint.folder)
     return [np.asarray(kernel.T, "float32"), np.asarray(bias, "float32")]
@@ -183,10 +180,11 @@ def save(folder, encoder, preprocessor, score):
         f"{head.score}.weight": (score.kernel, True),
         f"{head.score}.bias": (score.bias, False),
     }
+    labels = {str(i): f"LABEL_{i}" for i in range(score.units)}
     config |= {
         "architectures": [head.model],
-        "id2label": {"0": "LABEL_0"},
-        "label2id": {"LABEL_0": 0},
+        "id2label": labels,
+        "label2id": {label: int(i) for i, label in labels.items()},
         "sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"},
     }
     config.pop("num_labels", None)
