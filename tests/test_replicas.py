@@ -114,6 +114,7 @@ def test_classifiers_and_towers_on_several_replicas(tmp_path):
         "memory",
         "CLIPLoss",
         "cross",
+        "lists",
         "tension",
         "mining",
         "texts",
@@ -130,6 +131,8 @@ def test_classifiers_and_towers_on_several_replicas(tmp_path):
         "texts",
         "layers",
         "DenoisingAutoEncoderLoss",
+        "lists of pairs",
+        "drawn",
     ]
     options = {1: ["--eager", "--models"], 2: ["--no-xla", "--models", *in_graph]}
     options[4] = ["--eager", "--models", *others, "sampled", "memory"]

@@ -171,11 +171,11 @@ def stock_models():
 def trained(model, loss, x, y=None, optimizer=None, **options):
     """Losses and all weights of three steps of a model's `fit`."""
     model.compile(optimizer or keras.optimizers.SGD(0.1), loss, **options)
-    history = model.fit(
-        tfembloss.data.from_arrays(x, y).batch(len(tf.nest.flatten(x)[0])),
-        epochs=3,
-        verbose=0,
-    )
+    if isinstance(y, tf.RaggedTensor):
+        rows = tf.data.Dataset.from_tensor_slices((x, y)).batch(len(x[0]))
+    else:
+        rows = tfembloss.data.from_arrays(x, y).batch(len(tf.nest.flatten(x)[0]))
+    history = model.fit(rows, epochs=3, verbose=0)
     weights = np.concatenate([np.ravel(v) for v in model.get_weights()])
     losses = {k: v for k, v in history.history.items() if k.endswith("loss")}
     return {**losses, "weights": weights}
@@ -306,6 +306,25 @@ def layers():
             tfembloss.losses.MultipleNegativesRankingLoss(scale=2.0), dims=[6, 4, 2]
         )
         return trained(tfembloss.EmbeddingModel(encoder), loss, tuple(x))
+
+
+def lists_of_texts(loss, draws=False):
+    """A cross-encoder on lists of documents, some longer than others."""
+    rng = np.random.default_rng(0)
+    words = [f"w{i}" for i in range(10)]
+    queries = np.array(words * 2)[: arguments.rows]
+    lists = [[" ".join(rng.choice(words, 3)) for _ in range(1 + i % 4)] for i in range(12)]
+    labels = [[float(i % 2) for i, _ in enumerate(texts)] for texts in lists]
+    with strategy.scope():
+        keras.utils.set_random_seed(0)
+        encoder = tfembloss.text.TextEncoder(12, dim=6, sequence_length=8, dropout=0.0)
+        preprocessor = tfembloss.text.TextPairPreprocessor(["[PAD]", "[UNK]", *words], 4, 4)
+        model = tfembloss.CrossEncoder(encoder, preprocessor)
+        if draws:
+            x = queries, np.array([texts[0] for texts in lists])
+            return trained(model, loss, x)
+        x = tf.constant(queries), tf.ragged.constant(lists)
+        return trained(model, loss, x, tf.ragged.constant(labels))
 
 
 def hard_negatives():
@@ -480,6 +499,13 @@ MODELS |= {
         tfembloss.ContrastiveTensionModel,
         tfembloss.losses.ContrastiveTensionLoss(),
         y=LABELS,
+    ),
+    "lists": lambda: lists_of_texts(tfembloss.losses.LambdaLoss(k=2)),
+    "lists of pairs": lambda: lists_of_texts(
+        keras.losses.BinaryCrossentropy(from_logits=True)
+    ),
+    "drawn": lambda: lists_of_texts(
+        tfembloss.losses.CrossEncoderMultipleNegativesRankingLoss(3, seed=0), draws=True
     ),
     "cross": lambda: text_model(
         tfembloss.CrossEncoder,

@@ -210,8 +210,8 @@ def test_classes_of_pairs(tmp_path):
     logits = model.predict(x, verbose=0)
     assert logits.shape == (3, 3) and logits.argmax(axis=1).tolist() == y
     value = loss(np.array(y), logits)
-    for loss in (loss, losses.SoftmaxLoss()):
-        model.compile("sgd", loss, run_eagerly=True)
+    for same in (loss, losses.SoftmaxLoss()):
+        model.compile("sgd", same, run_eagerly=True)
         found = model.evaluate(x, np.array(y), verbose=0)
         np.testing.assert_allclose(found, value, atol=1e-6)
     found = model.evaluate(x, np.eye(3), verbose=0)  # probabilities
