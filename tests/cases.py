@@ -367,6 +367,7 @@ CASES = {
     ),
     "VICRegLoss": _columns(losses.VICRegLoss, oracles.vic_reg, None),
     "BarlowTwinsLoss": _columns(losses.BarlowTwinsLoss, oracles.barlow_twins, None),
+    "SimSiamLoss": Case(losses.SimSiamLoss, oracles.sim_siam, 2, has_constants=True),
     "AlignmentLoss": _columns(losses.AlignmentLoss, oracles.alignment, None, power=1.5),
     "UniformityLoss": _columns(losses.UniformityLoss, oracles.uniformity, None),
     "SupConLoss": _in_tiles(_labels(losses.SupConLoss, oracles.sup_con), 4),

@@ -985,6 +985,13 @@ def barlow_twins(_, columns, redundancy_weight=0.0051, eps=1e-5):
     return np.full(len(columns), value)
 
 
+def sim_siam(_, columns, constant=None):
+    """Values [B]."""
+    targets = (columns if constant is None else constant)[:, 1]
+    pairs = zip(columns[:, 0], targets, strict=True)
+    return np.array([-similarity("cosine", p, t) for p, t in pairs])
+
+
 def alignment(_, columns, power=2.0):
     """Values [B]."""
     return np.array([distance("normalized_euclidean", a, b) ** power for a, b in columns])

@@ -27,7 +27,7 @@
 | a teacher's margins | `[B]` or `[B, n]` | `MarginMSELoss` |
 | a teacher's embeddings | `[B, D]` | `MSELoss`, `EmbedDistillLoss` |
 | two views or more of unlabeled rows | none | `SelfSupervisedLoss` around a loss on \
-labels, `VICRegLoss`, `BarlowTwinsLoss`, `AlignmentLoss` |
+labels, `VICRegLoss`, `BarlowTwinsLoss`, `AlignmentLoss`, `SimSiamLoss` |
 | queries with lists of documents, for a `CrossEncoder` | label of each `[B, L]` | \
 `LambdaLoss`, `ListNetLoss`, `RankNetLoss`, `ListMLELoss`, `PositionAwareListMLELoss`, \
 `ADRMSELoss` |
@@ -149,6 +149,7 @@ from tfembloss.losses.self_supervised import (
     AlignmentLoss,
     BarlowTwinsLoss,
     SelfSupervisedLoss,
+    SimSiamLoss,
     UniformityLoss,
     VICRegLoss,
 )
@@ -236,6 +237,7 @@ __all__ = [
     "SelfSupervisedLoss",
     "SigLIPLoss",
     "SignalToNoiseRatioContrastiveLoss",
+    "SimSiamLoss",
     "SmoothAPLoss",
     "SoftTripleLoss",
     "SoftmaxLoss",

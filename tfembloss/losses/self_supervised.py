@@ -263,6 +263,54 @@ class BarlowTwinsLoss(EmbeddingLoss):
 
 
 @keras.saving.register_keras_serializable("tfembloss")
+class SimSiamLoss(EmbeddingLoss):
+    r"""The cosine of a prediction to its target, which gets no gradient, negated.
+
+    $$L_i = -\cos(p_i,\; \mathrm{stopgrad}(t_i))$$
+
+    There are no negatives. What keeps embeddings from becoming all equal is that the
+    prediction of one view is made from its embedding by a small head, the predictor, and
+    that the target, the embedding of the other view, is constant.
+    `tfembloss.MomentumModel(encoder, predictor=...)` computes both, from two views, and the
+    mean over both directions.
+
+    Call arguments: `y_pred` predictions and targets in columns `[B, 2, D]`; `y_true` is not
+    used.
+
+    Args:
+        reduction, name, dtype: see `EmbeddingLoss`.
+
+    Raises:
+        ValueError: if the shape of `y_pred` is invalid.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> pairs = tf.constant([[[1.0, 0.0], [0.6, 0.8]], [[0.0, 2.0], [0.6, 0.8]]])
+    >>> round(float(SimSiamLoss()(None, pairs)), 4)   # of the cosines 0.6 and 0.8
+    -0.7
+
+    Reference:
+        Chen and He, "Exploring Simple Siamese Representation Learning", 2020,
+        https://arxiv.org/abs/2011.10566
+
+    Relations:
+        TensorFlow Similarity's SimSiamLoss with "negative_cosine_sim", which takes
+        predictions and targets as two arguments. BYOL's loss, the sum over both directions
+        of the squared distances of unit vectors, is 4 (1 + L), so that its gradient is 4
+        times as large.
+    """
+
+    targets_are_ids = True  # which are not used
+
+    def call(self, y_true, y_pred):
+        """Returns values `[B]`."""
+        predictions, targets = tf.unstack(check_columns(y_pred, 2, 2), axis=1)  # [B, D]
+        targets = distances.directions(tf.stop_gradient(targets))
+        return -distances.sum_last(distances.directions(predictions) * targets)
+
+
+@keras.saving.register_keras_serializable("tfembloss")
 class AlignmentLoss(EmbeddingLoss):
     r"""The distance of a row's two views, whose lengths do not count.
 
