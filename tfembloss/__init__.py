@@ -3,6 +3,7 @@
 | you want to | take |
 |---|---|
 | train an encoder on pairs, labels, scores or a teacher's outputs | `EmbeddingModel` |
+| train it on two views of unlabeled rows, by a moving average of it | `MomentumModel` |
 | train it with a head of class centers or labels of pairs | `EmbeddingClassifier` |
 | train two towers, as of images and texts | `DualEncoder` |
 | train it on texts alone | `ContrastiveTensionModel`, `DenoisingAutoEncoder` |
@@ -74,6 +75,7 @@ from tfembloss.models import (  # noqa: E402
     DualEncoder,
     EmbeddingClassifier,
     EmbeddingModel,
+    MomentumModel,
     MultiTaskModel,
 )
 
@@ -86,6 +88,7 @@ __all__ = [
     "DualEncoder",
     "EmbeddingClassifier",
     "EmbeddingModel",
+    "MomentumModel",
     "MultiTaskModel",
     "callbacks",
     "data",

@@ -93,6 +93,30 @@ def alike(x):
     return x if count() == 1 else x + tf.stop_gradient(total(x) / count() - x)
 
 
+def update(variables, others, function):
+    """Assigns `function(variable, other)` to each variable, in each replica from its own.
+
+    Nothing is exchanged, so the values must be the same in all replicas.
+
+    Args:
+        variables: list of Keras variables.
+        others: list of as many Keras variables of the same shapes.
+        function: of two tensors to a tensor.
+    """
+
+    def assign(variable, other):
+        variable.assign(function(variable, tf.cast(other, variable.dtype)))
+
+    def in_each(strategy):
+        for variable, other in zip(variables, others, strict=True):
+            strategy.extended.update(
+                variable.value, assign, args=(other.value,), group=False
+            )
+
+    # Whatever the variables' aggregation, of which a replica could not assign some.
+    tf.distribute.get_replica_context().merge_call(in_each)
+
+
 def first_local_spec(dataset):
     """Returns the element spec of the first local replica in a distributed dataset."""
 

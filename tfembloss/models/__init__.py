@@ -4,6 +4,7 @@
 |---|---|
 | `EmbeddingModel` | one encoder of all columns, with any loss on embeddings |
 | `EmbeddingClassifier` | an encoder and a head of `tfembloss.layers`, with its loss |
+| `MomentumModel` | an encoder on two views, by its moving average: MoCo, BYOL, SimSiam |
 | `DualEncoder` | two towers, as of images and texts, with their loss |
 | `ContrastiveTensionModel` | an encoder and its `twin`, on texts alone |
 | `DenoisingAutoEncoder` | an encoder and a `SentenceDecoder`, on texts alone |
@@ -21,6 +22,7 @@ from tfembloss.models.denoising_autoencoder import DenoisingAutoEncoder
 from tfembloss.models.dual_encoder import DualEncoder
 from tfembloss.models.embedding_model import EmbeddingModel
 from tfembloss.models.head_optimizer import HeadOptimizer
+from tfembloss.models.momentum import MomentumModel
 from tfembloss.models.multi_task import MultiTaskModel
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "EmbeddingClassifier",
     "EmbeddingModel",
     "HeadOptimizer",
+    "MomentumModel",
     "MultiTaskModel",
     "SentenceDecoder",
     "twin",

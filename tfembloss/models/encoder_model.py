@@ -164,19 +164,11 @@ class EncoderModel(ColumnModel):
         check_no_strings(x)
         if training:
             self._trained_columns = len(x) if isinstance(x, (tuple, list)) else 1
-        of_layers = training and self._of_layers() is not None
-
-        def embed(rows):
-            if of_layers:
-                return self._of_layers()(rows, training=True)
-            return one_tensor(self.encoder(rows, training=training), rank=2)
-
-        if not isinstance(x, (tuple, list)):
-            return embed(x)[:, None] if of_layers else embed(x)
-        if _alike(x):  # one call of the encoder for all columns
-            rows = tf.nest.map_structure(lambda *column: tf.concat(column, axis=0), *x)
-            return tf.stack(tf.split(embed(rows), len(x)), axis=1)  # of [n * B, D]
-        return tf.stack([embed(column) for column in x], axis=1)
+        layers = self._of_layers() if training else None
+        if layers is None:
+            return embed_columns(self.encoder, x, training)
+        embeddings = embed_columns(layers, x, training, rank=3)
+        return embeddings if isinstance(x, (tuple, list)) else embeddings[:, None]
 
     def _of_layers(self):
         """Returns the encoder of all layers, if the loss takes them, or None."""
@@ -275,6 +267,20 @@ class EncoderModel(ColumnModel):
         if not all(isinstance(text, str | bytes) for text in x):
             return None
         return np.argsort([-len(text) for text in x], kind="stable")
+
+
+def embed_columns(encoder, x, training=None, rank=2):
+    """Returns an encoder's embeddings `[B, D]` of a column, `[B, n, D]` of a tuple of n."""
+
+    def embed(rows):
+        return one_tensor(encoder(rows, training=training), rank)
+
+    if not isinstance(x, (tuple, list)):
+        return embed(x)
+    if _alike(x):  # one call of the encoder for all columns
+        rows = tf.nest.map_structure(lambda *column: tf.concat(column, axis=0), *x)
+        return tf.stack(tf.split(embed(rows), len(x)), axis=1)  # of [n * B, D]
+    return tf.stack([embed(column) for column in x], axis=1)
 
 
 def known_dim(encoder):
