@@ -93,7 +93,7 @@ def test_string_ids(every_case, tmp_path):
     assert_same(train(tmp_path, 2, *options), every_case[1])
 
 
-FIT = "--fit", "MultipleNegativesRankingLoss-ids", "--models", "tasks", "mixed"
+FIT = "--fit", "MultipleNegativesRankingLoss-ids", "--models", "tasks", "mixed", "shards"
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,8 @@ def test_classifiers_and_towers_on_several_replicas(tmp_path):
         "drawn",
     ]
     options = {1: ["--eager", "--models"], 2: ["--no-xla", "--models", *in_graph]}
-    options[4] = ["--eager", "--models", *others, "sampled", "memory"]
+    more = ["sampled", "memory", "gathered shards"]
+    options[4] = ["--eager", "--models", *others, *more]
     one, two, four = (Run(tmp_path / str(n), n, *how) for n, how in options.items())
     expected = one.finish()
     assert_same(two.finish(), expected)

@@ -9,6 +9,7 @@ a computation: never under a condition on data, and never inside a function comp
 which does not implement them.
 """
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -113,8 +114,67 @@ def update(variables, others, function):
                 variable.value, assign, args=(other.value,), group=False
             )
 
-    # Whatever the variables' aggregation, of which a replica could not assign some.
-    tf.distribute.get_replica_context().merge_call(in_each)
+    # As Keras's optimizers do: whatever the variables' aggregation, of which a replica
+    # could not assign some.
+    tf.__internal__.distribute.interim.maybe_merge_call(
+        in_each, tf.distribute.get_strategy()
+    )
+
+
+# Variables of which each replica holds another part. To TensorFlow they are mirrored ones:
+# nothing but these functions may write them, except an optimizer that does not reduce their
+# gradients.
+
+
+def number_in_strategy():
+    """Returns the number of replicas of the strategy in whose scope this is called."""
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def index():
+    """Returns the position of this replica among all of them, int32."""
+    if count() == 1:
+        return tf.constant(0)
+    return tf.convert_to_tensor(
+        tf.distribute.get_replica_context().replica_id_in_sync_group
+    )
+
+
+def assign_parts(variable, rows):
+    """Assigns the parts of an array to the replicas' copies of a variable.
+
+    Args:
+        variable: Keras variable `[n, ...]`.
+        rows: array `[R * n, ...]`, the parts in the order of the R replicas.
+    """
+    strategy, size = _strategy_of(variable), variable.shape[0]
+    if strategy.num_replicas_in_sync == 1:
+        variable.value.assign(rows)
+        return
+
+    def part(context):
+        start = size * context.replica_id_in_sync_group
+        return tf.constant(rows[start : start + size], variable.dtype)
+
+    parts = strategy.experimental_distribute_values_from_function(part)
+    strategy.extended.update(variable.value, lambda copy, x: copy.assign(x), args=(parts,))
+
+
+def _strategy_of(variable):
+    strategy = getattr(variable.value, "distribute_strategy", None)
+    return strategy or tf.distribute.get_strategy()
+
+
+def joined_parts(variable):
+    """Returns what `assign_parts` assigned, an array; all workers must call this."""
+    strategy = _strategy_of(variable)
+    if strategy.num_replicas_in_sync == 1:
+        return variable.value.numpy()
+    if not has_several_workers(strategy):
+        parts = strategy.experimental_local_results(variable.value)
+        return np.concatenate([part.numpy() for part in parts])
+    read = tf.function(lambda: strategy.run(lambda: tf.identity(variable.value)))
+    return strategy.gather(read(), axis=0).numpy()
 
 
 def first_local_spec(dataset):

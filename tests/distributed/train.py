@@ -195,6 +195,38 @@ def classifier(loss, num_classes, head=None, **options):
         return trained(model, loss, x, y, head_optimizer=keras.optimizers.SGD(1.0))
 
 
+def sharded(loss, num_classes=7, **options):
+    """A classifier of which each of several replicas holds a part of the centers.
+
+    Also as it is saved and loaded, on one replica, and on these to train further.
+    """
+    x = np.random.default_rng(0).normal(size=[arguments.rows, 6]).astype("float32")
+    y = np.random.default_rng(1).integers(num_classes, size=arguments.rows)
+    data = tfembloss.data.from_arrays(x, y).batch(arguments.rows)
+    shard = strategy.num_replicas_in_sync > 1
+    with strategy.scope():
+        keras.utils.set_random_seed(0)
+        encoder = keras.Sequential([keras.Input([6]), keras.layers.Dense(5)])
+        head = tfembloss.layers.CosineHead(num_classes, shard=shard, **options)
+        model = tfembloss.EmbeddingClassifier(encoder, head)
+        adam = keras.optimizers.Adam(0.05)
+        losses = trained(
+            model, loss, x, y, head_optimizer=adam, metrics=["accuracy"]
+        )["loss"]  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(f"{folder}/model.keras")
+        alone = keras.models.load_model(f"{folder}/model.keras")
+        with strategy.scope():
+            again = keras.models.load_model(f"{folder}/model.keras")
+    of_optimizer = [np.ravel(v.numpy()) for v in alone.optimizer.head_optimizer.variables]
+    return {
+        "loss": losses,
+        "saved": np.concatenate([*map(np.ravel, alone.get_weights()), *of_optimizer]),
+        "further": again.fit(data, validation_data=data, verbose=0).history["val_loss"],
+        "accuracy": again.history.history["val_accuracy"],
+    }
+
+
 def dual_encoder(loss, **options):
     """Two towers with learned numbers."""
     rng = np.random.default_rng(0)
@@ -446,6 +478,10 @@ MODELS = {
     "MarginLoss": lambda: classifier(
         tfembloss.losses.MarginLoss(nu=0.1, num_betas=4), 4, tfembloss.layers.MarginHead(4)
     ),
+    "shards": lambda: sharded(
+        tfembloss.losses.ArcFaceLoss(0.3, 8.0, label_smoothing=0.1), sub_centers=2
+    ),
+    "gathered shards": lambda: sharded(tfembloss.losses.ProxyAnchorLoss(alpha=4.0)),
     "CLIPLoss": lambda: dual_encoder(tfembloss.losses.CLIPLoss()),
     "optimizers": of_several_optimizers,
     "memory": lambda: embedding_model(

@@ -114,6 +114,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         self._strategy = strategy
         self._several_workers = replicas.has_several_workers(strategy)
         self._writes = strategy.extended.should_checkpoint
+        _check_no_shards(model, self._several_workers)
         of_fit = variables_of_fit(self)
         self._callbacks = of_fit["callbacks"].callbacks
         _check_alone(self, self._callbacks)
@@ -391,6 +392,17 @@ class ResumableCheckpoint(keras.callbacks.Callback):
                 f"epochs and steps {found.tolist()} (-1: none), with backup_dir="
                 f"{str(self.backup_dir)!r}."
             )
+
+
+def _check_no_shards(model, several_workers):
+    """Checks that one worker has all that it writes."""
+    shards = [x for x in model._flatten_layers() if getattr(x, "shard", False)]
+    if several_workers and shards:
+        raise ValueError(
+            "With several workers, one writes the checkpoint: expected no layer of which "
+            f"each has a part. Received: {shards[0].name!r} with shard=True. Save the "
+            "model itself after an epoch, model.save on all workers."
+        )
 
 
 def _check_alone(callback, callbacks):

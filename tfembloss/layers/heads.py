@@ -6,9 +6,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfembloss import distances
-from tfembloss.checks import integer, number, one_of, positive
+from tfembloss import distances, replicas
+from tfembloss.checks import flag, integer, number, one_of, positive
 from tfembloss.config import Configurable
+from tfembloss.layers.shards import ShardedVariable
 from tfembloss.losses.classification.base import check_labels
 from tfembloss.losses.inputs import as_tensor
 
@@ -26,7 +27,7 @@ class CosineHead(Configurable, keras.layers.Layer):
                \cos(x_i, w_{ck})$$
 
     `tfembloss.EmbeddingClassifier` trains it with an encoder, by a loss on class scores.
-    Each replica holds all the centers.
+    Each replica holds all the centers, or with `shard=True` a part of them.
 
     Call arguments: embeddings `[B, D]`, and optionally `classes [S]`, integers, and
     `lengths`. Returns cosines `[B, C]`, or `[B, S]` of the given classes, in the precision
@@ -40,6 +41,14 @@ class CosineHead(Configurable, keras.layers.Layer):
             than one cluster, or with noisy labels.
         regularizer: of the centers, such as `RegularFaceRegularizer()`; None for none.
         temperature: T, > 0, for `SoftTripleLoss`; None for the nearest sub-center.
+        shard: whether each of the R replicas of a strategy holds the centers of C / R
+            classes, the last one fewer, and the optimizer's state of these: for very many
+            classes. Losses and weights are the same. `ArcFaceLoss` and the other losses by
+            a softmax of cosines alone compare the rows of all replicas with a replica's
+            classes, `[N, C / R]`; other losses, and metrics, gather all centers in a step.
+            Files, `centers.numpy()` and `get_weights` have all centers, for any number of
+            replicas; all workers must save. It is trained by `EmbeddingClassifier`, with an
+            optimizer that changes each number by itself, such as SGD or Adam.
         **kwargs: as in `keras.layers.Layer`, `name` and `dtype`.
 
     Raises:
@@ -70,6 +79,7 @@ class CosineHead(Configurable, keras.layers.Layer):
         sub_centers=1,
         regularizer=None,
         temperature=None,
+        shard=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -79,6 +89,12 @@ class CosineHead(Configurable, keras.layers.Layer):
         if temperature is not None:
             self.temperature = positive("temperature", temperature)
         self.regularizer = keras.regularizers.get(regularizer)
+        self.shard = flag("shard", shard)
+        if self.shard and self.regularizer is not None:
+            raise ValueError(
+                "A regularizer of the centers takes all of them: expected none with "
+                f"shard=True. Received: regularizer={self.regularizer!r}"
+            )
         expected = getattr(self.regularizer, "sub_centers", self.sub_centers)
         if expected != self.sub_centers:
             raise ValueError(
@@ -94,13 +110,55 @@ class CosineHead(Configurable, keras.layers.Layer):
                 f"shape={tuple(shape)}"
             )
         # Only directions matter, so any scale works; learning rates are tuned for 1.
+        initializer = keras.initializers.RandomNormal(stddev=1.0)
+        if self.shard:
+            self._build_shards(shape[1], initializer)
+            return
         self.centers = self.add_weight(
             shape=(self.num_classes * self.sub_centers, shape[1]),
-            initializer=keras.initializers.RandomNormal(stddev=1.0),
+            initializer=initializer,
             regularizer=self.regularizer,
             name="centers",
             autocast=False,
         )
+
+    def _build_shards(self, dim, initializer):
+        with keras.name_scope(self.name, caller=self), tf.init_scope():
+            self.centers = ShardedVariable(
+                self.num_classes * self.sub_centers,
+                (dim,),
+                multiple=self.sub_centers,
+                dtype=self.variable_dtype,
+                name="centers",
+            )
+            with tf.device("CPU"):  # as they would be on one replica
+                shape = self.centers.shape_of_all
+                self.centers.assign(initializer(shape, self.variable_dtype))
+
+    def set_weights(self, weights):
+        """`keras.layers.Layer.set_weights`, of all centers."""
+        if not self.shard:
+            super().set_weights(weights)
+            return
+        (centers,) = weights
+        self.centers.assign(centers)
+
+    def of_shard(self, rows):
+        """Returns cosines `[N, c]` to this replica's classes, and the first of these.
+
+        Args:
+            rows: embeddings `[N, D]`, those of all replicas.
+        """
+        x = distances.directions(tf.cast(rows, self.variable_dtype))
+        w = distances.directions(tf.convert_to_tensor(self.centers.value))
+        cosines, _ = self._by_class(tf.matmul(x, w, transpose_b=True), None)
+        return cosines, self.centers.shape[0] // self.sub_centers * replicas.index()
+
+    def _all_centers(self):
+        """Returns the centers of all classes `[C * K, D]`."""
+        if self.shard:
+            return self.centers.all_rows()
+        return tf.convert_to_tensor(self.centers.value)
 
     def call(self, embeddings, classes=None, lengths=None):
         """Returns cosines `[B, C]`, or `[B, S]` of the given `classes [S]`.
@@ -110,7 +168,7 @@ class CosineHead(Configurable, keras.layers.Layer):
         if lengths is not None:
             one_of("lengths", lengths, ("embedding", "product"))
         embeddings = tf.cast(embeddings, self.variable_dtype)
-        centers = tf.convert_to_tensor(self.centers.value)  # [C * K, D]
+        centers = self._all_centers()  # [C * K, D]
         if classes is not None:
             rows = classes[:, None] * self.sub_centers + tf.range(
                 self.sub_centers, dtype=classes.dtype
@@ -207,7 +265,7 @@ class CosineHead(Configurable, keras.layers.Layer):
         rows = tf.cast(embeddings, self.variable_dtype)
         labels = check_labels(as_tensor(labels, "labels"), rows, self.num_classes).numpy()
         rows = distances.l2_normalize(rows).numpy()
-        centers = distances.l2_normalize(self.centers.value).numpy()
+        centers = distances.l2_normalize(self._all_centers()).numpy()
         centers = centers.reshape(self.num_classes, self.sub_centers, -1)
         cosines = np.zeros([len(rows), self.sub_centers], rows.dtype)
         for start in range(0, len(rows), 1024):  # else [N, K, D] at once

@@ -10,7 +10,7 @@ from tfembloss.losses.base import EmbeddingLoss
 from tfembloss.losses.classification.base import ClassLoss, check_labels
 from tfembloss.losses.inputs import no_targets, require
 from tfembloss.models.encoder_model import EncoderModel
-from tfembloss.models.head_optimizer import HeadOptimizer, with_head
+from tfembloss.models.head_optimizer import HeadOptimizer, with_head, with_shards
 
 
 @keras.saving.register_keras_serializable("tfembloss")
@@ -62,7 +62,8 @@ class EmbeddingClassifier(EncoderModel):
     Relations:
         pytorch-metric-learning and sentence-transformers keep the head in the loss, which
         has to be passed to the optimizer, moved and saved in addition to the model. Partial
-        FC splits the centers among the replicas; here, each replica has all.
+        FC splits the centers among the replicas, as `CosineHead(..., shard=True)` does, and
+        samples among those of each replica; here, one or the other.
     """
 
     def __init__(
@@ -101,7 +102,9 @@ class EmbeddingClassifier(EncoderModel):
             head_optimizer: optimizer of the head's variables, with its own learning rate;
                 by default `optimizer`, as for the encoder's variables.
         """
-        if head_optimizer is not None:
+        if self._is_sharded():
+            optimizer = with_shards(optimizer, head_optimizer)
+        elif head_optimizer is not None:
             optimizer = with_head(optimizer, head_optimizer)
         super().compile(optimizer, loss, **kwargs)
         split = getattr(self.optimizer, "inner_optimizer", self.optimizer)  # or scaled
@@ -150,6 +153,8 @@ class EmbeddingClassifier(EncoderModel):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Computes the compiled loss of the head's scores of the embeddings `y_pred`."""
+        if self._is_sharded() and getattr(self.loss, "takes_shards", False):
+            return self._with_added_losses(self._loss_of_shards(y_pred, y, sample_weight))
         if self.num_sampled is not None and training:
             scores, y = self._sampled_scores(y_pred, y)
         else:
@@ -158,7 +163,36 @@ class EmbeddingClassifier(EncoderModel):
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Computes the compiled metrics of the head's scores of the embeddings."""
-        return super().compute_metrics(x, y, self.head(y_pred), sample_weight)
+        if self._compile_metrics is not None:
+            y_pred = self.head(y_pred)
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    def set_weights(self, weights):
+        """`keras.Model.set_weights`, of all centers of a head with shards."""
+        if not self._is_sharded():
+            super().set_weights(weights)
+            return
+        for variable, value in zip(self.weights, weights, strict=True):
+            variable.assign(value)
+
+    def _is_sharded(self):
+        return isinstance(self.head, layers.CosineHead) and self.head.shard
+
+    def _loss_of_shards(self, embeddings, y, sample_weight):
+        """Computes the loss of all replicas' rows and this replica's classes."""
+        y = no_targets(embeddings) if y is None else tf.convert_to_tensor(y)
+        labels = check_labels(y, embeddings, self.head.num_classes)  # [B]
+        rows = tf.cast(embeddings, self.loss.dtype)  # and so the sum of their gradients
+        cosines, first_class = self.head.of_shard(replicas.gather(rows))  # [N, c]
+        values = self.loss.values_of_shards(
+            replicas.gather(labels),
+            tf.cast(cosines, self.loss.dtype),
+            first_class,
+            self.head.num_classes,
+        )  # [N]
+        first = replicas.first_row(labels)
+        values = values[first : first + tf.shape(labels)[0]]
+        return self.loss.reduced(values, sample_weight)
 
     def _encoder_layers(self):
         """Returns the layers that `call` uses, without those of the head."""
@@ -193,6 +227,11 @@ class EmbeddingClassifier(EncoderModel):
 
 
 def _check_num_sampled(num_sampled, head):
+    if getattr(head, "shard", False):
+        raise ValueError(
+            "Expected `num_sampled` or a head with shard=True. Received both: "
+            f"num_sampled={num_sampled}."
+        )
     if not isinstance(head, layers.CosineHead):
         raise ValueError(
             "`num_sampled` samples classes of a tfembloss.layers.CosineHead. Received: "

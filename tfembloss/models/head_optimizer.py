@@ -2,6 +2,7 @@
 
 import keras
 
+from tfembloss.layers.shards import keep_shards
 from tfembloss.optimizers import MultiOptimizer
 
 
@@ -17,6 +18,17 @@ def with_head(optimizer, head_optimizer):
     config = scales[0].get_config()
     names = ("initial_scale", "dynamic_growth_steps")
     return scaled(both, **{name: config[name] for name in names})
+
+
+def with_shards(optimizer, head_optimizer=None):
+    """Returns a `HeadOptimizer` for a head with shards; by default two of the same kind."""
+    optimizer = keras.optimizers.get(optimizer)
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if isinstance(inner, HeadOptimizer) and head_optimizer is None:
+        return optimizer  # of a saved model
+    if head_optimizer is None:
+        head_optimizer = inner.from_config(inner.get_config())
+    return with_head(optimizer, head_optimizer)
 
 
 @keras.saving.register_keras_serializable("tfembloss")
@@ -61,6 +73,8 @@ class HeadOptimizer(MultiOptimizer):
     def set_head(self, head):
         """Sets the layer that is the head."""
         self._patterns = lambda: [head]
+        if getattr(head, "shard", False):
+            keep_shards(self.head_optimizer)
 
     @property
     def optimizer(self):

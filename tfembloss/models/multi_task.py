@@ -436,6 +436,11 @@ def _check_tasks(tasks):
                 "Expected tasks as models with one encoder, such as EmbeddingModel or "
                 f"EmbeddingClassifier. Received: {type(task).__name__} as {name!r}."
             )
+        if getattr(getattr(task, "head", None), "shard", False):
+            raise ValueError(
+                "One optimizer trains all tasks, and a head with shard=True needs one of "
+                f"its own: expected heads without. Received: shard=True in {name!r}."
+            )
     (name_of_first, first), *others = tasks.items()
     names = {}
     for name, task in tasks.items():

@@ -9,7 +9,7 @@ import math
 import keras
 import tensorflow as tf
 
-from tfembloss import distances
+from tfembloss import distances, masks, replicas
 from tfembloss.checks import fraction, non_negative, number, positive
 from tfembloss.kernels import differentiable
 from tfembloss.losses.classification.base import ClassLoss, hits, num_classes, of_label
@@ -83,6 +83,44 @@ class ClassSoftmaxLoss(ClassLoss):
         """Returns values `[B]`."""
         constants = (labels, self.scale, self.label_smoothing)
         return self._kernel((scores, *of_rows), *constants, **self.options)
+
+    @property
+    def takes_shards(self):
+        """Whether `values_of_shards` is the loss: if nothing else of a row counts."""
+        return type(self).values is ClassSoftmaxLoss.values and self.lengths is None
+
+    def values_of_shards(self, labels, scores, first, num_classes):
+        """Returns values `[N]` of all rows, where each replica scores other classes.
+
+        Args:
+            labels: of the rows of all replicas `[N]`, int64.
+            scores: of these rows and this replica's classes `[N, c]`.
+            first: the first of this replica's classes.
+            num_classes: C; those above are padding.
+        """
+        parts = _of_shard(scores, labels, first, num_classes, scale=self.scale)  # [3, N]
+        parts = replicas.gather(parts[None])  # [R, 3, N]
+        log_sums, own, sums = tf.unstack(parts, axis=1)  # [R, N]
+        log_sum = masks.column_logsumexp(log_sums, log_sums != float("-inf"))
+        own = self.formula(tf.reduce_sum(own, axis=0), **self.options)  # of one replica
+        values = tf.nn.softplus(log_sum - self.scale * own)
+        if not self.label_smoothing:
+            return values
+        mean = (tf.reduce_sum(sums, axis=0) + own) / num_classes
+        return values + self.label_smoothing * self.scale * (own - mean)
+
+
+@differentiable
+def _of_shard(scores, labels, first, num_classes, scale):
+    """Returns rows' log sums and sums of other classes' scores, and own scores, `[3, N]`.
+
+    In the order log sums, own scores, sums: -inf and 0 where this replica has none.
+    """
+    classes = tf.cast(first, tf.int64) + tf.range(tf.shape(scores, tf.int64)[1])
+    own = labels[:, None] == classes[None, :]  # [N, c]
+    others = ~own & (classes < num_classes)
+    log_sums = masks.row_logsumexp(scale * scores, others)
+    return tf.stack([log_sums, masks.row_sum(scores, own), masks.row_sum(scores, others)])
 
 
 @differentiable
