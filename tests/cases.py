@@ -459,9 +459,7 @@ CASES = {
         _semihard,
         "triplets",
     ),
-    "MarginLoss-learned": _labels(
-        losses.MarginLoss, oracles.learned_margin, num_betas=1, nu=0.3
-    ),
+    "MarginLoss-learned": _labels(losses.MarginLoss, oracles.learned_margin, num_betas=1),
     "MarginLoss-learned-by-class": _labels(
         losses.MarginLoss, oracles.learned_margin, num_betas=2, nu=0.3
     )._replace(targets=binary),

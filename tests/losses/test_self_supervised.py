@@ -32,6 +32,19 @@ def test_of_first_views_alone_the_average_precision_is_that_of_one_positive(loss
         assert value == pytest.approx(np.mean(far / (1 + far)), rel=1e-5)
 
 
+def test_of_first_views_alone_a_pair_of_others_has_a_view_of_each_kind():
+    unit = VIEWS / np.linalg.norm(VIEWS, axis=2, keepdims=True)
+    d = np.linalg.norm(unit[:, None, 0] - unit[None, :, 1], axis=2)
+    d_of_others = np.where(np.eye(8), np.inf, d)
+    expected = 0
+    for a in range(8):
+        others = np.delete(np.delete(d_of_others, a, axis=0), a, axis=1).min()
+        expected += max(0, d[a, a] - d_of_others[a].min() + 1) / 8
+        expected += max(0, d[a, a] - others + 0.5) / 8
+    value = losses.SelfSupervisedLoss(losses.QuadrupletLoss(), symmetric=False)(None, VIEWS)
+    assert float(value) == pytest.approx(expected, rel=1e-5)
+
+
 def test_an_easy_positive_does_not_lessen_the_negatives():
     """The gradient in an anchor whose positive is equal to it."""
     views = tf.constant(np.concatenate([VIEWS[:1, :1], VIEWS[:1, :1]], 1))
@@ -62,6 +75,12 @@ def test_an_easy_positive_does_not_lessen_the_negatives():
                 None, np.zeros([3, 3, 4])
             ),
             "n = 2",
+        ),
+        (
+            lambda: losses.SelfSupervisedLoss(losses.MarginLoss(num_betas=1), False)(
+                None, VIEWS
+            ),
+            "Learned boundaries are of labeled rows.*num_betas=1",
         ),
         (lambda: losses.VICRegLoss()(None, VIEWS[:, 0]), "columns .* n = 2"),
         (lambda: losses.VICRegLoss(eps=0.0), "eps"),

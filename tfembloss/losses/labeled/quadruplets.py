@@ -10,13 +10,20 @@ from tfembloss.losses.labeled import triplet_sums
 from tfembloss.losses.labeled.base import LabelLoss
 
 
+def _classes(pairs):
+    """Returns the ids of rows and keys; of views of unlabeled rows, their positions."""
+    if pairs.ids is None:
+        return pairs.positions, tf.range(pairs.num_keys)
+    return pairs.ids, pairs.key_ids
+
+
 @compiled
 def _nearest_classes(distances, pairs):
     """Returns the smallest distance of two classes `[1]`, and their ids `[1, 2]`."""
     x = tf.where(pairs.negative, distances, float("inf"))  # [B, N]
     # One more row and column, since argmin needs at least one.
     x = tf.pad(x, [[0, 1], [0, 1]], constant_values=float("inf"))
-    ids, key_ids = (tf.pad(of, [[0, 1]]) for of in (pairs.ids, pairs.key_ids))
+    ids, key_ids = (tf.pad(of, [[0, 1]]) for of in _classes(pairs))
     place, width = tf.argmin(tf.reshape(x, [-1])), tf.shape(x, tf.int64)[1]
     both = tf.gather(ids, place // width), tf.gather(key_ids, place % width)
     return tf.reduce_min(x)[None], tf.stack(both)[None]
@@ -27,9 +34,10 @@ def _nearest_without(distances, pairs, classes):
     """Returns the smallest distance of two classes `[3]`: of all, without each of two."""
     infinity = tf.constant(float("inf"), distances.dtype)
     x = tf.where(pairs.negative, distances, infinity)  # [B, N]
+    ids, key_ids = _classes(pairs)
     found = [tf.reduce_min(x)]
     for left_out in tf.unstack(classes, 2):
-        other = (pairs.ids != left_out)[:, None] & (pairs.key_ids != left_out)[None, :]
+        other = (ids != left_out)[:, None] & (key_ids != left_out)[None, :]
         found.append(tf.reduce_min(tf.where(other, x, infinity)))
     return tf.stack(found)
 
@@ -113,5 +121,5 @@ class QuadrupletLoss(LabelLoss):
         here = _nearest_without(x, pairs, classes)  # [3]
         of_all, *without = tf.unstack(tf.reduce_min(replicas.gather(here[None]), axis=0))
         for left_out, other in zip(tf.unstack(classes), without, strict=True):
-            of_all = tf.where(pairs.ids == left_out, other, of_all)
+            of_all = tf.where(_classes(pairs)[0] == left_out, other, of_all)
         return of_all
