@@ -2,6 +2,7 @@
 
     python examples/image_labels.py                   # trains, measures, draws: a minute
     python examples/image_labels.py --held-out 4 9    # with other digits held out
+    python examples/image_labels.py --loss all        # a table of all losses: ten minutes
 
 The images are scikit-learn's 1,797 handwritten digits of 8 x 8 pixels. Two digits are held
 out. An encoder is trained on the labels of the other eight, once each with ArcFace, CosFace
@@ -13,6 +14,7 @@ import importlib.util
 import pathlib
 import sys
 
+import compare_losses
 import numpy as np
 from article_labels import draw
 from search_api_docs import SAVED_MODELS
@@ -123,6 +125,15 @@ def main(arguments):
     # How well each image finds the others of its digit, after every epoch.
     evaluator = tfembloss.evaluation.LabelEvaluator(images, digits, list(COLUMNS))
     seen = turned(*seen)
+    if arguments.loss:
+        every = compare_losses.names()
+        chosen = every if arguments.loss == ["all"] else arguments.loss
+        if unknown := set(chosen) - set(every):
+            sys.exit(
+                f"Unknown losses: {sorted(unknown)}. Expected all, or some of: {every}"
+            )
+        compare_losses.compare(chosen, image_encoder, seen, images, digits)
+        return
     for name, (loss, head) in losses(len(set(seen[1]))).items():
         print(f"\n{name}")
         keras.utils.set_random_seed(arguments.seed)
@@ -149,6 +160,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
         "--held-out", type=int, nargs=2, choices=range(10), default=HELD_OUT
+    )
+    parser.add_argument(
+        "--loss", nargs="+", metavar="NAME", help="all, or names: a table of these losses"
     )
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0)
