@@ -173,7 +173,11 @@ def joined_parts(variable):
     if not has_several_workers(strategy):
         parts = strategy.experimental_local_results(variable.value)
         return np.concatenate([part.numpy() for part in parts])
-    read = tf.function(lambda: strategy.run(lambda: tf.identity(variable.value)))
+
+    def read():
+        return strategy.run(lambda: tf.identity(variable.value))
+
+    read = tf.function(read, autograph=False)
     return strategy.gather(read(), axis=0).numpy()
 
 

@@ -248,14 +248,17 @@ def embedding_model(loss, rows, y=None, **options):
         return trained(tfembloss.EmbeddingModel(encoder, **options), loss, x, y)
 
 
-def momentum_model(loss, **options):
+def momentum_model(loss, predicts=False, **options):
     """An encoder and its average, on two views."""
     x = tuple(np.random.default_rng(0).normal(size=[2, arguments.rows, 6]).astype("f"))
     with strategy.scope():
         keras.utils.set_random_seed(0)
         norm = keras.layers.BatchNormalization(synchronized=True)
         encoder = keras.Sequential([keras.Input([6]), keras.layers.Dense(5), norm])
-        model = tfembloss.MomentumModel(encoder, momentum=0.9, **options)
+        predictor = keras.layers.Dense(5) if predicts else None
+        model = tfembloss.MomentumModel(
+            encoder, predictor=predictor, momentum=0.9, **options
+        )
         return trained(model, loss, x)
 
 
@@ -493,9 +496,7 @@ MODELS = {
         tfembloss.losses.MultipleNegativesRankingLoss(scale=1.0),
         memory=tfembloss.layers.CrossBatchMemory(20),
     ),
-    "BYOL": lambda: momentum_model(
-        tfembloss.losses.SimSiamLoss(), predictor=keras.layers.Dense(5)
-    ),
+    "BYOL": lambda: momentum_model(tfembloss.losses.SimSiamLoss(), predicts=True),
     "scale": lambda: embedding_model(
         tfembloss.losses.MultipleNegativesRankingLoss(scale=5.0),
         arguments.rows - 1,
