@@ -11,6 +11,7 @@ from tfembloss import distances, masks, replicas, tiling
 from tfembloss.checks import integer
 from tfembloss.config import Configurable
 from tfembloss.kernels import differentiable
+from tfembloss.losses import several_labels
 from tfembloss.losses.first_batch import check_first_batch, in_batch_warning
 from tfembloss.losses.inputs import (
     as_predictions,
@@ -51,6 +52,7 @@ class EmbeddingLoss(Configurable, keras.losses.Loss):
     takes_named_targets = False  # whether y_true may be a dict
     counts_dimensions = True  # whether it may depend on how many dimensions are 0
     takes_layers = False  # whether y_pred may be those of all layers of an encoder
+    multi_label = None  # or the form of rows of several labels, see `LabelLoss`
     scaled_by = None  # "scale" or "temperature", if the loss has one of similarities
 
     # Makes a kernel of the static method `formula` that subclasses of some bases define.
@@ -126,11 +128,16 @@ class EmbeddingLoss(Configurable, keras.losses.Loss):
             return self.reduced(values, sample_weight)
 
     def dense_targets(self, y_true):
-        """Returns `y_true`, which a loss on ragged targets makes dense."""
+        """Returns `y_true`; ragged ids of labels are padded."""
+        if self.multi_label == "ids" and isinstance(y_true, tf.RaggedTensor):
+            return several_labels.padded(y_true)
         return y_true
 
     def memory_ids(self, y_true, y_pred):
-        """Returns what a memory keeps of the targets of rows: ids, int64 `[B]`."""
+        """Returns what a memory keeps of rows: ids `[B]`, or labels `[B, L]`, int64."""
+        if self.multi_label is not None:
+            labels = several_labels.check_labels(self.multi_label, y_true, y_pred)
+            return tf.cast(labels, tf.int64)
         if y_true.dtype.is_floating:  # or none
             return tf.zeros(tf.shape(y_pred)[:1], tf.int64)
         return check_ids(y_true, y_pred)

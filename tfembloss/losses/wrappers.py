@@ -99,6 +99,11 @@ class MatryoshkaLoss(EmbeddingLoss):
         return self.loss.targets_are_ids
 
     @property
+    def multi_label(self):
+        """The form of rows of several labels that the wrapped loss takes, or None."""
+        return self.loss.multi_label
+
+    @property
     def takes_memory(self):
         """Whether the wrapped loss takes a memory."""
         return self.loss.takes_memory
@@ -223,6 +228,12 @@ class WeightedSum(EmbeddingLoss):
         return all(self.losses[name].targets_are_ids for name in self.counted)
 
     @property
+    def multi_label(self):
+        """The form of rows of several labels that a part of the sum takes, or None."""
+        forms = (self.losses[name].multi_label for name in self.losses)
+        return next(filter(None, forms), None)
+
+    @property
     def takes_memory(self):
         """Whether all losses take a memory."""
         return all(self.losses[name].takes_memory for name in self.counted)
@@ -264,14 +275,16 @@ class WeightedSum(EmbeddingLoss):
     def _by_loss(self, y_true, y_pred):
         """Returns the targets of each loss by its name."""
         if not isinstance(y_true, dict):
-            return dict.fromkeys(self.losses, as_tensor(y_true, "y_true"))
+            dense = as_tensor(self.dense_targets(y_true), "y_true")
+            return dict.fromkeys(self.losses, dense)
         unknown = sorted(set(y_true) - set(self.losses))
         if unknown:
             raise ValueError(
                 f"Expected y_true as one tensor, or a dict by the names {list(self.losses)}"
                 f". Received: {unknown[0]!r}."
             )
-        targets = {name: as_tensor(y, f"y_true[{name!r}]") for name, y in y_true.items()}
+        dense = {name: self.losses[name].dense_targets(y) for name, y in y_true.items()}
+        targets = {name: as_tensor(y, f"y_true[{name!r}]") for name, y in dense.items()}
         return {name: targets.get(name, no_targets(y_pred)) for name in self.losses}
 
     def first_batch_warning(self, y_true, shape):

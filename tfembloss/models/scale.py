@@ -175,9 +175,10 @@ class _LearnedScale(EmbeddingLoss):
     def _check_memory(self, memory):
         return self.loss._check_memory(memory)
 
-    def dense_targets(self, y_true):
-        """Returns what the loss makes of ragged targets."""
-        return self.loss.dense_targets(y_true)
+    @property
+    def multi_label(self):
+        """The form of rows of several labels that the loss takes, or None."""
+        return self.loss.multi_label
 
     def call(self, y_true, y_pred, memory=None):
         """Returns values `[B]` of the loss of embeddings of any length."""

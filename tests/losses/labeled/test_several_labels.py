@@ -141,6 +141,24 @@ def test_a_model_takes_names_of_labels(form):
     assert losses_of[0] == losses_of[1] > 0
 
 
+@pytest.mark.parametrize("wrapped", [
+    lambda loss: losses.MatryoshkaLoss(loss, dims=[4, 2]),
+    lambda loss: losses.WeightedSum({"labels": loss}),
+    lambda loss: loss,  # of which the model learns the scale
+])  # fmt: skip
+def test_wrappers_take_them(wrapped):
+    y, x = forms(SETS * 2)["ragged strings"][1], rows(16).astype("f")
+    loss = wrapped(losses.SupConLoss(multi_label="ids"))
+    padded = y.to_tensor("", shape=[None, 3]).numpy()
+    found = []
+    for labels, memory in ((y, None), (padded, None), (padded, layers.CrossBatchMemory(8))):
+        keras.utils.set_random_seed(0)
+        model = make_model(loss, memory=memory, learn_scale=True)
+        found += model.fit(x, labels, batch_size=16, verbose=0).history["loss"]
+    np.testing.assert_allclose(found, found[0], rtol=1e-6)
+    assert found[0] > 0 and memory.contents().ids.shape == (8, 3)
+
+
 def test_a_stock_keras_model_trains_on_them():
     y = forms(SETS * 4)["ragged"][1]
     model = keras.Sequential([keras.Input([6]), keras.layers.Dense(4)])

@@ -7,10 +7,10 @@ import tensorflow as tf
 from tfembloss import distances, masks, replicas
 from tfembloss.checks import one_of
 from tfembloss.kernels import compiled, differentiable
+from tfembloss.losses import several_labels
 from tfembloss.losses.base import Batch, InBatchLoss, keys_and_pairs, nan_where_not_finite
 from tfembloss.losses.first_batch import ids_warning, labels_warning
 from tfembloss.losses.inputs import check_ids, check_rows
-from tfembloss.losses.labeled import several_labels
 from tfembloss.miners import base as mining
 
 
@@ -110,16 +110,6 @@ class LabelLoss(InBatchLoss):
                 'multi_label="multi_hot" or multi_label="ids".'
             )
         return check_ids(y_true, rows, advice)
-
-    def dense_targets(self, y_true):
-        """Returns `y_true`; ragged ids of labels are padded."""
-        if self.multi_label == "ids" and isinstance(y_true, tf.RaggedTensor):
-            return several_labels.padded(y_true)
-        return y_true
-
-    def memory_ids(self, y_true, y_pred):
-        """Returns what a memory keeps: ids `[B]`, or labels `[B, L]`, int64."""
-        return tf.cast(self._ids(y_true, y_pred), tf.int64)
 
     def values(self, batch):
         """Returns each anchor's part of the loss `[B]`."""
