@@ -93,8 +93,8 @@ def test_keras_losses_of_lists_are_those_of_all_pairs(model, reduction):
 
 
 def test_learns_the_order_of_lists(tmp_path):
-    model = cross_encoder(losses.LambdaLoss(), in_graph=True)
-    batches = tfembloss.data.from_arrays(*padded()).batch(4).repeat(40)
+    model = cross_encoder(losses.LambdaLoss())
+    batches = tfembloss.data.from_arrays(*padded()).batch(4).repeat(25)
     model.fit(batches, verbose=0)
     for i in (0, 3):
         best = model.rank(QUERIES[i], DOCUMENTS[i], top_k=1)
@@ -204,9 +204,9 @@ def test_learns_from_pairs_alone():
 
 def test_classes_of_pairs(tmp_path):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model = cross_encoder(loss, num_labels=3, in_graph=True)
+    model = cross_encoder(loss, num_labels=3)
     x, y = (["a", "a", "b"], ["a", "b", "o"]), [0, 1, 2]
-    model.fit(tfembloss.data.from_arrays(x, y).batch(3).repeat(40), verbose=0)
+    model.fit(tfembloss.data.from_arrays(x, y).batch(3).repeat(25), verbose=0)
     logits = model.predict(x, verbose=0)
     assert logits.shape == (3, 3) and logits.argmax(axis=1).tolist() == y
     value = loss(np.array(y), logits)

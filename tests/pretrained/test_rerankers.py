@@ -186,15 +186,12 @@ def test_several_labels(golden, tmp_path, capsys):
     model = load(folder)
     assert model.num_labels == 2
     np.testing.assert_array_equal(model.score.kernel, two["classifier.weight"].T)
-    logits = model.predict((["free"], ["born"]), verbose=0)
     model.save_pretrained(tmp_path / "saved")
     again = load(tmp_path / "saved")
-    np.testing.assert_allclose(
-        again.predict((["free"], ["born"]), verbose=0), logits, rtol=1e-6
-    )
+    for one, other in zip(again.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
     assert capsys.readouterr().out == ""
-    of_three = load(folder, num_labels=3)
-    assert of_three.predict((["free"], ["born"]), verbose=0).shape == (1, 3)
+    assert load(folder, num_labels=3).score.kernel.shape == (16, 3)
     assert "New: classifier" in capsys.readouterr().out
 
 
