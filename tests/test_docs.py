@@ -55,5 +55,5 @@ def test_every_class_has_a_text_and_a_constructor_and_none_of_keras_hooks(refere
                 assert not hidden & set(shown), f"{module}.{name}"
     assert reference["tfembloss.losses"]["SupConLoss"][2] == ["__init__"]
     assert reference["tfembloss.models"]["CrossEncoder"][2] == [
-        "__init__", "from_pretrained", "save_pretrained", "predict",
+        "__init__", "from_pretrained", "save_pretrained", "predict", "rank",
     ]  # fmt: skip

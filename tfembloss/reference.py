@@ -26,7 +26,9 @@ _INTERNAL = {
     "step_batches",
     "sums_and_counts",
     "takes_raw_inputs",
+    "terms",
     "values",
+    "weights_of_places",
 }
 # Of Keras, and with arguments or inputs of our own.
 _EXTENDED = {"compile", "predict"}
