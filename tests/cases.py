@@ -602,12 +602,12 @@ def _of_layers(loss, oracle, make=losses.CoSENTLoss, **options):
         return oracle(y_true, np.array(layers(y_pred)), **constant)
 
     def made(dtype=None, **further):
-        return OfThirds(make(scale=5.0, dtype=dtype), **options, **further)
+        return OfThirds(make(scale=1.0, dtype=dtype), **options, **further)
 
     return Case(made, of_thirds, 2, _scores, has_constants=True)
 
 
-_co_sent = functools.partial(oracles.co_sent, scale=5.0)
+_co_sent = functools.partial(oracles.co_sent, scale=1.0)
 CASES |= {
     "AdaptiveLayerLoss": _of_layers(
         losses.AdaptiveLayerLoss,
