@@ -594,6 +594,8 @@ def _of_layers(loss, oracle, make=losses.CoSENTLoss, **options):
 
     @keras.saving.register_keras_serializable("cases", name=loss.__name__)
     class OfThirds(loss):
+        takes_layers = False  # of a model
+
         def call(self, y_true, y_pred):
             return super().call(y_true, layers(y_pred))
 
