@@ -271,7 +271,7 @@ class CrossEncoder(ColumnModel):
             )
 
     def _loss_of_each_document(self, y, y_pred, sample_weight):
-        """Computes a loss of Keras, its mean over the documents of all replicas."""
+        # A loss of Keras, as the mean over the documents of all replicas.
         y = tf.cast(y, y_pred.dtype)
         valid = ~tf.math.is_nan(y)  # [B, L]
         weights = tf.cast(valid, y_pred.dtype)
@@ -353,7 +353,7 @@ class CrossEncoder(ColumnModel):
         return isinstance(loss, CrossEncoderMultipleNegativesRankingLoss)
 
     def _prepared(self, x, y, seed, training):
-        """Returns the encoder's inputs, and the labels, of a batch of texts."""
+        # The encoder's inputs, and the labels, of a batch of texts.
         if self._draws_documents() and isinstance(x, tuple) and len(x) > 1:
             x = lists.with_drawn_documents(x, self.loss.num_negatives, seed)
         elif isinstance(x, tuple) and len(x) == 2 and y is not None:
