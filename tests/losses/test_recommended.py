@@ -38,6 +38,7 @@ def column(seed=0):
     return np.random.default_rng(seed).normal(size=[8, 4]).astype("float32")
 
 
+ABC = np.eye(3, dtype="float32")[[0, 1, 2, 0, 1, 2, 0, 1]]  # a text matches itself
 PAIR, FOUR = (column(0), column(1)), tuple(map(column, range(4)))
 LABELS, SCORES = np.arange(8) % 4, np.arange(8) / 8
 DATA = {
@@ -47,6 +48,7 @@ DATA = {
     "query-article-score": (PAIR, SCORES),
     "query-article-match": (PAIR, LABELS % 2),
     "query-article-teacher_scores": (FOUR, column()[:, :3]),
+    "query-articles-grades": ((list("abcabcab"), [["a", "b", "c"]] * 8), ABC),
     "premise-hypothesis-label": (PAIR, LABELS),
     "text-image": (PAIR, None),
     "text-teacher_embedding": (PAIR, column(2)[:, :3]),
@@ -73,6 +75,10 @@ def test_what_is_recommended_trains(kind, loss):
         encoder = tfembloss.text.TextEncoder(5, dim=4, dropout=0.0)
         preprocessor = tfembloss.text.TextPreprocessor(["[PAD]", "[UNK]", *"abc"], 3)
         model = TEXT_MODELS[type(loss).__name__](encoder, preprocessor)
+    elif isinstance(loss, losses.ListLoss):
+        encoder = tfembloss.text.TextEncoder(5, dim=4, sequence_length=8, dropout=0.0)
+        pairs = tfembloss.text.TextPairPreprocessor(["[PAD]", "[UNK]", *"abc"], 4, 4)
+        model = tfembloss.CrossEncoder(encoder, pairs)
     elif isinstance(loss, losses.SoftmaxLoss):
         model = tfembloss.EmbeddingClassifier(make(), layers.PairHead(4))
     elif isinstance(loss, losses.ArcFaceLoss | losses.CosFaceLoss):

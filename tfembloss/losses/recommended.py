@@ -4,6 +4,8 @@ from tfembloss.losses.classification.softmax import ArcFaceLoss, CosFaceLoss, So
 from tfembloss.losses.distillation import DistillKLDivLoss, MarginMSELoss, MSELoss
 from tfembloss.losses.in_batch import MultipleNegativesRankingLoss
 from tfembloss.losses.labeled.triplets import TripletLoss, TripletMarginLoss
+from tfembloss.losses.listwise import ListNetLoss
+from tfembloss.losses.listwise_pairs import LambdaLoss, RankNetLoss
 from tfembloss.losses.ranked_pairs import AnglELoss, CoSENTLoss
 from tfembloss.losses.reconstruction import DenoisingAutoEncoderLoss
 from tfembloss.losses.scored_pairs import (
@@ -30,6 +32,7 @@ _LOSSES = {
     "query-article-score": (CoSENTLoss, CosineSimilarityLoss, AnglELoss),
     "query-article-match": (OnlineContrastiveLoss, ContrastiveLoss),
     "query-article-teacher_scores": (DistillKLDivLoss, MarginMSELoss),
+    "query-articles-grades": (LambdaLoss, ListNetLoss, RankNetLoss),
     "premise-hypothesis-label": (SoftmaxLoss,),
     "text-image": (CLIPLoss, SigLIPLoss),
     "text-teacher_embedding": (MSELoss,),
@@ -48,14 +51,15 @@ def for_data(kind):
     | `"query-article-score"` | how similar the two are, a number | `SimilarityEvaluator` |
     | `"query-article-match"` | 1 for a match, 0 for none | `PairClassificationEvaluator` |
     | `"query-article-teacher_scores"` | a teacher's score of each article of a query | `RerankingEvaluator` |
+    | `"query-articles-grades"` | a grade of each article of a query, for `tfembloss.CrossEncoder` | `RerankingEvaluator` |
     | `"premise-hypothesis-label"` | the relation of two texts, a class | `SimilarityEvaluator` |
     | `"text-image"` | none: two modalities, for `tfembloss.DualEncoder` | `RetrievalEvaluator` |
     | `"text-teacher_embedding"` | a teacher's embedding of each text | `MSEEvaluator`, `TranslationEvaluator` |
     | `"text"` | none: texts only, for models of their own | `SimilarityEvaluator` |
 
     The README's table "Which loss for your data" says the same with the shapes of x and y.
-    `RerankingEvaluator` is for data of the form of `"query-article-teacher_scores"` whose
-    relevant articles are known.
+    With `"query-article-teacher_scores"`, `RerankingEvaluator` is for data whose relevant
+    articles are known.
 
     Args:
         kind: one of these.
@@ -72,7 +76,7 @@ def for_data(kind):
     ['TripletMarginLoss', 'ArcFaceLoss', 'CosFaceLoss']
 
     Relations:
-        These are Finetuner's five kinds of data and its losses for them, and five more.
+        These are Finetuner's five kinds of data and its losses for them, and six more.
     """  # noqa: E501
     if kind in _LOSSES:
         return tuple(loss() for loss in _LOSSES[kind])
