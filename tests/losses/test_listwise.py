@@ -82,6 +82,17 @@ def test_tiles_are_the_whole(scheme, monkeypatch):
         np.testing.assert_allclose(loss(labels, scores), expected, rtol=1e-9)
 
 
+@pytest.mark.parametrize("scheme", ["ndcg_loss1", "ndcg_loss2", "ndcg_loss2++"])
+def test_large_grades_do_not_overflow(scheme):
+    """Such as clicks: of each list, only how the gains compare counts."""
+    scores = np.random.default_rng(0).normal(size=[2, 3])
+    loss = losses.LambdaLoss(scheme)
+    found = goldens.value_and_gradient(loss, np.array([[200.0, 1, 0], [0, 0, 0]]), scores)
+    near = goldens.value_and_gradient(loss, np.array([[30.0, 1, 0], [0, 0, 0]]), scores)
+    for ours, expected in zip(found, near, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-7)
+
+
 def test_the_weights_of_long_lists_do_not_overflow():
     labels = np.zeros([1, 300])
     scores = np.random.default_rng(0).normal(size=[1, 300])

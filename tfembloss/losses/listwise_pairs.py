@@ -146,7 +146,10 @@ $\rho_{ij} = \|1 / D_{r_i} - 1 / D_{r_j}\|$ |
 
     def _gains(self, labels, valid):
         """Returns the gains `[B, L]` of labels in the order of the scores."""
-        gains = tf.where(valid, 2 ** tf.nn.relu(labels) - 1, 0)  # [B, L]
+        # Divided by 2^top, which large labels overflow: only the gains' ratios are used.
+        labels = tf.where(valid, tf.nn.relu(labels), 0)
+        top = tf.nn.relu(tf.reduce_max(labels, axis=1, keepdims=True))  # 0 for L = 0
+        gains = tf.where(valid, 2 ** (labels - top) - 2**-top, 0)  # [B, L]
         if self.weighting_scheme is None:
             return gains  # not used
         best = tf.sort(gains, direction="DESCENDING")[:, : self.k]
