@@ -1,10 +1,12 @@
 import goldens
+import keras
 import numpy as np
 import oracles
 import pytest
 import tensorflow as tf
 from golden_table import GIST
 
+import tfembloss
 from tfembloss.losses import DistillKLDivLoss, GISTEmbedLoss, MarginMSELoss, MSELoss
 
 plain_kernels = goldens.plain_kernels
@@ -233,3 +235,12 @@ def test_too_few_columns_are_refused(make, y_true, shape):
 def test_bad_options_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("loss", [MarginMSELoss(), DistillKLDivLoss()])
+def test_a_teachers_embeddings_are_not_scores_of_documents(loss):
+    model = tfembloss.EmbeddingModel(keras.layers.Dense(4))
+    model.compile("sgd", loss, run_eagerly=True)
+    x = np.ones([3, 4], "float32")
+    with pytest.raises(ValueError, match=r"expected columns.*EmbedDistillLoss"):
+        model.fit(x, x, verbose=0)

@@ -133,6 +133,16 @@ def _similarities(columns, rowwise):
     return -rowwise(columns[:, :1], columns[:, 1:])  # [B, m]
 
 
+def check_columns(loss, y_pred):
+    """Raises ValueError if a loss would take the embeddings of one column as scores."""
+    if isinstance(loss, MarginMSELoss | DistillKLDivLoss) and y_pred.shape.rank == 2:
+        raise ValueError(
+            f"{type(loss).__name__} compares a query with documents: expected columns, "
+            "x=(queries, positives, negatives). Received: one column. For a teacher's "
+            "embeddings use EmbedDistillLoss or MSELoss."
+        )
+
+
 def _scores_of_documents(y_pred, rowwise):
     """Returns scores `[B, m]`, m >= 2, of columns `[B, 1 + m, D]` or as they are given."""
     if y_pred.shape.rank != 2 or (y_pred.shape[1] or 0) < 2:

@@ -12,9 +12,10 @@ from tfembloss.config import Configurable
 from tfembloss.data.column_datasets import as_columns
 from tfembloss.losses import drawing
 from tfembloss.losses.base import EmbeddingLoss
+from tfembloss.losses.distillation import check_columns
 from tfembloss.losses.inputs import no_targets
 from tfembloss.losses.names import one_of_ours
-from tfembloss.losses.wrappers import WeightedSum
+from tfembloss.losses.wrappers import WeightedSum, single_losses
 from tfembloss.models import first_batch, grad_cache, inputs
 from tfembloss.models.batches import (
     MappedPyDataset,
@@ -105,6 +106,9 @@ class ColumnModel(Configurable, WholeModel):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Computes the compiled loss of the embeddings `y_pred`; `y` may be None."""
         y = no_targets(y_pred) if y is None else y
+        if not self.loss_sees_scores:
+            for loss in single_losses(self.loss):
+                check_columns(loss, y_pred)
         if isinstance(self.loss, WeightedSum):
             return self._with_added_losses(self._loss_of(y, y_pred, sample_weight))
         if isinstance(self.loss, EmbeddingLoss) or replicas.count() == 1:
