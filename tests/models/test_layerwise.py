@@ -133,6 +133,43 @@ def test_dimensions_are_drawn_without_replacement(inner):
     assert left_out == {0, 1, 2}
 
 
+def test_layers_and_dimensions_are_drawn_independently():
+    """Also of equal seeds: every dimension trains in every layer."""
+    inner = losses.CosineSimilarityLoss(reduction=None)
+    layers = tf.constant(np.random.default_rng(0).normal(size=[1, 2, 4, 8]), "float32")
+    loss = losses.Matryoshka2dLoss(inner, [8, 4, 2], kl_temperature=0, last_layer_weight=0)
+    of_each = [
+        [float(losses.MatryoshkaLoss(inner, [dim])([0.5], layers[:, :, i]))
+         for dim in loss.dims] for i in range(3)
+    ]  # fmt: skip
+    found = set()
+    for step in range(60):
+        with drawing.at_step(step):
+            value = float(loss(tf.constant([0.5]), layers))
+        found.add(np.abs(np.array(of_each) - value).argmin())
+        assert np.abs(np.array(of_each) - value).min() < 1e-6
+    assert found == set(range(9))
+
+
+def test_several_labels_and_wrong_tokens_are_as_of_the_wrapped_loss():
+    loss = losses.SupConLoss(multi_label="ids")
+    labels, x = np.array([["a", "b"], ["a", ""], ["c", ""]]), np.eye(3, dtype="float32")
+    assert float(losses.AdaptiveLayerLoss(loss)(labels, x)) == float(loss(labels, x))
+    model = model_of(losses.AdaptiveLayerLoss(losses.MultipleNegativesRankingLoss()))
+    with pytest.raises(ValueError, match="Expected token ids from 0"):
+        model.train_on_batch((TOKENS[0], -TOKENS[1]))
+
+
+class Ones(tfembloss.EmbeddingModel):
+    def call(self, x, training=None):
+        return tf.ones_like(super().call(x, training=training))
+
+
+def test_an_own_call_is_not_left_out_of_an_export(tmp_path):
+    with pytest.raises(ValueError, match=r"`call`.*Received: Ones"):
+        tfembloss.export_encoder(Ones(text_encoder()), tmp_path / "two", num_layers=2)
+
+
 def test_an_exported_encoder_of_fewer_layers(tmp_path):
     vocabulary = ["[PAD]", "[UNK]", *(f"w{i}" for i in range(18))]
     preprocessor = tfembloss.text.TextPreprocessor(vocabulary, 5)

@@ -114,6 +114,11 @@ def export_encoder(
 
 def _of_first_layers(model, num_layers):
     if isinstance(model, EncoderModel):
+        if not type(model).call.__module__.startswith("tfembloss."):
+            raise ValueError(
+                "With num_layers, expected a model whose `call` is that of EmbeddingModel. "
+                f"Received: {type(model).__name__}, with its own. Export its encoder."
+            )
         encoder = layerwise.first_layers(model.encoder, num_layers)
         return EmbeddingModel(encoder, model.preprocessor)
     return layerwise.first_layers(model, num_layers)

@@ -17,6 +17,8 @@ _WEIGHTINGS = {
     "log": lambda i: 1 / (1 + math.log(1 + i)),
     "linear": lambda i: 1 / (1 + i),
 }
+# Changes the seed, so that layers are drawn independently of dimensions with the same one.
+_OF_LAYERS = 0x5DEECE66D
 
 
 @keras.saving.register_keras_serializable("tfembloss")
@@ -119,6 +121,11 @@ class AdaptiveLayerLoss(EmbeddingLoss):
         """Whether the wrapped loss compares ids."""
         return self.loss.targets_are_ids
 
+    @property
+    def multi_label(self):
+        """The form of rows of several labels that the wrapped loss takes, or None."""
+        return self.loss.multi_label
+
     def call(self, y_true, y_pred):
         """Returns values `[B]` of layers `y_pred [B, n, L + 1, D]`, or of the last one."""
         if y_pred.shape.rank != 4:
@@ -131,7 +138,8 @@ class AdaptiveLayerLoss(EmbeddingLoss):
             )
         layers = range(num_layers - 1)
         weights = np.array([_WEIGHTINGS[self.layer_weighting](i) for i in layers])
-        draw = drawing.drawn(self.num_layers_per_step, num_layers - 1, self.seed)
+        seed = self.seed ^ _OF_LAYERS
+        draw = drawing.drawn(self.num_layers_per_step, num_layers - 1, seed)
         prior, last = tf.split(y_pred, [num_layers - 1, 1], axis=2)
         if draw is not None:
             prior = tf.gather(prior, draw, axis=2)

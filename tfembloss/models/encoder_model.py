@@ -167,7 +167,8 @@ class EncoderModel(ColumnModel):
         layers = self._of_layers() if training else None
         if layers is None:
             return embed_columns(self.encoder, x, training)
-        embeddings = embed_columns(layers, x, training, rank=3)
+        embed = functools.partial(layerwise.embed, layers, self.encoder)
+        embeddings = embed_columns(embed, x, training, rank=3)
         return embeddings if isinstance(x, (tuple, list)) else embeddings[:, None]
 
     def _of_layers(self):

@@ -6,6 +6,7 @@ last block, such as the pooling, is applied to each of them.
 """
 
 import keras
+import tensorflow as tf
 
 from tfembloss.checks import integer
 
@@ -23,6 +24,16 @@ def embeddings_of_layers(encoder):
     earlier = [head([state, *encoder.inputs]) for state in states[:-1]]
     stacked = keras.ops.stack([*earlier, encoder.outputs[0]], axis=1)
     return keras.Model(encoder.input, stacked, name=f"{encoder.name}_layers")
+
+
+def embed(layers, encoder, rows, training=None):
+    """Returns what `embeddings_of_layers(encoder)` gives, with the encoder's checks."""
+    if not hasattr(encoder, "checked_tokens"):
+        return layers(rows, training=training)
+    tokens, unknown = encoder.checked_tokens(rows)
+    embeddings = layers(tokens, training=training)  # [B, L + 1, D]
+    unknown = tf.reduce_any(unknown, axis=1)[:, None, None]
+    return tf.where(unknown, tf.cast(float("nan"), embeddings.dtype), embeddings)
 
 
 def first_layers(encoder, num_layers):

@@ -104,6 +104,17 @@ class TextEncoder(keras.Model):
 
     def call(self, inputs, training=None, mask=None):
         """Returns embeddings `[rows, dim]` of token ids `[rows, T]`."""
+        tokens, unknown = self.checked_tokens(inputs)
+        if self._config["num_layers"] or self.token_embedding.quantization_mode:
+            embeddings = super().call(tokens, training=training, mask=mask)
+        else:
+            embeddings = self._bag_of_words(tf.cast(tokens, tf.int32), training)
+        # XLA drops assertions, and would use the embedding of another token.
+        unknown = tf.reduce_any(unknown, axis=1, keepdims=True)
+        return tf.where(unknown, tf.cast(float("nan"), embeddings.dtype), embeddings)
+
+    def checked_tokens(self, inputs):
+        """Returns token ids `[rows, T]`, and which are unknown, where nothing raises."""
         tokens = next(iter(inputs.values()), None) if isinstance(inputs, dict) else inputs
         if (
             isinstance(tokens, list | tuple)
@@ -122,13 +133,7 @@ class TextEncoder(keras.Model):
             "Received others. Pass vocabulary_size=len(vocabulary) to the encoder, of the "
             "preprocessor's vocabulary.",
         )
-        if self._config["num_layers"] or self.token_embedding.quantization_mode:
-            embeddings = super().call(tokens, training=training, mask=mask)
-        else:
-            embeddings = self._bag_of_words(tf.cast(tokens, tf.int32), training)
-        # XLA drops assertions, and would use the embedding of another token.
-        unknown = tf.reduce_any(unknown, axis=1, keepdims=True)
-        return tf.where(unknown, tf.cast(float("nan"), embeddings.dtype), embeddings)
+        return tokens, unknown
 
     def _bag_of_words(self, tokens, training):
         """Returns pooled token embeddings, in training with the noise of dropout."""
