@@ -26,6 +26,16 @@ def lowered(loss, y_true, y_pred, stage="hlo"):
     return step(loss).experimental_get_compiler_ir(y_true, y_pred)(stage=stage)
 
 
+def arguments(program):
+    """The types of what a program takes, `f32[9,6]`.
+
+    What determines a shape or the place of a slice is none of them: it is a constant, and
+    the program is compiled anew for each of its values.
+    """
+    found = re.search(r"entry_computation_layout={\((.*?)\)->", program)[1]
+    return re.findall(r"(\w+\[[\d,]*\])", found)
+
+
 def of_host(program):
     """The instructions of a program's text that a TPU could not run."""
     return [line.strip() for line in program.splitlines() if HOST.search(line)]

@@ -3,7 +3,7 @@
 import pytest
 import tensorflow as tf
 from cases import CASES, ONE_OF_EACH_LOSS
-from programs import lowered, of_host
+from programs import arguments, lowered, of_host
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH_LOSS)
@@ -12,7 +12,7 @@ def test_every_loss_lowers_with_static_shapes(name):
     program = lowered(
         CASES[name].make(), tf.constant(y_true), tf.constant(y_pred, "float32")
     )
-    assert program.startswith("HloModule")
+    assert arguments(program)[-1] == "f32" + str(list(y_pred.shape)).replace(" ", "")
     assert of_host(program) == []
 
 
@@ -23,6 +23,15 @@ def _of_values(_, x):
 
 def test_lengths_that_depend_on_values_are_found():
     assert of_host(lowered(_of_values, tf.zeros(3), tf.constant([1.0, -1.0, 2.0])))
+
+
+def _at_a_place(_, x):
+    """A loss of the row with the largest number, found by an index."""
+    return tf.reduce_mean(x[tf.argmax(x[:, 0])])
+
+
+def test_what_is_compiled_for_each_value_is_found():
+    assert arguments(lowered(_at_a_place, tf.zeros(3), tf.ones([3, 2]))) == ["f32[3]"]
 
 
 def test_a_loss_on_strings_does_not_lower():

@@ -117,7 +117,8 @@ class QuadrupletLoss(LabelLoss):
         """
         of_replicas = _nearest_classes(tf.stop_gradient(x), pairs)
         nearest, ids = map(replicas.gather, of_replicas)  # [R], [R, 2]
-        classes = ids[tf.argmin(nearest)]  # [2]
+        # By `ids[...]`, XLA would compile for each value of the index.
+        classes = tf.gather(ids, tf.argmin(nearest))  # [2]
         here = _nearest_without(x, pairs, classes)  # [3]
         of_all, *without = tf.unstack(tf.reduce_min(replicas.gather(here[None]), axis=0))
         for left_out, other in zip(tf.unstack(classes), without, strict=True):
