@@ -77,6 +77,8 @@ def check_lists(y_true, y_pred):
     )
     if y_pred.shape.rank != 2:
         raise ValueError(message)
+    if y_true.dtype.is_bool:
+        y_true = tf.cast(y_true, y_pred.dtype)
     return of_shape(y_true, y_pred.shape, y_pred, message)
 
 

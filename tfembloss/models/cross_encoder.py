@@ -10,6 +10,8 @@ from tfembloss import replicas
 from tfembloss.checks import integer
 from tfembloss.data.column_datasets import as_columns
 from tfembloss.losses.base import EmbeddingLoss
+from tfembloss.losses.distillation import MarginMSELoss
+from tfembloss.losses.inputs import as_weights
 from tfembloss.losses.listwise import CrossEncoderMultipleNegativesRankingLoss, ListLoss
 from tfembloss.models import inputs, lists
 from tfembloss.models.base import ColumnModel, check_no_strings, one_tensor
@@ -277,6 +279,7 @@ class CrossEncoder(ColumnModel):
         weights = tf.cast(valid, y_pred.dtype)
         count = tf.reduce_sum(weights)
         if sample_weight is not None:
+            sample_weight = as_weights(sample_weight, y_pred)  # [B]
             weights *= tf.reshape(tf.cast(sample_weight, y_pred.dtype), [-1, 1])
         rows = (tf.where(valid, y, 0), y_pred, weights)
         loss = self._compile_loss(*(tf.reshape(x, [-1, 1]) for x in rows))
@@ -316,10 +319,22 @@ class CrossEncoder(ColumnModel):
 
     def fit(self, x=None, y=None, *args, **kwargs):
         """`keras.Model.fit`, also on raw inputs, pairs or lists, and without `y`."""
-        return super().fit(*lists.padded(x, y), *args, **kwargs)
+        return super().fit(*self._padded(x, y), *args, **kwargs)
 
     def _batches(self, x, y=None, *args, **kwargs):
-        return super()._batches(*lists.padded(x, y), *args, **kwargs)
+        return super()._batches(*self._padded(x, y), *args, **kwargs)
+
+    def _padded(self, x, y):
+        margins = isinstance(self._compiled_loss(), MarginMSELoss)
+        return lists.padded(x, y, self._takes_any_length(), margins)
+
+    def _compiled_loss(self):
+        return self.loss if self.compiled else None
+
+    def _takes_any_length(self):
+        # Other losses of ours compare all scores of a list, and must know how many.
+        loss = self._compiled_loss()
+        return isinstance(loss, ListLoss) or not isinstance(loss, EmbeddingLoss)
 
     def step_batches(self, batches, training):
         """Returns what steps of `fit` and `evaluate` take from a dataset of raw batches."""
@@ -339,7 +354,7 @@ class CrossEncoder(ColumnModel):
 
     def step_batch(self, x, y=None, sample_weight=None, training=False):
         """Returns what a step takes from one batch."""
-        x, y = lists.padded(x, y)
+        x, y = self._padded(x, y)
         if not self.takes_raw_inputs:
             return super().step_batch(x, y, sample_weight, training)
         seed = random.getrandbits(63) if training else 0
@@ -349,8 +364,7 @@ class CrossEncoder(ColumnModel):
         return x, y, inputs.weights_as_array(sample_weight)
 
     def _draws_documents(self):
-        loss = self.loss if self.compiled else None
-        return isinstance(loss, CrossEncoderMultipleNegativesRankingLoss)
+        return isinstance(self._compiled_loss(), CrossEncoderMultipleNegativesRankingLoss)
 
     def _prepared(self, x, y, seed, training):
         # The encoder's inputs, and the labels, of a batch of texts.
@@ -358,11 +372,10 @@ class CrossEncoder(ColumnModel):
             x = lists.with_drawn_documents(x, self.loss.num_negatives, seed)
         elif isinstance(x, tuple) and len(x) == 2 and y is not None:
             documents, y = lists.dense(x[1], y)
-            loss = self.loss if self.compiled else None
-            # Other losses of ours need to know the length when they are traced.
-            any_length = isinstance(loss, ListLoss) or not isinstance(loss, EmbeddingLoss)
-            if lists.are_documents_of_lists(documents) and any_length:
+            if lists.are_documents_of_lists(documents) and self._takes_any_length():
                 documents, y = lists.without_padding(documents, y)
+            elif lists.are_documents_of_lists(documents):
+                y = lists.check_one_length(x[1], y)
             x = (x[0], documents)
         return self.encoder_inputs(x, training), y
 

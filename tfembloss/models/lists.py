@@ -4,9 +4,19 @@ import numpy as np
 import tensorflow as tf
 
 from tfembloss.data.column_datasets import short
+from tfembloss.losses.inputs import require
 
 # Under this name the inputs of lists [B, L, ...] are told from those of pairs [B, ...].
 LISTS = "lists"
+
+_ONE_LENGTH = (
+    "Expected lists of one length, since the loss compares the scores of all documents of "
+    "a query with a teacher's. ListNetLoss takes lists of any lengths."
+)
+_SAME_LENGTHS = (
+    "Expected a label for each document, as lists of the same lengths as those of the "
+    "documents."
+)
 
 
 def are_lists(x):
@@ -20,29 +30,37 @@ def are_documents_of_lists(documents):
     return shape is not None and len(shape) == 2 and shape[1] != 1
 
 
-def padded(x, y=None):
+def padded(x, y=None, any_length=True, margins=False):
     """Returns columns and labels as arrays `[B, L]` where the documents are lists.
 
     Shorter lists end in "", with NaN as labels. Anything else is returned unchanged.
+
+    Args:
+        x: any input; lists of texts are the second of two columns.
+        y: labels, or None.
+        any_length: whether lists may be shorter than others.
+        margins: whether y may also be numbers of all documents but the first.
     """
-    if not isinstance(x, tuple) or len(x) != 2 or not _are_lists_of_texts(x[1]):
+    documents = _rows(x[1]) if isinstance(x, tuple) and len(x) == 2 else None
+    if not _are_lists_of_texts(documents):
         return x, y
-    queries, documents = x
-    lengths = [len(texts) for texts in _as_lists(documents)]
-    documents = _as_array(documents, "", object)
-    if y is None or (hasattr(y, "dtype") and not isinstance(y, tf.RaggedTensor)):
-        return (queries, documents), y
-    if [np.size(labels) for labels in _as_lists(y)] != lengths:
-        raise ValueError(
-            "Expected a label for each document, as lists of the same lengths as those of "
-            f"the documents. Received: {short(lengths)} documents, and y={short(y)}"
-        )
-    return (queries, documents), _as_array(y, np.nan, "float32")
+    lengths = [len(texts) for texts in documents]
+    if not any_length and len(set(lengths)) > 1:
+        raise ValueError(f"{_ONE_LENGTH} Received: {short(lengths)} documents.")
+    if y is not None:
+        y = _padded_labels(_rows(y), lengths, margins)
+    return (x[0], _as_array(documents, "", object)), y
+
+
+def _rows(column):
+    """Returns ragged tensors, and arrays or series of lists, as a list of rows."""
+    if isinstance(column, tf.RaggedTensor):
+        return column.to_list()
+    is_of_objects = getattr(getattr(column, "dtype", None), "kind", None) == "O"
+    return list(column) if is_of_objects and len(column.shape) == 1 else column
 
 
 def _are_lists_of_texts(documents):
-    if isinstance(documents, tf.RaggedTensor):
-        return True
     return (
         isinstance(documents, list)
         and bool(documents)
@@ -50,31 +68,86 @@ def _are_lists_of_texts(documents):
     )
 
 
-def _as_lists(rows):
-    return rows.to_list() if isinstance(rows, tf.RaggedTensor) else rows
+def _padded_labels(y, lengths, margins):
+    if hasattr(y, "__array__"):  # also a data frame
+        return _without_labels_beyond(lengths, y if hasattr(y, "dtype") else np.asarray(y))
+    sizes = [np.size(labels) for labels in y]
+    if margins and sizes == [length - 1 for length in lengths]:
+        return np.asarray(y, "float32")
+    if sizes != lengths:
+        raise ValueError(
+            f"{_SAME_LENGTHS} Received: {short(lengths)} documents, and y={short(y)}"
+        )
+    return _as_array(y, np.nan, "float32")
 
 
 def _as_array(rows, padding, dtype):
-    rows = _as_lists(rows)
     result = np.full([len(rows), max(map(len, rows))], padding, dtype)
     for i, row in enumerate(rows):
         result[i, : len(row)] = row
     return result
 
 
+def _without_labels_beyond(lengths, y):
+    """Returns labels `[B, L]`. Raises ValueError if there is one without a document."""
+    if tf.TensorShape(y.shape).rank != 2 or not _is_numeric(y):
+        return y  # which the loss refuses, or not
+    lengths, labels = tf.cast(lengths, tf.int32), tf.convert_to_tensor(y)
+    if not labels.shape[:1].is_compatible_with(lengths.shape):
+        return y
+    has_label = tf.ones_like(labels, tf.bool)
+    if labels.dtype.is_floating:
+        has_label = ~tf.math.is_nan(labels)
+    ended = tf.range(tf.shape(labels)[1]) >= lengths[:, None]  # [B, L]
+    message = (
+        "Expected NaN as label where a list of documents has ended. Received: another "
+        "number in such a place. Give y as lists of labels, of the lengths of the lists of "
+        "documents, or put np.nan there."
+    )
+    return require(~tf.reduce_any(ended & has_label), y, message)
+
+
+def _is_numeric(y):
+    dtype = tf.as_dtype(y.dtype)
+    return dtype.is_floating or dtype.is_integer or dtype.is_bool
+
+
 def dense(documents, y=None):
     """Returns a batch's documents `[B, L]` and labels, padded if they are ragged."""
-    if isinstance(documents, tf.RaggedTensor):
-        documents = documents.to_tensor("")
+    lengths = documents.row_lengths() if isinstance(documents, tf.RaggedTensor) else None
     if isinstance(y, tf.RaggedTensor):
+        of_labels = y.row_lengths()
         y = tf.cast(y, y.dtype if y.dtype.is_floating else tf.float32)
         y = y.to_tensor(float("nan"))
-    return documents, y
+        if lengths is not None:
+            y = require(tf.reduce_all(lengths == of_labels), y, _SAME_LENGTHS)
+    elif lengths is not None and y is not None:
+        y = _without_labels_beyond(lengths, y)
+    return documents if lengths is None else documents.to_tensor(""), y
+
+
+def check_one_length(documents, y):
+    """Returns a batch's labels. Raises ValueError if a list is shorter than others."""
+    if isinstance(documents, tf.RaggedTensor):
+        lengths = documents.row_lengths()
+        y = require(tf.reduce_all(lengths == tf.reduce_max(lengths)), y, _ONE_LENGTH)
+    if isinstance(y, tf.Tensor) and y.dtype.is_floating:
+        y = require(~tf.reduce_any(tf.math.is_nan(y)), y, _ONE_LENGTH)
+    return y
 
 
 def without_padding(documents, y):
     """Returns a batch without the last places in which no list has a document."""
-    if not y.dtype.is_floating or y.shape.rank != 2:
+    if y.shape.rank != 2:
+        return documents, y  # which the loss refuses
+    message = (
+        "Expected a label for each document, y of the shape [B, L] of the documents. "
+        f"Received: documents of shape {tuple(documents.shape)}, y of {tuple(y.shape)}."
+    )
+    if not documents.shape[1:].is_compatible_with(y.shape[1:]):
+        raise ValueError(message)
+    y = require(tf.shape(y)[1] == tf.shape(documents)[1], y, message)
+    if not y.dtype.is_floating:
         return documents, y
     last = tf.reduce_any(~tf.math.is_nan(y), axis=0)  # [L]
     length = tf.reduce_max(tf.where(last, tf.range(1, tf.size(last) + 1), 1))
@@ -117,6 +190,13 @@ def with_drawn_documents(columns, num_negatives, seed):
         seed: integer tensor.
     """
     queries, *documents = columns
+    if any(column.shape.rank not in (1, None) for column in documents):
+        raise ValueError(
+            "Expected columns of one text for each row, x=(queries, positives, ...), of "
+            "which CrossEncoderMultipleNegativesRankingLoss draws negatives. Received: "
+            f"texts of shapes {[tuple(column.shape) for column in documents]}. Give hard "
+            "negatives as further columns; ListNetLoss takes labeled lists."
+        )
     own = tf.stack(documents, axis=1)  # [B, m]
     num_rows, number = tf.unstack(tf.shape(own))
     is_own = tf.repeat(tf.eye(num_rows, dtype=tf.bool), number, axis=1)  # [B, B m]
