@@ -150,3 +150,42 @@ def test_negatives_are_not_drawn_of_lists(model):
     loss = losses.CrossEncoderMultipleNegativesRankingLoss()
     with pytest.raises(ValueError, match=r"one text for each row.*further columns"):
         value(model, loss, PAIR_OF_LISTS)
+
+
+@pytest.mark.parametrize("loss", [losses.ListNetLoss(), "mse"])
+def test_metrics_are_those_of_all_pairs(loss):
+    """Of each document, without the padding; `weighted_metrics` with the lists' weights."""
+    x, y, weights = (
+        (["aa", "b"], [["o", "mmm", "i"], ["ppp"]]),
+        [[1, 0, 1], [1]],
+        [1.0, 2.0],
+    )
+    metrics = {
+        "metrics": ["accuracy", keras.metrics.BinaryAccuracy(threshold=0), "mae"],
+        "weighted_metrics": [keras.metrics.MeanAbsoluteError(name="weighted")],
+    }
+    keras.utils.set_random_seed(0)
+    model = small_model(loss, **metrics)
+    found = model.test_on_batch(x, y, np.array(weights), return_dict=True)
+    scores = model.predict(x, verbose=0)
+    scores, labels = np.append(scores[0], scores[1, 0]), np.array([1.0, 0, 1, 1])
+    errors = np.abs(scores - labels)
+    expected = {
+        "accuracy": np.mean((scores > 0.5) == labels),
+        "binary_accuracy": np.mean((scores > 0) == labels),
+        "mae": errors.mean(),
+        "weighted": np.average(errors, weights=[1, 1, 1, 2]),
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-6, err_msg=name)
+
+
+def test_metrics_of_lists_in_xla():
+    x, y = {"lists": np.ones([2, 3, 2])}, np.array([[1, 0, 1], [1, np.nan, np.nan]])
+    model = tfembloss.CrossEncoder(keras.Sequential([keras.Input([2])]))
+    model.compile("sgd", "mse", metrics=["mae"], jit_compile=True)
+    loss, error = model.test_on_batch(x, y)
+    errors = np.abs(model.predict_on_batch(x)[0, 0] - np.array([1, 0, 1, 1]))
+    np.testing.assert_allclose(
+        [loss, error], [(errors**2).mean(), errors.mean()], rtol=1e-5
+    )

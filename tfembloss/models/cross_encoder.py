@@ -11,7 +11,6 @@ from tfembloss.checks import integer
 from tfembloss.data.column_datasets import as_columns
 from tfembloss.losses.base import EmbeddingLoss
 from tfembloss.losses.distillation import MarginMSELoss
-from tfembloss.losses.inputs import as_weights
 from tfembloss.losses.listwise import CrossEncoderMultipleNegativesRankingLoss, ListLoss
 from tfembloss.models import inputs, lists
 from tfembloss.models.base import ColumnModel, check_no_strings, one_tensor
@@ -228,7 +227,7 @@ class CrossEncoder(ColumnModel):
         """Builds the encoder and the scoring layer."""
         if not self.encoder.built:
             if lists.are_lists(input_shape):
-                input_shape = _without_length(input_shape[lists.LISTS])
+                input_shape = lists.without_length(input_shape)
             self.encoder.build(input_shape)
         dim = getattr(self.encoder, "output_shape", (None,))[-1]
         if dim is not None and not self.score.built:
@@ -274,15 +273,9 @@ class CrossEncoder(ColumnModel):
 
     def _loss_of_each_document(self, y, y_pred, sample_weight):
         # A loss of Keras, as the mean over the documents of all replicas.
-        y = tf.cast(y, y_pred.dtype)
-        valid = ~tf.math.is_nan(y)  # [B, L]
-        weights = tf.cast(valid, y_pred.dtype)
-        count = tf.reduce_sum(weights)
-        if sample_weight is not None:
-            sample_weight = as_weights(sample_weight, y_pred)  # [B]
-            weights *= tf.reshape(tf.cast(sample_weight, y_pred.dtype), [-1, 1])
-        rows = (tf.where(valid, y, 0), y_pred, weights)
-        loss = self._compile_loss(*(tf.reshape(x, [-1, 1]) for x in rows))
+        *rows, present, weights = lists.of_documents(y, y_pred, sample_weight)
+        count = tf.reduce_sum(present)
+        loss = self._compile_loss(*rows, weights)
         if getattr(self.loss, "reduction", "mean") == "mean_with_sample_weight":
             loss *= replicas.share(tf.reduce_sum(weights))
         elif getattr(self.loss, "reduction", "mean") != "sum":
@@ -290,6 +283,15 @@ class CrossEncoder(ColumnModel):
             places = tf.cast(tf.size(y), loss.dtype) * replicas.count()
             loss *= tf.math.divide_no_nan(places, replicas.total(count))
         return self._with_added_losses(replicas.alike(loss))
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """Computes the compiled metrics, of lists on each of their documents."""
+        metrics = self._compile_metrics
+        of_labels = y is not None and y_pred.shape.is_compatible_with(y.shape)
+        if metrics is None or not lists.are_lists(x) or not of_labels:
+            return super().compute_metrics(x, y, y_pred, sample_weight)
+        lists.update_metrics(metrics, y, y_pred, sample_weight)
+        return self.get_metrics_result()
 
     # Raw inputs, through the preprocessor.
 
@@ -428,12 +430,3 @@ class CrossEncoder(ColumnModel):
             | ({"text": documents[i]} if return_documents else {})
             for i in order
         ]
-
-
-def _without_length(shape):
-    """Returns nested shapes of pairs (B, ...) of those of lists (B, L, ...)."""
-    if isinstance(shape, dict):
-        return {name: _without_length(part) for name, part in shape.items()}
-    if any(isinstance(part, tuple | list | dict) for part in shape):
-        return type(shape)(_without_length(part) for part in shape)
-    return (None, *shape[2:])

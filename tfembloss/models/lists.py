@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfembloss.data.column_datasets import short
-from tfembloss.losses.inputs import require
+from tfembloss.losses.inputs import as_weights, require
 
 # Under this name the inputs of lists [B, L, ...] are told from those of pairs [B, ...].
 LISTS = "lists"
@@ -154,6 +154,33 @@ def without_padding(documents, y):
     return documents[:, :length], y[:, :length]
 
 
+def of_documents(y, y_pred, sample_weight):
+    """Returns labels, scores, whether there is a document, and weights, `[B L, 1]` each.
+
+    Where there is none, the label is 0 and so is the weight.
+    """
+    y = tf.reshape(tf.cast(y, y_pred.dtype), tf.shape(y_pred))
+    valid = ~tf.math.is_nan(y)  # [B, L]
+    weights = present = tf.cast(valid, y_pred.dtype)
+    if sample_weight is not None:
+        of_lists = tf.cast(as_weights(sample_weight, y_pred), y_pred.dtype)
+        weights = present * tf.reshape(of_lists, [-1, 1])
+    parts = (tf.where(valid, y, 0), y_pred, present, weights)
+    return [tf.reshape(part, [-1, 1]) for part in parts]
+
+
+def update_metrics(metrics, y, y_pred, sample_weight):
+    """Updates what Keras compiled as metrics with each document of lists."""
+    *rows, present, weights = of_documents(y, y_pred, sample_weight)
+    if not metrics.built:
+        metrics.build(*rows)
+    # Keras gives `metrics` no weights, which leave out the padding here.
+    for found in filter(None, metrics._flat_metrics):
+        found.update_state(*rows, present)
+    for found in filter(None, metrics._flat_weighted_metrics):
+        found.update_state(*rows, weights)
+
+
 def of_pairs(function, queries, documents):
     """Returns `{"lists": inputs [B, L, ...]}` of a function of two columns of texts."""
     num_lists, length = tf.unstack(tf.shape(documents))
@@ -166,6 +193,17 @@ def of_pairs(function, queries, documents):
         )
 
     return {LISTS: tf.nest.map_structure(in_lists, found)}
+
+
+def without_length(shape):
+    """Returns shapes of pairs (B, ...), nested, of those of lists (B, L, ...)."""
+    if are_lists(shape):
+        return without_length(shape[LISTS])
+    if isinstance(shape, dict):
+        return {name: without_length(part) for name, part in shape.items()}
+    if any(isinstance(part, tuple | list | dict) for part in shape):
+        return type(shape)(without_length(part) for part in shape)
+    return (None, *shape[2:])
 
 
 def as_pairs(x):
