@@ -189,3 +189,44 @@ def test_metrics_of_lists_in_xla():
     np.testing.assert_allclose(
         [loss, error], [(errors**2).mean(), errors.mean()], rtol=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    "loss, message",
+    [
+        (losses.SupConLoss(), "SupConLoss takes embeddings, and a CrossEncoder"),
+        (losses.MultipleNegativesRankingLoss(), "or CrossEncoderMultipleNegatives"),
+        (losses.ArcFaceLoss(), "ArcFaceLoss takes cosines to classes"),
+        (losses.MatryoshkaLoss(losses.MarginMSELoss(), [1]), "takes embeddings"),
+        (
+            losses.WeightedSum({"a": losses.MarginMSELoss(), "b": losses.CoSENTLoss()}),
+            "CoSENTLoss takes embeddings",
+        ),
+    ],
+)
+def test_losses_of_embeddings_are_refused(loss, message):
+    with pytest.raises(ValueError, match=message):
+        small_model(loss)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        losses.LambdaLoss,
+        losses.CrossEncoderMultipleNegativesRankingLoss,
+        losses.MarginMSELoss,
+        losses.DistillKLDivLoss,
+    ],
+)
+def test_losses_of_one_score_refuse_classes(make):
+    model = tfembloss.CrossEncoder(keras.layers.Identity(), num_labels=3)
+    with pytest.raises(ValueError, match=r"num_labels=1\. Received: num_labels=3"):
+        model.compile("sgd", make())
+
+
+def test_a_sum_of_losses_of_a_teacher(model):
+    parts = {"margins": losses.MarginMSELoss(), "kl": losses.DistillKLDivLoss()}
+    y = np.array([[1.0, 2.0], [3.0, 1.0]])
+    expected = sum(value(model, loss, PAIR_OF_LISTS, y) for loss in parts.values())
+    found = value(model, losses.WeightedSum(parts), PAIR_OF_LISTS, y)[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)

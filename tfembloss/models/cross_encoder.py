@@ -10,8 +10,9 @@ from tfembloss import replicas
 from tfembloss.checks import integer
 from tfembloss.data.column_datasets import as_columns
 from tfembloss.losses.base import EmbeddingLoss
-from tfembloss.losses.distillation import MarginMSELoss
+from tfembloss.losses.distillation import DistillKLDivLoss, MarginMSELoss
 from tfembloss.losses.listwise import CrossEncoderMultipleNegativesRankingLoss, ListLoss
+from tfembloss.losses.wrappers import WeightedSum
 from tfembloss.models import inputs, lists
 from tfembloss.models.base import ColumnModel, check_no_strings, one_tensor
 from tfembloss.models.encoder_model import known_inputs
@@ -23,6 +24,13 @@ from tfembloss.text import (
     TextPreprocessor,
 )
 from tfembloss.text.rows import single_texts
+
+_ON_ONE_SCORE = (
+    ListLoss,
+    CrossEncoderMultipleNegativesRankingLoss,
+    MarginMSELoss,
+    DistillKLDivLoss,
+)
 
 
 @keras.saving.register_keras_serializable("tfembloss")
@@ -239,6 +247,30 @@ class CrossEncoder(ColumnModel):
         return known_inputs(self.encoder)
 
     # Losses of pairs and of lists.
+
+    def _checked_loss(self, loss):
+        loss = super()._checked_loss(loss)
+        for part in loss.losses.values() if isinstance(loss, WeightedSum) else [loss]:
+            self._check_takes_scores(part)
+        return loss
+
+    def _check_takes_scores(self, loss):
+        if not isinstance(loss, EmbeddingLoss):
+            return
+        name, of_pairs = type(loss).__name__, isinstance(loss, _ON_ONE_SCORE)
+        if of_pairs and self.num_labels > 1:
+            raise ValueError(
+                f"{name} takes one score of each pair: expected a CrossEncoder with "
+                f"num_labels=1. Received: num_labels={self.num_labels}. SoftmaxLoss takes "
+                "logits of classes."
+            )
+        if not of_pairs and (not loss.takes_scores or getattr(loss, "cosines", False)):
+            what = "cosines to classes" if loss.takes_scores else "embeddings"
+            raise ValueError(
+                f"{name} takes {what}, and a CrossEncoder returns scores of pairs. "
+                "Expected a loss of Keras; on lists of documents, such as LambdaLoss; or "
+                "CrossEncoderMultipleNegativesRankingLoss, on pairs without labels."
+            )
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Computes the compiled loss of the scores; y are numbers `[B]` or `[B, L]`."""
