@@ -154,6 +154,14 @@ def test_a_positive_among_others_needs_no_labels():
         loss(np.zeros([2, 3]), np.zeros([2, 3]))
 
 
+def test_a_positive_alone_is_refused():
+    """As a CrossEncoder without a preprocessor, which cannot draw negatives, scores it."""
+    loss = losses.CrossEncoderMultipleNegativesRankingLoss()
+    with pytest.raises(ValueError, match=r"at least two documents.*give it a preprocessor"):
+        loss(None, np.zeros([2, 1]))
+    assert loss(None, np.zeros([1, 1])) == 0  # a last batch of one row
+
+
 def test_list_losses_are_found_by_name():
     assert type(keras.losses.get("lambda_loss")) is losses.LambdaLoss
     assert type(keras.losses.get("PListMLELoss")) is losses.PositionAwareListMLELoss

@@ -230,3 +230,15 @@ def test_a_sum_of_losses_of_a_teacher(model):
     expected = sum(value(model, loss, PAIR_OF_LISTS, y) for loss in parts.values())
     found = value(model, losses.WeightedSum(parts), PAIR_OF_LISTS, y)[0]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("in_graph", [False, True])
+def test_negatives_are_drawn_of_texts_only(in_graph):
+    loss = losses.CrossEncoderMultipleNegativesRankingLoss()
+    model = tfembloss.CrossEncoder(keras.Sequential([keras.Input([2])]))
+    model.compile("sgd", loss, run_eagerly=not in_graph)
+    with pytest.raises(ValueError, match=r"at least two documents.*give it a preprocessor"):
+        model.fit(np.ones([3, 2]), batch_size=2, verbose=0)
+    model = small_model(loss)
+    model.compile("sgd", loss, run_eagerly=not in_graph)
+    model.fit((["a", "b", "c"], ["dd", "e", "fff"]), batch_size=2, verbose=0)

@@ -7,7 +7,7 @@ from tfembloss import replicas
 from tfembloss.checks import flag, integer, positive
 from tfembloss.kernels import differentiable
 from tfembloss.losses.base import EmbeddingLoss, nan_where_not_finite
-from tfembloss.losses.inputs import are_missing, described_both, of_shape
+from tfembloss.losses.inputs import are_missing, described, described_both, of_shape
 
 
 class ListLoss(EmbeddingLoss):
@@ -317,7 +317,8 @@ class CrossEncoderMultipleNegativesRankingLoss(EmbeddingLoss):
         reduction, name, dtype: see `EmbeddingLoss`.
 
     Raises:
-        ValueError: if an argument is invalid, or `y_pred` are not scores `[B, L]`.
+        ValueError: if an argument is invalid, or `y_pred` are not scores `[B, L]`, or of
+            the positive alone.
 
     Example:
 
@@ -370,6 +371,14 @@ class CrossEncoderMultipleNegativesRankingLoss(EmbeddingLoss):
                 "Expected scores y_pred [B, L], that of the positive first, and no y_true. "
                 f"Received: {described_both(y_true, y_pred)}. A CrossEncoder scores such "
                 "lists for x=(queries, positives) without y; ListNetLoss takes labels."
+            )
+        if y_pred.shape[1] == 1 and y_pred.shape[0] not in (0, 1):  # as a last batch
+            raise ValueError(
+                "Expected scores y_pred [B, L] of at least two documents, a positive and "
+                f"negatives. Received: {described(y_pred, 'y_pred')}, one score a row, "
+                "whose loss is always 0. A CrossEncoder draws negatives of raw texts only: "
+                "give it a preprocessor, or inputs of lists with negatives; and "
+                "num_negatives above 0, or hard negatives as further columns."
             )
         values = _surprise_of_first(
             y_pred, scale=self.scale, activation=self.activation
