@@ -38,6 +38,15 @@ def test_lists_of_any_length_are_ragged_or_padded(make):
     np.testing.assert_allclose(loss(grades, ragged[1]), value, rtol=1e-12)
 
 
+@pytest.mark.parametrize("labels", [[[2.0, 0.0], [1.0], [0.0, 3.0, 1.0]], [[1.0]] * 2])
+def test_ragged_scores_have_labels_of_the_same_lengths(labels):
+    scores = tf.ragged.constant(SCORES)
+    with pytest.raises(ValueError, match=r"for each score.*lists of other lengths"):
+        losses.ListNetLoss()(tf.ragged.constant(labels), scores)
+    with pytest.raises(ValueError, match=r"for each score.*a ndarray as y_true"):
+        losses.ListNetLoss()(np.ones([3, 3]), scores)
+
+
 @on_every_loss
 @pytest.mark.parametrize("labels", [[[np.nan] * 3] * 4, [[1.0, np.nan, np.nan]] * 4])
 def test_lists_without_an_order_are_zero(make, labels):

@@ -7,7 +7,13 @@ from tfembloss import replicas
 from tfembloss.checks import flag, integer, positive
 from tfembloss.kernels import differentiable
 from tfembloss.losses.base import EmbeddingLoss, nan_where_not_finite
-from tfembloss.losses.inputs import are_missing, described, described_both, of_shape
+from tfembloss.losses.inputs import (
+    are_missing,
+    described,
+    described_both,
+    of_shape,
+    require,
+)
 
 
 class ListLoss(EmbeddingLoss):
@@ -16,8 +22,8 @@ class ListLoss(EmbeddingLoss):
     A row is one query's list of L documents. A label is any number, the larger the more
     relevant; NaN says that there is no document in this place, as at the end of a list
     that is shorter than others. Such places have no influence and no gradient. A
-    `tf.RaggedTensor` of labels, or of scores, is padded in this way. Padding by -1, as
-    other libraries have it, is `np.where(labels < 0, np.nan, labels)`.
+    `tf.RaggedTensor` of labels, or of both labels and scores, is padded in this way.
+    Padding by -1, as other libraries have it, is `np.where(labels < 0, np.nan, labels)`.
 
     Each list has one value, and `sample_weight [B]` weights lists. What a loss is a mean
     over, lists, documents or pairs, is counted over the lists of all replicas, and the mean
@@ -43,11 +49,11 @@ class ListLoss(EmbeddingLoss):
 
     def __call__(self, y_true, y_pred, sample_weight=None, memory=None):
         """Computes the reduced loss; see `EmbeddingLoss`."""
+        if isinstance(y_pred, tf.RaggedTensor):
+            y_pred = _dense_scores(y_true, y_pred)
         if isinstance(y_true, tf.RaggedTensor):
             dtype = y_true.dtype if y_true.dtype.is_floating else self.dtype
             y_true = tf.cast(y_true, dtype).to_tensor(float("nan"))
-        if isinstance(y_pred, tf.RaggedTensor):
-            y_pred = y_pred.to_tensor(0)
         return super().__call__(y_true, y_pred, sample_weight, memory)
 
     def call(self, y_true, y_pred):
@@ -65,6 +71,18 @@ class ListLoss(EmbeddingLoss):
     def terms(self, scores, labels, valid):
         """Returns the formula's terms and counts `[B]`."""
         return self._kernel(scores, labels, valid, **self.options)
+
+
+def _dense_scores(y_true, y_pred):
+    """Returns ragged scores, padded. Raises ValueError if labels have other lengths."""
+    message = (
+        "Expected a label for each score: y_true as ragged as y_pred, with lists of the "
+        "same lengths. Received: "
+    )
+    if not isinstance(y_true, tf.RaggedTensor):
+        raise ValueError(f"{message}a {type(y_true).__name__} as y_true.")
+    same = tf.reduce_all(y_true.row_lengths() == y_pred.row_lengths())
+    return require(same, y_pred.to_tensor(0), f"{message}lists of other lengths.")
 
 
 def check_lists(y_true, y_pred):
