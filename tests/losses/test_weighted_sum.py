@@ -208,7 +208,7 @@ def test_it_warns_of_a_first_batch_as_its_parts_do():
         (dict(losses=[losses.SupConLoss()]), "dict of name to loss"),
         (dict(losses={}), "dict of name to loss"),
         (dict(losses={"a": keras.losses.MeanSquaredError()}), "of tfembloss.losses"),
-        (dict(losses={"a": losses.ArcFaceLoss()}), "takes class scores"),
+        (dict(losses={"a": losses.ArcFaceLoss()}), "takes scores, others"),
         (dict(weights={"other": 1}), r"by the names \['labels', 'length', 'spread'\]"),
         (dict(weights=[1, 2]), "a list of as many"),
         (dict(weights=[0, 0, 0]), "at least one weight above 0"),

@@ -210,7 +210,7 @@ class WeightedSum(EmbeddingLoss):
                     f"{name_of_loss!r}: {loss!r}"
                 )
             if loss.takes_scores or loss.takes_layers:
-                what = "class scores" if loss.takes_scores else "all layers' embeddings"
+                what = "scores" if loss.takes_scores else "all layers' embeddings"
                 raise ValueError(
                     f"{type(loss).__name__} takes {what}, others embeddings: expected "
                     "losses of embeddings."
