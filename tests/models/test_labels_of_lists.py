@@ -242,3 +242,14 @@ def test_negatives_are_drawn_of_texts_only(in_graph):
     model = small_model(loss)
     model.compile("sgd", loss, run_eagerly=not in_graph)
     model.fit((["a", "b", "c"], ["dd", "e", "fff"]), batch_size=2, verbose=0)
+
+
+def test_lists_of_one_document_have_the_scores_of_lists(model):
+    pairs = (["a", "bb"], ["o", "pp"])
+    scores = model.predict(pairs, verbose=0)
+    assert scores.shape == (2,)
+    found = model.predict((pairs[0], [["o"], ["pp"]]), verbose=0)
+    np.testing.assert_array_equal(found, scores[:, None])
+    several = tfembloss.CrossEncoder(model.encoder, lengths, num_labels=3)
+    with pytest.raises(ValueError, match="num_labels=3"):
+        several.predict((pairs[0], [["o"], ["pp"]]), verbose=0)

@@ -51,8 +51,9 @@ class CrossEncoder(ColumnModel):
       `keras.losses.SparseCategoricalCrossentropy(from_logits=True)`.
     - lists of texts for each query, and lists of labels y, of any lengths, or padded with
       "" and NaN to `[B, L]`: with the losses on lists, such as
-      `tfembloss.losses.LambdaLoss`; with those on pairs, which then see each document; or,
-      of lists of one length, with `MarginMSELoss` and a teacher's scores as y.
+      `tfembloss.losses.LambdaLoss`; with those on pairs, which then see each document, as
+      metrics always do; or, of lists of one length, with `MarginMSELoss` or
+      `DistillKLDivLoss` and a teacher's scores as y.
     - no y, and any columns of hard negatives:
       `tfembloss.losses.CrossEncoderMultipleNegativesRankingLoss`.
 
@@ -98,7 +99,8 @@ class CrossEncoder(ColumnModel):
         This is sentence-transformers' CrossEncoder. Its BinaryCrossEntropyLoss,
         CrossEntropyLoss and MSELoss are Keras's losses above. There, `predict` returns the
         sigmoid of a model trained with cross-entropy; here, it always returns the logit,
-        whose differences `MarginMSELoss` can learn. `rank` returns what `rank` does there.
+        whose differences `MarginMSELoss` can learn. `rank` returns the same dicts as there,
+        with logits as scores.
     """
 
     loss_sees_scores = True
@@ -343,7 +345,7 @@ class CrossEncoder(ColumnModel):
             queries, documents = x[0], lists.dense(x[1])[0]
             if lists.are_documents_of_lists(documents):
                 return lists.of_pairs(of_pairs, queries, documents)
-            return of_pairs((queries, documents))
+            return of_pairs((queries, lists.as_column(documents)))
         received = f"{len(x)} columns" if isinstance(x, tuple) else f"one column, {x}"
         raise ValueError(
             "A CrossEncoder scores pairs: expected a tuple of two columns, "
@@ -419,15 +421,16 @@ class CrossEncoder(ColumnModel):
         """`keras.Model.predict`, also on raw inputs: scores as a numpy array.
 
         They are `[rows]` of pairs, `[rows, num_labels]` if there are several, and
-        `[rows, L]` of lists, NaN where a list has ended.
+        `[rows, L]` of lists: of ragged lists, NaN where a list has ended.
         """
         given, _ = lists.padded(x)
+        if given is x:
+            scores = super().predict(x, batch_size, **kwargs)
+            return np.squeeze(scores, axis=1) if scores.shape[1] == 1 else scores
+        self._check_one_label()
         scores = super().predict(given, batch_size, **kwargs)
-        if scores.shape[1] == 1:
-            return np.squeeze(scores, axis=1)
-        if given is not x:
-            ended = np.arange(scores.shape[1]) >= np.array([[len(row)] for row in x[1]])
-            scores[ended] = np.nan
+        ended = np.arange(scores.shape[1]) >= np.array([[len(row)] for row in x[1]])
+        scores[ended] = np.nan
         return scores
 
     def rank(self, query, documents, top_k=None, return_documents=False, batch_size=None):

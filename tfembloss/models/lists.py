@@ -30,6 +30,11 @@ def are_documents_of_lists(documents):
     return shape is not None and len(shape) == 2 and shape[1] != 1
 
 
+def as_column(documents):
+    """Returns texts `[B]`, also of lists of one document each, `[B, 1]`."""
+    return documents[:, 0] if len(getattr(documents, "shape", ())) == 2 else documents
+
+
 def padded(x, y=None, any_length=True, margins=False):
     """Returns columns and labels as arrays `[B, L]` where the documents are lists.
 
