@@ -184,6 +184,13 @@ def test_metrics_are_those_of_all_pairs(loss):
         np.testing.assert_allclose(found[name], value, rtol=1e-6, err_msg=name)
 
 
+def test_metrics_without_labels_are_refused():
+    loss = losses.CrossEncoderMultipleNegativesRankingLoss()
+    model = small_model(loss, metrics=["mae"])
+    with pytest.raises(ValueError, match="expected y"):
+        model.fit((["a", "b"], ["c", "d"]), sample_weight=[1.0, 2.0], verbose=0)
+
+
 def test_metrics_of_lists_in_xla():
     x, y = {"lists": np.ones([2, 3, 2])}, np.array([[1, 0, 1], [1, np.nan, np.nan]])
     model = tfembloss.CrossEncoder(small_encoder())

@@ -11,6 +11,7 @@ from tfembloss.checks import integer
 from tfembloss.data.column_datasets import as_columns
 from tfembloss.losses.base import EmbeddingLoss
 from tfembloss.losses.distillation import DistillKLDivLoss, MarginMSELoss
+from tfembloss.losses.inputs import are_missing
 from tfembloss.losses.listwise import CrossEncoderMultipleNegativesRankingLoss, ListLoss
 from tfembloss.losses.wrappers import WeightedSum
 from tfembloss.models import inputs, lists
@@ -321,7 +322,8 @@ class CrossEncoder(ColumnModel):
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Computes the compiled metrics, of lists on each of their documents."""
         metrics = self._compile_metrics
-        of_labels = y is not None and y_pred.shape.is_compatible_with(y.shape)
+        has_labels = y is not None and not are_missing(y)
+        of_labels = has_labels and y_pred.shape.is_compatible_with(y.shape)
         if metrics is None or not lists.are_lists(x) or not of_labels:
             return super().compute_metrics(x, y, y_pred, sample_weight)
         lists.update_metrics(metrics, y, y_pred, sample_weight)
