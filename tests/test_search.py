@@ -39,8 +39,10 @@ def test_packed_codes():
             np.testing.assert_array_equal(got, want)
     with pytest.raises(ValueError, match=r"or neither\. Received: float32 and uint8"):
         search.top_k(queries[:, :3], packed[1], 9, "hamming")
-    with pytest.raises(ValueError, match="int8, which may be either"):
-        distances.get("hamming").prepare(tf.constant(packed[0].view("int8")))
+    signed = [x.view("int8") for x in packed]
+    for given in (signed, [signed[0], packed[1]], [packed[0], signed[1]]):
+        with pytest.raises(ValueError, match="int8, which may be either"):
+            search.top_k(*given, 9, "hamming")
 
 
 def test_ties_keep_the_order_of_the_corpus():

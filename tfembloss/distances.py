@@ -252,15 +252,20 @@ def _angular_pairs(a, b):
 _SHIFTS = [7, 6, 5, 4, 3, 2, 1, 0]  # the first bit of a byte is the highest
 
 
-def _codes(x):
-    """Returns binary codes as numbers 1 and -1."""
-    x = tf.convert_to_tensor(x)
-    if x.dtype == tf.int8:
+def check_codes(dtype):
+    """Raises ValueError if binary codes of this dtype may be numbers or packed bits."""
+    if tf.as_dtype(dtype) == tf.int8:
         raise ValueError(
             "Expected binary codes as numbers, of which those above 0 are ones, or as "
             "packed bits of dtype uint8. Received: dtype int8, which may be either. Give "
             "packed bits by codes.view('uint8'), numbers by codes.astype('float32')."
         )
+
+
+def _codes(x):
+    """Returns binary codes as numbers 1 and -1."""
+    x = tf.convert_to_tensor(x)
+    check_codes(x.dtype)
     if x.dtype == tf.uint8:  # as numpy.packbits makes them
         bits = tf.bitwise.right_shift(x[..., None], tf.constant(_SHIFTS, tf.uint8)) & 1
         x = tf.reshape(bits, tf.concat([tf.shape(x)[:-1], [8 * x.shape[-1]]], axis=0))

@@ -74,6 +74,9 @@ def top_k(queries, corpus, k, distance="cosine", chunk_size=16384, verbose=0):
             f"Received: {shapes[0]} and {shapes[1]}"
         )
     (num_queries, _), (num_rows, _) = shapes
+    if distance == "hamming":
+        for x in (queries, corpus):
+            distances.check_codes(x.dtype)
     packed = [distance == "hamming" and x.dtype == "uint8" for x in (queries, corpus)]
     if packed[0] != packed[1]:
         raise ValueError(
