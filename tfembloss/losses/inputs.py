@@ -13,17 +13,18 @@ def as_tensor(x, name):
     of_tensors = isinstance(x, list | tuple) and any(
         hasattr(part, "shape") and len(part.shape) > 1 for part in x
     )
-    if not of_tensors and not isinstance(x, dict):
+    reason = ""
+    if not of_tensors and not isinstance(x, dict | tf.RaggedTensor | tf.SparseTensor):
         try:
             return tf.convert_to_tensor(x)
         except (TypeError, ValueError) as error:
             reason = f" ({error})"
-    else:
-        reason = ""
     raise ValueError(
         f"Expected {name} as one dense tensor or array. Received: {type(x).__name__}"
         f"{reason}. Stack columns into one, tf.stack((anchors, positives), axis=1); "
-        "convert ragged and sparse ones by to_tensor(), ids of labels by to_tensor(-1)."
+        "convert ragged and sparse ones by to_tensor(), ids of labels by to_tensor(-1). "
+        "Rows of several labels are taken by a loss with multi_label='ids', as "
+        "tf.ragged.constant(y)."
     )
 
 
@@ -219,7 +220,9 @@ def check_ids(y_true, y_pred, advice="Give one id for each row."):
     See `masks.integer_ids`. The advice is for ids of another shape.
     """
     missing = are_missing(y_true)
-    y_true = y_true if missing else _exact_ids(y_true)
+    # The error of another shape is more telling than that of its numbers.
+    if y_true.shape.rank in (0, 1, None) or y_true.shape[1:].is_compatible_with([1]):
+        y_true = _exact_ids(y_true)
     ids = of_rows(
         y_true,
         y_pred,
