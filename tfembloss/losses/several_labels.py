@@ -100,6 +100,20 @@ def as_multi_hot(form, y_true):
     """Returns an array of labels, of either form, as booleans `[B, C]`."""
     if form == "multi_hot":
         return y_true > 0
-    none = b"" if y_true.dtype.kind in "OS" else -1
-    names = np.unique(y_true[y_true != none])
-    return (y_true[:, :, None] == names).any(axis=1)
+    names, places = np.unique(y_true, return_inverse=True)
+    labels = np.zeros([len(y_true), len(names)], bool)
+    np.put_along_axis(labels, places.reshape(y_true.shape), True, axis=1)
+    return labels[:, names != (b"" if y_true.dtype.kind in "OS" else -1)]
+
+
+def form_warning(form, y_true):
+    """Returns a warning of labels that seem to be of another form, or None."""
+    # Three ids of 0 and 1 are never distinct.
+    are_ids = form == "ids" and y_true.dtype.kind in "iu" and y_true.shape[1] > 2
+    if not are_ids or not y_true.size or not np.isin(y_true, (0, 1)).all():
+        return None
+    return (
+        "expected ids of labels, -1 for none. Received: only 0 and 1, in "
+        f"{y_true.shape[1]} columns. If these are 0 and 1 of each label, use "
+        'multi_label="multi_hot".'
+    )

@@ -8,6 +8,7 @@ from goldens import kernels, plain_kernels, value_and_gradient  # noqa: F401
 
 import tfembloss
 from tfembloss import layers, losses, miners
+from tfembloss.losses import several_labels
 
 CLASSES = [
     losses.SupConLoss,
@@ -169,6 +170,8 @@ def test_a_stock_keras_model_trains_on_them():
 
 @pytest.mark.parametrize("form, y_true, message", [
     (None, multi_hot(SETS).astype(int), r"\[B\].*several labels.*multi_label=.multi_hot"),
+    (None, multi_hot(SETS).astype("f"), r"\[B\].*several labels.*multi_label=.multi_hot"),
+    (None, tf.ragged.constant(SETS), r"Received: RaggedTensor\. .*multi_label='ids'"),
     ("multi_hot", np.arange(8), r"\[B, C\], 1 for each label.*multi_label=None"),
     ("multi_hot", np.full([8, 2], 2), "There are other numbers in it"),
     ("multi_hot", np.zeros([7, 5]), r"Received: y_true.shape=\(7, 5\)"),
@@ -206,3 +209,11 @@ def test_a_batch_that_teaches_nothing_warns(sets, warning, form):
     kind, y_true = forms(sets)[form]
     with pytest.warns(UserWarning, match=warning):
         losses.SupConLoss(multi_label=kind)(y_true, rows(len(sets)))
+
+
+def test_zeros_and_ones_as_ids_warn():
+    y_true = multi_hot(SETS).astype(int)
+    with pytest.warns(UserWarning, match='0 and 1, in 5 columns.*multi_label="multi_hot'):
+        losses.SupConLoss(multi_label="ids")(y_true, rows())
+    two_ids = several_labels.form_warning("ids", y_true[:, :2])
+    assert two_ids is several_labels.form_warning("multi_hot", y_true) is None

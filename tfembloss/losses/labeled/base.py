@@ -132,10 +132,13 @@ class LabelLoss(InBatchLoss):
         return nan_where_not_finite(of_opposites)
 
     def first_batch_warning(self, y_true, shape):
-        """Returns a warning of a batch without positives or without negatives, or None."""
+        """Returns a warning of a batch without positives or negatives, or None."""
         if self.multi_label is None:
             return ids_warning(y_true, positives=True)
-        return labels_warning(several_labels.as_multi_hot(self.multi_label, y_true))
+        wrong_form = several_labels.form_warning(self.multi_label, y_true)
+        return wrong_form or labels_warning(
+            several_labels.as_multi_hot(self.multi_label, y_true)
+        )
 
     def candidates(self, batch, x=None, key_distances=False):
         """Returns `miners.base.Candidates`: what a miner selects from, by this distance.
