@@ -67,6 +67,11 @@ class SelfSupervisedLoss(EmbeddingLoss):
                 "Expected a loss on rows of one id each, since a row is a class of its own "
                 f"here. Received: multi_label={loss.multi_label!r}. Leave it out."
             )
+        if getattr(loss, "num_betas", None) is not None:
+            raise ValueError(
+                "Expected a loss without learned boundaries, which are of labeled rows. "
+                f"Received: num_betas={loss.num_betas}. Use a fixed beta."
+            )
         super().__init__(reduction=reduction, name=name, dtype=dtype or loss.dtype)
         self.loss = loss
         self.symmetric = flag("symmetric", symmetric)

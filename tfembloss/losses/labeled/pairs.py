@@ -399,12 +399,6 @@ class MarginLoss(PairLoss):
         """Returns those of the formula, with the boundary of each anchor `[B]`."""
         x = self.candidates(batch).distances  # [B, N]
         if beta is None:
-            if self.num_betas is not None:
-                raise ValueError(
-                    "Learned boundaries are of labeled rows [B, D]. Received: "
-                    f"num_betas={self.num_betas} in a loss of views of unlabeled rows. Use "
-                    "a fixed beta, or symmetric=True."
-                )
             beta = tf.fill(tf.shape(x)[:1], tf.constant(self.beta, x.dtype))
         # That of one boundary is not of the triplets.
         nu = 0.0 if self.num_betas in (1, None) else self.nu
