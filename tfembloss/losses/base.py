@@ -51,6 +51,7 @@ class EmbeddingLoss(Configurable, keras.losses.Loss):
     takes_memory = False  # whether `call` has another argument, `memory`
     takes_named_targets = False  # whether y_true may be a dict
     counts_dimensions = True  # whether it may depend on how many dimensions are 0
+    needs_predictor = False  # whether only a predictor keeps embeddings apart
     takes_layers = False  # whether y_pred may be those of all layers of an encoder
     multi_label = None  # or the form of rows of several labels, see `LabelLoss`
     scaled_by = None  # "scale" or "temperature", if the loss has one of similarities
@@ -187,6 +188,10 @@ class EmbeddingLoss(Configurable, keras.losses.Loss):
     def truncate(self, y_pred, dim):
         """Returns the first `dim` dimensions of embeddings, normalized to length 1."""
         return distances.l2_normalize(first_dimensions(y_pred, dim))
+
+    def num_dimensions(self, y_pred):
+        """Returns the number of dimensions that `truncate` may keep; None if unknown."""
+        return y_pred.shape[-1]
 
     def _share_of_the_mean(self, values, sample_weight):
         """Returns the factor from the mean of replicas' means to the mean over anchors.

@@ -108,9 +108,13 @@ class MatryoshkaLoss(EmbeddingLoss):
         """Whether the wrapped loss takes a memory."""
         return self.loss.takes_memory
 
+    def num_dimensions(self, y_pred):
+        """Returns that of the wrapped loss."""
+        return self.loss.num_dimensions(y_pred)
+
     def call(self, y_true, y_pred, memory=None):
         """Returns values `[B]`, the weighted sum of the wrapped loss's values."""
-        if not y_pred.shape.rank or (y_pred.shape[-1] or 0) < max(self.dims):
+        if not y_pred.shape.rank or (self.num_dimensions(y_pred) or 0) < max(self.dims):
             raise ValueError(
                 f"Expected embeddings of at least {max(self.dims)} dimensions, the largest "
                 f"of `dims`. Received: {described(y_pred, 'y_pred')}"

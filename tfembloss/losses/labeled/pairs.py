@@ -384,6 +384,11 @@ class MarginLoss(PairLoss):
         rows, betas = self._rows_and_betas(y_pred)
         return tf.concat([super().truncate(rows, dim), betas], axis=1)
 
+    def num_dimensions(self, y_pred):
+        """Returns the number of dimensions of the embeddings; None if unknown."""
+        width = y_pred.shape[-1]
+        return None if width is None else width - (self.num_betas or 0)
+
     def _rows_and_betas(self, y_pred):
         """Returns embeddings `[B, D]` and boundaries `[B, num_betas]`."""
         number, width = self.num_betas, check_rows(y_pred).shape[1]
