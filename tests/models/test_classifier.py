@@ -81,6 +81,13 @@ def test_the_boundaries_of_a_margin_loss_are_learned_and_saved(num_betas, tmp_pa
     rows_of_2 = tf.concat([whole[:, :2], whole[:, 3:]], axis=1)
     expected = model.loss(y, whole) + model.loss(y, rows_of_2)
     np.testing.assert_allclose(of_fewer_dimensions, expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="at least 4 dimensions"):
+        losses.MatryoshkaLoss(model.loss, [4])(y, whole)
+    matryoshka = losses.MatryoshkaLoss(model.loss, [3, 2])
+    for loss in (matryoshka, losses.WeightedSum({"margin": matryoshka})):
+        compiled(model, loss, run_eagerly=True)
+        found = model.evaluate(x, y, verbose=0, return_dict=True)["loss"]
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_as_many_boundaries_as_the_head_has():
@@ -89,9 +96,19 @@ def test_as_many_boundaries_as_the_head_has():
         (layers.MarginHead(2), losses.MarginLoss(num_betas=3)),
         (layers.MarginHead(2), losses.ArcFaceLoss()),
         (keras.layers.Dense(4), losses.MarginLoss(num_betas=2)),
+        (layers.MarginHead(2), losses.MatryoshkaLoss(losses.MarginLoss(), [2])),
     ):
         with pytest.raises(ValueError, match="as many learned boundaries as the head has"):
             compiled(classifier(head), loss)
+    learned = losses.MarginLoss(num_betas=1)
+    model = tfembloss.EmbeddingModel(keras.layers.Dense(3))
+    matryoshka, total = (
+        losses.MatryoshkaLoss(learned, [2]),
+        losses.WeightedSum({"m": learned}),
+    )
+    for loss in (learned, matryoshka, total):
+        with pytest.raises(ValueError, match="num_betas=1 in MarginLoss, and no head"):
+            compiled(model, loss)
     with pytest.raises(ValueError, match=r"embeddings and boundaries \[B, D \+ 4\]"):
         losses.MarginLoss(num_betas=4)([0, 1], np.ones([2, 4]))
     with pytest.raises(ValueError, match=r"MarginHead takes embeddings \[B, D\]"):

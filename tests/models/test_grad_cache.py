@@ -236,10 +236,13 @@ def test_every_loss(name):
 
     def make(size):
         dense = keras.Sequential([keras.layers.Dense(DIM)])
-        if not isinstance(loss, ClassLoss):
-            return tfembloss.EmbeddingModel(dense, mini_batch_size=size)
         head = keras.layers.Identity()
-        return tfembloss.EmbeddingClassifier(dense, head, mini_batch_size=size)
+        head.num_betas = getattr(loss, "num_betas", None)
+        if isinstance(loss, ClassLoss) or head.num_betas:
+            return tfembloss.EmbeddingClassifier(dense, head, mini_batch_size=size)
+        model = tfembloss.EmbeddingModel(dense, mini_batch_size=size)
+        model.predictor = loss.needs_predictor or None  # stands for one
+        return model
 
     assert_cached_is_stock(
         make,

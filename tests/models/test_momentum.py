@@ -225,6 +225,20 @@ def test_errors(make, message):
         make()
 
 
+def test_losses_without_negatives_need_a_predictor():
+    loss = losses.SimSiamLoss()
+    models = momentum_model(RANKING, predictor=False), tfembloss.EmbeddingModel
+    for wrapped in (
+        loss,
+        losses.WeightedSum({"views": loss, "length": losses.LpRegularizationLoss()}),
+        losses.MatryoshkaLoss(loss, dims=[2]),
+    ):
+        for model in (models[0], models[1](keras.layers.Dense(3))):
+            with pytest.raises(ValueError, match=r"SimSiamLoss has no negatives, and with"):
+                model.compile("sgd", wrapped)
+        momentum_model(wrapped)
+
+
 def momentum_model_of_other_dim():
     encoder = keras.Sequential([keras.Input([4]), keras.layers.Dense(3)])
     return tfembloss.MomentumModel(encoder, predictor=keras.layers.Dense(2))

@@ -307,6 +307,7 @@ class SimSiamLoss(EmbeddingLoss):
     """
 
     targets_are_ids = True  # which are not used
+    needs_predictor = True
 
     def call(self, y_true, y_pred):
         """Returns values `[B]`."""

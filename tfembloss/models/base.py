@@ -101,7 +101,30 @@ class ColumnModel(Configurable, WholeModel):
                 f"{type(loss).__name__} takes the embeddings of all layers: expected an "
                 f"EmbeddingModel. Received: {type(self).__name__}, which gives the last."
             )
+        for single in single_losses(loss):
+            self._check_parts_for(single)
         return loss
+
+    def _check_parts_for(self, loss):
+        """Raises ValueError if a single loss needs a part that this model lacks."""
+        head = getattr(self, "head", None)
+        of_loss, of_head = (getattr(x, "num_betas", None) for x in (loss, head))
+        if of_head != of_loss:
+            of_model = "no head" if head is None else f"{of_head} in {type(head).__name__}"
+            raise ValueError(
+                "Expected a MarginLoss of as many learned boundaries as the head has, in a "
+                "tfembloss.EmbeddingClassifier(encoder, tfembloss.layers.MarginHead("
+                f"num_betas)). Received: num_betas={of_loss} in {type(loss).__name__}, and "
+                f"{of_model}."
+            )
+        needs_predictor = getattr(loss, "needs_predictor", False)
+        if needs_predictor and getattr(self, "predictor", None) is None:
+            raise ValueError(
+                f"{type(loss).__name__} has no negatives, and without a predictor all "
+                "embeddings become equal: expected tfembloss.MomentumModel(encoder, "
+                "predictor=...), with momentum=0 for SimSiam. Received: "
+                f"{type(self).__name__} without a predictor."
+            )
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Computes the compiled loss of the embeddings `y_pred`; `y` may be None."""

@@ -122,15 +122,6 @@ class EmbeddingClassifier(EncoderModel):
                 f"{type(loss).__name__}, which takes embeddings: train with it in "
                 "EmbeddingModel(encoder)."
             )
-        of_head = getattr(self.head, "num_betas", None)
-        of_loss = getattr(loss, "num_betas", None)
-        if of_head != of_loss:
-            raise ValueError(
-                "Expected a MarginLoss of as many learned boundaries as the head has, in a "
-                "tfembloss.layers.MarginHead. Received: "
-                f"num_betas={of_loss} in {type(loss).__name__}, and {of_head} in "
-                f"{type(self.head).__name__}."
-            )
         return loss
 
     def call(self, x, training=None):

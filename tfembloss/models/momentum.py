@@ -4,7 +4,6 @@ import keras
 import tensorflow as tf
 
 from tfembloss import checks, replicas
-from tfembloss.losses.self_supervised import SimSiamLoss
 from tfembloss.models.base import check_no_strings
 from tfembloss.models.contrastive_tension import twin
 from tfembloss.models.embedding_model import EmbeddingModel
@@ -126,16 +125,6 @@ class MomentumModel(EmbeddingModel):
         # moving statistics.
         for weight in _averaged(self.target_encoder):
             weight.trainable = False
-
-    def _checked_loss(self, loss):
-        loss = super()._checked_loss(loss)
-        if isinstance(loss, SimSiamLoss) and self.predictor is None:
-            raise ValueError(
-                "SimSiamLoss has no negatives, and without a predictor all embeddings "
-                "become equal: expected MomentumModel(encoder, predictor=...). Received: "
-                "predictor=None."
-            )
-        return loss
 
     # Views in, queries and keys out.
 
