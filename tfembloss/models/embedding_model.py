@@ -226,8 +226,20 @@ class EmbeddingModel(EncoderModel):
     def _build_of_step(self, layer, y, y_pred):
         """Builds the memory for these embeddings, and for y of one or several labels."""
         several = getattr(self.loss, "multi_label", None) is not None
-        labels = tuple(y.shape[1:]) if several and y is not None else ()
-        layer.build(tuple(y_pred.shape), () if None in labels else labels)
+        if several and not hasattr(y, "shape"):
+            return  # ragged, a dict or none, which `compute_loss` refuses
+        if several:
+            self._check_width(y)
+        layer.build(tuple(y_pred.shape), tuple(y.shape[1:]) if several else ())
+
+    def _check_width(self, y):
+        """Raises ValueError if a memory cannot be built for labels of unknown width."""
+        if not tf.TensorShape(y.shape)[1:].is_fully_defined():
+            raise ValueError(
+                f"With multi_label={self.loss.multi_label!r} and a memory, L must be "
+                "known: expected y padded to one width, as y.to_tensor(-1, shape=[None, "
+                f"8]) does. Received: y.shape={y.shape}"
+            )
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Computes the compiled loss of the embeddings, and in training of the memory."""
@@ -248,6 +260,8 @@ class EmbeddingModel(EncoderModel):
         if y is None:
             y = no_targets(y_pred)
         else:
+            if not self.memory.built and self.loss.multi_label is not None:
+                self._check_width(y)
             y = tf.convert_to_tensor(self.loss.dense_targets(y))
         ids = self.loss.memory_ids(y, y_pred)
         if not self.memory.built:
