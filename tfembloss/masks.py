@@ -58,6 +58,11 @@ class MemoryRows(NamedTuple):
     ids: tf.Tensor
     present: tf.Tensor
 
+    @property
+    def layer(self):
+        """What they are of, for error messages."""
+        return "a tfembloss.layers.CrossBatchMemory"
+
 
 class LabelPairs(NamedTuple):
     """Which pairs of this replica's rows with all rows belong to the same class.

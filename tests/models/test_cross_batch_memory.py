@@ -271,12 +271,18 @@ def test_a_histogram_of_triplets_is_moved_by_each_step_and_saved(tmp_path):
 def test_a_histogram_and_its_loss_go_together():
     x, ids = columns()[0], np.arange(24) % 3
     model = histogram_model()
-    for loss in (losses.SupConLoss(), losses.CLIPLoss()):
+    wrapped = losses.MatryoshkaLoss(losses.DynamicSoftMarginLoss(), [2])
+    histogram = "Received: a tfembloss.layers.TripletHistogram of 10 bins"
+    for loss, message, of_loss in (
+        (losses.SupConLoss(), f"memory of SupConLoss a .*CrossBatchMemory. {histogram}", x),
+        (losses.SigLIPLoss(), f"SigLIPLoss takes no memory .*{histogram}", columns()),
+        (wrapped, f"{histogram}.*TripletHistogram with .*, in no wrapper", x),
+    ):
         model.compile("sgd", loss)
-        with pytest.raises(ValueError, match=r"takes no memory .* or not a GapHistogram"):
-            fit(model, x if isinstance(loss, losses.SupConLoss) else columns(), y=ids)
-    with pytest.raises(ValueError, match=r"TripletHistogram\(10\).*Received: MemoryRows"):
+        with pytest.raises(ValueError, match=message):
+            fit(model, of_loss, y=ids)
+    with pytest.raises(ValueError, match=r"TripletHistogram\(10\).*: a .*\.CrossBatchMem"):
         fit(make_model(losses.DynamicSoftMarginLoss()), x, y=ids)
-    with pytest.raises(ValueError, match=r"TripletHistogram\(5\), with as many bins"):
+    with pytest.raises(ValueError, match=r"TripletHistogram\(5\).*Histogram of 10 bins"):
         model.compile("sgd", losses.DynamicSoftMarginLoss(5))
         fit(model, x, y=ids)

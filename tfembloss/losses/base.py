@@ -166,12 +166,18 @@ class EmbeddingLoss(Configurable, keras.losses.Loss):
     def _check_memory(self, memory):
         if self.takes_memory and isinstance(memory, masks.MemoryRows):
             return memory._replace(embeddings=tf.cast(memory.embeddings, self.dtype))
+        name, layer = type(self).__name__, getattr(memory, "layer", type(memory).__name__)
+        if self.takes_memory:
+            raise ValueError(
+                f"Expected as memory of {name} a tfembloss.layers.CrossBatchMemory. "
+                f"Received: {layer}."
+            )
         raise ValueError(
-            f"{type(self).__name__} takes no memory of earlier batches, or not a "
-            f"{type(memory).__name__}. Expected a CrossBatchMemory, and a loss "
-            "that compares each row with all others, such as SupConLoss, TripletMarginLoss "
-            "or MultipleNegativesRankingLoss, and no miner that needs the distances "
-            "between all keys."
+            f"{name} takes no memory of earlier batches. Received: {layer}. Leave it out, "
+            "or train with a loss that takes it: a CrossBatchMemory with one that compares "
+            "each row with all others, such as SupConLoss, TripletMarginLoss or "
+            "MultipleNegativesRankingLoss, and no miner that needs the distances between "
+            "all keys; a TripletHistogram with DynamicSoftMarginLoss, in no wrapper."
         )
 
     def of_unit_scale(self):

@@ -177,6 +177,11 @@ class GapHistogram(NamedTuple):
     parts: tf.Tensor
     momentum: float
 
+    @property
+    def layer(self):
+        """What it is of, for error messages."""
+        return f"a tfembloss.layers.TripletHistogram of {self.parts.shape[0]} bins"
+
     def moved(self, counts):
         """Returns the parts after a batch with a histogram of these counts, `[R]`."""
         number = tf.reduce_sum(counts)
@@ -202,7 +207,7 @@ class DynamicSoftMarginLoss(LabelLoss):
     So there is no margin to tune. P is the cumulative histogram of the gaps of all triplets
     on all replicas, in R bins; each gap counts for the bin that it is in and for the next.
     An `EmbeddingModel(encoder, memory=tfembloss.layers.TripletHistogram())` mixes it with
-    those of earlier batches.
+    those of earlier batches. In a wrapper, such as `MatryoshkaLoss`, it takes no memory.
 
     Call arguments: `y_pred [B, D]`; `y_true` class ids `[B]`, integers or strings.
 
@@ -244,7 +249,7 @@ class DynamicSoftMarginLoss(LabelLoss):
         raise ValueError(
             "Expected as memory of DynamicSoftMarginLoss a tfembloss.layers."
             f"TripletHistogram({self.num_bins}), with as many bins. Received: "
-            f"{type(memory).__name__}."
+            f"{getattr(memory, 'layer', type(memory).__name__)}."
         )
 
     def call(self, y_true, y_pred, memory=None):
