@@ -111,6 +111,8 @@ def test_as_many_boundaries_as_the_head_has():
             compiled(model, loss)
     with pytest.raises(ValueError, match=r"embeddings and boundaries \[B, D \+ 4\]"):
         losses.MarginLoss(num_betas=4)([0, 1], np.ones([2, 4]))
+    with pytest.raises(ValueError, match=r"expected num_betas too.*nu=0\.1"):
+        losses.MarginLoss(nu=0.1)
     with pytest.raises(ValueError, match=r"MarginHead takes embeddings \[B, D\]"):
         layers.MarginHead()(np.ones([2, 3, 4]))
 

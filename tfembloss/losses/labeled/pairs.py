@@ -312,7 +312,8 @@ class MarginLoss(PairLoss):
         miner: of `tfembloss.miners`: only triplets that it selects; the paper's is
             `DistanceWeightedMiner`. A miner of pairs selects the triplets whose two pairs
             it selects.
-        nu: $\nu$, >= 0: how much large boundaries that are learned cost.
+        nu: $\nu$, >= 0: how much large boundaries that are learned cost; 0 without
+            `num_betas`.
         num_betas: number of learned boundaries, 1 or the number of classes, as in the
             `MarginHead`; None for the fixed `beta`.
         reduction, name, dtype: see `EmbeddingLoss`.
@@ -357,6 +358,11 @@ class MarginLoss(PairLoss):
         self.num_betas = num_betas
         if num_betas is not None:
             self.num_betas = integer("num_betas", num_betas, 1, hint=", or None")
+        elif self.nu:
+            raise ValueError(
+                "`nu` is the cost of learned boundaries: expected num_betas too. Received: "
+                f"nu={nu}, num_betas=None."
+            )
 
     def call(self, y_true, y_pred, memory=None):
         """Returns values `[B]` of this replica's anchors."""
