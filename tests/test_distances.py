@@ -307,6 +307,8 @@ def test_a_mahalanobis_layer_is_the_distance_of_its_matrix(tmp_path):
     np.testing.assert_array_equal(again(points(5)), model(points(5)))
     with pytest.raises(ValueError, match="`units` must be an integer >= 1, or None"):
         layers.Mahalanobis(0)
+    with pytest.raises(ValueError, match="Expected a layer that is built"):
+        _ = layers.Mahalanobis(3).matrix
 
 
 def test_unknown_names_are_refused():

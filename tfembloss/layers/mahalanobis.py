@@ -84,6 +84,11 @@ class Mahalanobis(Configurable, keras.layers.Layer):
 
     @property
     def matrix(self):
-        """M, `[D, D]`."""
+        """M, `[D, D]`. Raises ValueError before the layer is built."""
+        if not self.built:
+            raise ValueError(
+                "Expected a layer that is built, of which D is known. Received: "
+                f"{self.name}, which was not called yet."
+            )
         kernel = tf.convert_to_tensor(self.kernel)
         return tf.matmul(kernel, kernel, transpose_b=True)
