@@ -51,7 +51,9 @@ class MomentumModel(EmbeddingModel):
         predictor: layer from embeddings `[rows, D]` to predictions `[rows, D]`; None for
             none. It is needed for `SimSiamLoss`, which has no negatives.
         momentum: m, at least 0 and below 1. With 0 there is no copy: the keys are the
-            encoder's own embeddings, as constants.
+            encoder's own embeddings, as constants. The target encoder also moves in steps
+            in which an optimizer with `gradient_accumulation_steps=k` only accumulates, so
+            that its momentum is $m^k$ for each update of the weights.
         memory: `tfembloss.layers.CrossBatchMemory`, or None.
         mini_batch_size: see `EmbeddingModel`.
         name, dtype: as in `keras.Model`.

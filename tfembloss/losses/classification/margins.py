@@ -204,7 +204,8 @@ class ElasticFaceLoss(ClassSoftmaxLoss):
 
     Args:
         margin: the mean of the margins, an angle in radians, 0 to pi.
-        std: their standard deviation, in radians, >= 0.
+        std: their standard deviation, in radians, >= 0. The authors' code has 0.0175 with
+            `by_hardness`.
         by_hardness: whether rows with larger angles to their centers get the larger ones of
             the margins that are drawn for the batch (the paper's ElasticFace+).
         scale: s, > 0.
