@@ -110,7 +110,8 @@ def test_every_mode_is_finite_and_agrees(name, mode):
         assert len(rows) or value == 0
         if change is _keep or len(rows) == 1:  # elsewhere rounding decides
             expected = value_and_gradient(loss, ids, rows)
-            np.testing.assert_allclose(value, expected[0], rtol=1e-5, atol=1e-6)
+            # A small difference of logits of 20 is exact to their own last places.
+            np.testing.assert_allclose(value, expected[0], rtol=1e-5, atol=5e-6)
             np.testing.assert_allclose(gradient, expected[1], rtol=1e-4, atol=1e-6)
 
 

@@ -149,5 +149,5 @@ def test_wrong_input(fit, message):
 
 def test_ids_of_columns_do_not_go_with_a_memory():
     run = model(exclude_equal_texts=False, memory=layers.CrossBatchMemory(8))
-    with pytest.raises(ValueError, match=r"memory.*ids y_true of shape \[B\].*\(5, 2\)"):
+    with pytest.raises(ValueError, match=r"ids y_true of shape \[B\].*\(5, 2\).*memory"):
         run.train_on_batch((QUESTIONS, ANSWERS), IDS)

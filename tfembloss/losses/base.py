@@ -141,7 +141,8 @@ class EmbeddingLoss(Configurable, keras.losses.Loss):
             return tf.cast(labels, tf.int64)
         if y_true.dtype.is_floating:  # or none
             return tf.zeros(tf.shape(y_pred)[:1], tf.int64)
-        return check_ids(y_true, y_pred)
+        advice = "A memory keeps one id of each row: leave it out, or give one for each."
+        return check_ids(y_true, y_pred, advice)
 
     def reduced(self, values, sample_weight=None):
         """Returns values `[B]`, as `call` returns them, weighted and reduced."""
