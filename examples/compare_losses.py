@@ -1,6 +1,6 @@
 """Every loss on labels and on class centers, on the same images: which separates digits?
 
-    python examples/image_labels.py --loss all          # ten minutes, five seeds each
+    python examples/image_labels.py --loss all          # a quarter of an hour
     python examples/image_labels.py --loss SupConLoss ArcFaceLoss
 
 Each loss has its default arguments, except for those of OPTIONS, trains the same encoder

@@ -2,7 +2,7 @@
 
     python examples/image_labels.py                   # trains, measures, draws: a minute
     python examples/image_labels.py --held-out 4 9    # with other digits held out
-    python examples/image_labels.py --loss all        # a table of all losses: ten minutes
+    python examples/image_labels.py --loss all        # a table of all losses
 
 The images are scikit-learn's 1,797 handwritten digits of 8 x 8 pixels. Two digits are held
 out. An encoder is trained on the labels of the other eight, once each with ArcFace, CosFace
