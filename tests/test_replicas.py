@@ -5,7 +5,7 @@ import socket
 
 import numpy as np
 import pytest
-from cases import CASES, ONE_OF_EACH_KIND
+from cases import CASES, ONE_OF_EACH_KIND, ONE_OF_EACH_LOSS
 from replica_runs import Run
 
 
@@ -25,12 +25,14 @@ def assert_same(results, expected):
 def every_case(tmp_path_factory):
     """Results of every case by the number of replicas.
 
-    On 4 there is one of each kind, as there each takes a second. Several hold different
-    numbers of rows, on 4 the last no valid anchor.
+    On 2 there is one of each loss, on 4 of each kind, as there each takes a second;
+    `--loss` runs all of one. Several hold different numbers of rows, on 4 the last no valid
+    anchor.
     """
+    of_two = dict.fromkeys([*ONE_OF_EACH_LOSS, *ONE_OF_EACH_KIND])
     options = {
         1: ["--eager"],
-        2: ["--eager", "--uneven"],
+        2: ["--eager", "--uneven", "--only", *of_two],
         4: ["--eager", "--uneven", "--only", *ONE_OF_EACH_KIND],
     }
     folder = tmp_path_factory.mktemp("every_case")
