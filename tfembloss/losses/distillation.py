@@ -133,7 +133,7 @@ def _similarities(columns, rowwise):
     return -rowwise(columns[:, :1], columns[:, 1:])  # [B, m]
 
 
-def check_columns(loss, y_pred):
+def refuse_one_column(loss, y_pred):
     """Raises ValueError if a loss would take the embeddings of one column as scores."""
     if isinstance(loss, MarginMSELoss | DistillKLDivLoss) and y_pred.shape.rank == 2:
         raise ValueError(

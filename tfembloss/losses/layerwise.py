@@ -21,6 +21,11 @@ _WEIGHTINGS = {
 _OF_LAYERS = 0x5DEECE66D
 
 
+def of_columns(columns):
+    """Returns one layer's columns `[B, n, D]`, of a single one `[B, D]`."""
+    return tf.squeeze(columns, axis=1) if columns.shape[1] == 1 else columns
+
+
 @keras.saving.register_keras_serializable("tfembloss")
 class AdaptiveLayerLoss(EmbeddingLoss):
     r"""Applies a loss also to what earlier layers give, so that later ones can be left out.
@@ -155,9 +160,7 @@ class AdaptiveLayerLoss(EmbeddingLoss):
         return total + nan_where_not_finite(y_pred)
 
     def _of_columns(self, y_true, columns):
-        if columns.shape[1] == 1:
-            columns = tf.squeeze(columns, axis=1)
-        return self.of_layer.call(y_true, columns)
+        return self.of_layer.call(y_true, of_columns(columns))
 
     def _divergence(self, last, columns):
         """Returns the mean over columns `[B, n, D]` of KL from the last layer's, `[B]`."""

@@ -323,7 +323,12 @@ def check_wrapped(loss):
 
 def is_wrapper(loss):
     """Whether a loss applies another one, its attribute `loss`."""
-    return isinstance(loss, MatryoshkaLoss) or getattr(loss, "takes_layers", False)
+    return isinstance(loss, MatryoshkaLoss) or takes_layers(loss)
+
+
+def takes_layers(loss):
+    """Whether a loss, which may be one of Keras, takes the embeddings of all layers."""
+    return isinstance(loss, EmbeddingLoss) and loss.takes_layers
 
 
 def single_losses(loss):

@@ -12,10 +12,10 @@ from tfembloss.config import Configurable
 from tfembloss.data.column_datasets import as_columns
 from tfembloss.losses import drawing
 from tfembloss.losses.base import EmbeddingLoss
-from tfembloss.losses.distillation import check_columns
+from tfembloss.losses.distillation import refuse_one_column
 from tfembloss.losses.inputs import no_targets
 from tfembloss.losses.names import one_of_ours
-from tfembloss.losses.wrappers import WeightedSum, single_losses
+from tfembloss.losses.wrappers import WeightedSum, single_losses, takes_layers
 from tfembloss.models import first_batch, grad_cache, inputs
 from tfembloss.models.batches import (
     MappedPyDataset,
@@ -96,7 +96,7 @@ class ColumnModel(Configurable, WholeModel):
                 "num_classes)), with PairHead for SoftmaxLoss; of documents, "
                 "tfembloss.CrossEncoder(encoder, preprocessor)."
             )
-        if getattr(loss, "takes_layers", False) and not self.shows_layers:
+        if takes_layers(loss) and not self.shows_layers:
             raise ValueError(
                 f"{type(loss).__name__} takes the embeddings of all layers: expected an "
                 f"EmbeddingModel. Received: {type(self).__name__}, which gives the last."
@@ -131,7 +131,7 @@ class ColumnModel(Configurable, WholeModel):
         y = no_targets(y_pred) if y is None else y
         if not self.loss_sees_scores:
             for loss in single_losses(self.loss):
-                check_columns(loss, y_pred)
+                refuse_one_column(loss, y_pred)
         if isinstance(self.loss, WeightedSum):
             return self._with_added_losses(self._loss_of(y, y_pred, sample_weight))
         if isinstance(self.loss, EmbeddingLoss) or replicas.count() == 1:

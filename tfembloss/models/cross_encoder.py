@@ -10,11 +10,11 @@ from tfembloss import replicas
 from tfembloss.checks import integer
 from tfembloss.data.column_datasets import as_columns
 from tfembloss.losses.base import EmbeddingLoss
-from tfembloss.losses.distillation import DistillKLDivLoss, MarginMSELoss
+from tfembloss.losses.distillation import MarginMSELoss
 from tfembloss.losses.inputs import are_missing
-from tfembloss.losses.listwise import CrossEncoderMultipleNegativesRankingLoss, ListLoss
+from tfembloss.losses.listwise import CrossEncoderMultipleNegativesRankingLoss
 from tfembloss.losses.wrappers import WeightedSum
-from tfembloss.models import inputs, lists
+from tfembloss.models import inputs, lists, pair_losses
 from tfembloss.models.base import ColumnModel, check_no_strings, one_tensor
 from tfembloss.models.encoder_model import known_inputs
 from tfembloss.models.vocabulary import check_vocabulary
@@ -25,13 +25,6 @@ from tfembloss.text import (
     TextPreprocessor,
 )
 from tfembloss.text.rows import single_texts
-
-_ON_ONE_SCORE = (
-    ListLoss,
-    CrossEncoderMultipleNegativesRankingLoss,
-    MarginMSELoss,
-    DistillKLDivLoss,
-)
 
 
 @keras.saving.register_keras_serializable("tfembloss")
@@ -254,26 +247,8 @@ class CrossEncoder(ColumnModel):
     def _checked_loss(self, loss):
         loss = super()._checked_loss(loss)
         for part in loss.losses.values() if isinstance(loss, WeightedSum) else [loss]:
-            self._check_takes_scores(part)
+            pair_losses.check_loss(part, self.num_labels)
         return loss
-
-    def _check_takes_scores(self, loss):
-        if not isinstance(loss, EmbeddingLoss):
-            return
-        name, of_pairs = type(loss).__name__, isinstance(loss, _ON_ONE_SCORE)
-        if of_pairs and self.num_labels > 1:
-            raise ValueError(
-                f"{name} takes one score of each pair: expected a CrossEncoder with "
-                f"num_labels=1. Received: num_labels={self.num_labels}. SoftmaxLoss takes "
-                "logits of classes."
-            )
-        if not of_pairs and (not loss.takes_scores or getattr(loss, "cosines", False)):
-            what = "cosines to classes" if loss.takes_scores else "embeddings"
-            raise ValueError(
-                f"{name} takes {what}, and a CrossEncoder returns scores of pairs. "
-                "Expected a loss of Keras; on lists of documents, such as LambdaLoss; or "
-                "CrossEncoderMultipleNegativesRankingLoss, on pairs without labels."
-            )
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Computes the compiled loss of the scores; y are numbers `[B]` or `[B, L]`."""
@@ -282,29 +257,10 @@ class CrossEncoder(ColumnModel):
         of_lists = lists.are_lists(x)
         if y is not None and y.shape.rank is None:
             y = tf.reshape(y, tf.shape(y_pred) if of_lists else [tf.shape(y_pred)[0]])
-        self._check_targets(y, y_pred, of_lists)
+        pair_losses.check_targets(self.loss, y, y_pred, self.num_labels, of_lists)
         if of_lists and not isinstance(self.loss, EmbeddingLoss):
             return self._loss_of_each_document(y, y_pred, sample_weight)
         return super().compute_loss(x, y, y_pred, sample_weight, training)
-
-    def _check_targets(self, y, y_pred, of_lists):
-        shape = None if y is None else tuple(y.shape)
-        if y is None or y.dtype == tf.string:
-            right = False
-        elif of_lists:
-            on_scores = isinstance(self.loss, EmbeddingLoss)  # which checks the shape
-            right = on_scores or y.shape.is_compatible_with(y_pred.shape)
-        else:
-            classes = [(self.num_labels,)] if self.num_labels > 1 else []
-            right = shape[1:] in ((), (1,), *classes)
-        if not right:
-            each = "each text of a list as y, numbers of shape [rows, L]" if of_lists else (
-                "each pair as y, numbers of shape [rows]"
-            )  # fmt: skip
-            raise ValueError(
-                f"Expected one label or score for {each}. Received: "
-                f"{'none' if y is None else f'{y.dtype} of shape {shape}'}"
-            )
 
     def _loss_of_each_document(self, y, y_pred, sample_weight):
         # A loss of Keras, as the mean over the documents of all replicas.
@@ -370,9 +326,7 @@ class CrossEncoder(ColumnModel):
         return self.loss if self.compiled else None
 
     def _takes_any_length(self):
-        # Other losses of ours compare all scores of a list, and must know how many.
-        loss = self._compiled_loss()
-        return isinstance(loss, ListLoss) or not isinstance(loss, EmbeddingLoss)
+        return pair_losses.takes_any_length(self._compiled_loss())
 
     def step_batches(self, batches, training):
         """Returns what steps of `fit` and `evaluate` take from a dataset of raw batches."""

@@ -10,7 +10,7 @@ from tfembloss.data.column_datasets import as_columns
 from tfembloss.layers import CrossBatchMemory, TripletHistogram
 from tfembloss.losses.base import EmbeddingLoss
 from tfembloss.losses.inputs import no_targets
-from tfembloss.losses.wrappers import single_losses
+from tfembloss.losses.wrappers import single_losses, takes_layers
 from tfembloss.models import inputs, layerwise
 from tfembloss.models.batches import with_ids_of_texts
 from tfembloss.models.encoder_model import EncoderModel
@@ -182,7 +182,7 @@ class EmbeddingModel(EncoderModel):
 
     def _checked_loss(self, loss):
         loss = super()._checked_loss(loss)
-        if getattr(loss, "takes_layers", False):
+        if takes_layers(loss):
             layerwise.hidden_states(self.encoder)
         if self.learn_scale:
             check_has_scale(loss)

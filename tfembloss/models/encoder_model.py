@@ -7,6 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfembloss import pretrained
+from tfembloss.losses.layerwise import of_columns
+from tfembloss.losses.wrappers import takes_layers
 from tfembloss.models import inputs, layerwise
 from tfembloss.models.base import (
     ColumnModel,
@@ -173,7 +175,7 @@ class EncoderModel(ColumnModel):
 
     def _of_layers(self):
         """Returns the encoder of all layers, if the loss takes them, or None."""
-        if not (self.compiled and getattr(self.loss, "takes_layers", False)):
+        if not (self.compiled and takes_layers(self.loss)):
             return None
         if getattr(self._parts, "of_layers", None) is None:
             self._parts.of_layers = layerwise.embeddings_of_layers(self.encoder)
@@ -182,7 +184,7 @@ class EncoderModel(ColumnModel):
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Computes the compiled metrics, of the last layer."""
         if y_pred.shape.rank == 4:
-            y_pred = y_pred[:, :, -1] if y_pred.shape[1] != 1 else y_pred[:, 0, -1]
+            y_pred = of_columns(y_pred[:, :, -1])
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
     def _known_inputs(self):
